@@ -1,0 +1,26 @@
+//! Generates the gRPC types with protox, a compiler of protobuf files in Rust: nobody needs protoc.
+use prost::Message;
+use std::path::PathBuf;
+
+const FILES: [&str; 5] = [
+    "quorate/v1/queue.proto",
+    "quorate/v1/consumer.proto",
+    "quorate/v1/admin.proto",
+    "quorate/v1/cluster.proto",
+    "quorate/internal/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(FILES, [&root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let set = out.join("quorate.fds");
+    std::fs::write(&set, descriptors.encode_to_vec())?;
+    tonic_build::configure()
+        .file_descriptor_set_path(&set)
+        .skip_protoc_run()
+        .bytes(["."])
+        .compile_protos(&FILES.map(|f| root.join(f)), &[root])?;
+    Ok(())
+}
