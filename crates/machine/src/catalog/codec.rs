@@ -1,0 +1,129 @@
+//! The persisted form of the catalog's commands.
+//!
+//! ```text
+//! command   = version u8 | kind u8 | fields            integers little-endian
+//! 1 Bootstrap      cluster id u128
+//! 2 RegisterNode   id u64 | incarnation u128 | address text | zone text | version u32 | replace u8
+//! 3 CreateQueue    name text | settings | replicas u8 | candidates u16 | candidate u64 ...
+//! 4 DeleteQueue    name text
+//! 5 UpdateQueue    name text | settings
+//! 6 Tick   7 LeaderChanged  node u64
+//! text             length u32 | UTF-8
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::NODES_MAX;
+use super::command::{Command, CreateQueue, RegisterNode};
+use super::names::QueueName;
+use crate::NodeId;
+use crate::queue::Settings;
+use crate::wire::{self, DecodeError};
+
+/// Version of the command encoding.
+const VERSION: u8 = 1;
+
+const BOOTSTRAP: u8 = 1;
+const REGISTER_NODE: u8 = 2;
+const CREATE_QUEUE: u8 = 3;
+const DELETE_QUEUE: u8 = 4;
+const UPDATE_QUEUE: u8 = 5;
+const TICK: u8 = 6;
+const LEADER_CHANGED: u8 = 7;
+
+/// Appends a command.
+pub(super) fn encode(command: &Command, out: &mut BytesMut) {
+    out.put_u8(VERSION);
+    match command {
+        Command::Bootstrap { cluster_id } => {
+            out.put_u8(BOOTSTRAP);
+            out.put_u128_le(*cluster_id);
+        }
+        Command::RegisterNode(register) => encode_register(register, out),
+        Command::CreateQueue(create) => encode_create(create, out),
+        Command::DeleteQueue { name } => {
+            out.put_u8(DELETE_QUEUE);
+            wire::put_bytes(out, name.as_str().as_bytes());
+        }
+        Command::UpdateQueue { name, settings } => {
+            out.put_u8(UPDATE_QUEUE);
+            wire::put_bytes(out, name.as_str().as_bytes());
+            settings.encode(out);
+        }
+        Command::Tick => out.put_u8(TICK),
+        Command::LeaderChanged { node } => {
+            out.put_u8(LEADER_CHANGED);
+            out.put_u64_le(node.0);
+        }
+    }
+}
+
+fn encode_register(register: &RegisterNode, out: &mut BytesMut) {
+    out.put_u8(REGISTER_NODE);
+    out.put_u64_le(register.id.0);
+    out.put_u128_le(register.incarnation);
+    wire::put_bytes(out, register.address.as_bytes());
+    wire::put_bytes(out, register.zone.as_bytes());
+    out.put_u32_le(register.version);
+    out.put_u8(u8::from(register.replace));
+}
+
+fn encode_create(create: &CreateQueue, out: &mut BytesMut) {
+    out.put_u8(CREATE_QUEUE);
+    wire::put_bytes(out, create.name.as_str().as_bytes());
+    create.settings.encode(out);
+    out.put_u8(create.replicas);
+    let candidates = &create.candidates;
+    out.put_u16_le(u16::try_from(candidates.len()).expect("a cluster has at most NODES_MAX nodes"));
+    for candidate in candidates {
+        out.put_u64_le(candidate.0);
+    }
+}
+
+/// Reads a whole command.
+pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
+    wire::expect_version(buf, "catalog command", VERSION)?;
+    let command = match wire::u8(buf)? {
+        BOOTSTRAP => Command::Bootstrap { cluster_id: wire::u128(buf)? },
+        REGISTER_NODE => Command::RegisterNode(decode_register(buf)?),
+        CREATE_QUEUE => Command::CreateQueue(decode_create(buf)?),
+        DELETE_QUEUE => Command::DeleteQueue { name: name(buf)? },
+        UPDATE_QUEUE => Command::UpdateQueue { name: name(buf)?, settings: Settings::decode(buf)? },
+        TICK => Command::Tick,
+        LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
+        kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
+    };
+    wire::expect_end(buf)?;
+    Ok(command)
+}
+
+/// Reads the name of a queue.
+pub(super) fn name(buf: &mut impl Buf) -> Result<QueueName, DecodeError> {
+    let name = wire::string(buf, "queue name", QueueName::LENGTH_MAX)?;
+    QueueName::parse(&name)
+        .map_err(|_| DecodeError::Invalid { what: "queue name", why: "it breaks the name rules" })
+}
+
+fn decode_register(buf: &mut impl Buf) -> Result<RegisterNode, DecodeError> {
+    Ok(RegisterNode {
+        id: NodeId(wire::u64(buf)?),
+        incarnation: wire::u128(buf)?,
+        address: wire::string(buf, "address", RegisterNode::ADDRESS_BYTES_MAX)?,
+        zone: wire::string(buf, "zone", RegisterNode::ZONE_BYTES_MAX)?,
+        version: wire::u32(buf)?,
+        replace: wire::flag(buf, "replace flag")?,
+    })
+}
+
+fn decode_create(buf: &mut impl Buf) -> Result<CreateQueue, DecodeError> {
+    let name = name(buf)?;
+    let settings = Settings::decode(buf)?;
+    let replicas = wire::u8(buf)?;
+    let count = wire::u16(buf)?;
+    if u32::from(count) > NODES_MAX {
+        let (length, limit) = (count.into(), NODES_MAX.into());
+        return Err(DecodeError::TooLong { what: "candidates", length, limit });
+    }
+    let candidates = (0..count).map(|_| wire::u64(buf).map(NodeId)).collect::<Result<_, _>>()?;
+    Ok(CreateQueue { name, settings, replicas, candidates })
+}

@@ -1,0 +1,229 @@
+//! What a log entry can ask of the catalog, what it answers, and what it asks of the nodes.
+
+use thiserror::Error;
+
+use super::names::QueueName;
+use super::{GroupId, QUEUES_MAX};
+use crate::queue::Settings;
+use crate::{Millis, NodeId};
+
+/// A command to the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Gives the cluster its id, once.
+    Bootstrap {
+        /// The id, chosen at random.
+        cluster_id: u128,
+    },
+    /// Makes a node known, or updates what is known of it.
+    RegisterNode(RegisterNode),
+    /// Creates a queue and places its replicas.
+    CreateQueue(CreateQueue),
+    /// Deletes a queue.
+    DeleteQueue {
+        /// Its name.
+        name: QueueName,
+    },
+    /// Replaces the settings of a queue.
+    UpdateQueue {
+        /// Its name.
+        name: QueueName,
+        /// The new settings; their version is set by the catalog.
+        settings: Settings,
+    },
+    /// Lets time pass.
+    Tick,
+    /// A leader takes up office.
+    LeaderChanged {
+        /// The new leader.
+        node: NodeId,
+    },
+}
+
+/// A node that presents itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Drawn when its data directory was made; tells a disk that was wiped from the one it was.
+    pub incarnation: u128,
+    /// Where peers reach it; at most [`RegisterNode::ADDRESS_BYTES_MAX`] bytes.
+    pub address: String,
+    /// Zone for the spreading of replicas; at most [`RegisterNode::ZONE_BYTES_MAX`] bytes.
+    pub zone: String,
+    /// The newest command set that it can apply.
+    pub version: u32,
+    /// Takes the place of another incarnation of the same id. Without it that is refused.
+    pub replace: bool,
+}
+
+impl RegisterNode {
+    /// The longest address, in bytes.
+    pub const ADDRESS_BYTES_MAX: usize = 512;
+    /// The longest name of a zone, in bytes.
+    pub const ZONE_BYTES_MAX: usize = 128;
+}
+
+/// A queue to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateQueue {
+    /// Its name.
+    pub name: QueueName,
+    /// Its settings; their version is set by the catalog.
+    pub settings: Settings,
+    /// Voters: 1, 3 or 5.
+    pub replicas: u8,
+    /// Nodes that are alive now; those that the catalog does not know are passed over.
+    pub candidates: Vec<NodeId>,
+}
+
+/// Answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Carried out, with nothing to add.
+    Done,
+    /// The queue is to be.
+    Created {
+        /// Its Raft group.
+        group: GroupId,
+    },
+    /// The queue is to be no more.
+    Deleted {
+        /// Its Raft group.
+        group: GroupId,
+    },
+    /// The queue has new settings.
+    Updated {
+        /// Its Raft group.
+        group: GroupId,
+        /// Version of the settings now in force; unchanged if they are the same as before.
+        version: u64,
+    },
+    /// Refused; nothing has changed.
+    Rejected(Rejection),
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// The cluster has another id.
+    #[error("cluster is already bootstrapped as {cluster_id:032x}")]
+    AlreadyBootstrapped {
+        /// The id that it has.
+        cluster_id: u128,
+    },
+    /// The node's disk is not the one that the catalog knows.
+    #[error("node {} is known under another incarnation; replace it explicitly", id.0)]
+    IncarnationMismatch {
+        /// The node.
+        id: NodeId,
+        /// The incarnation that is known.
+        known: u128,
+    },
+    /// No room for another node.
+    #[error("cluster has {limit} nodes, the most it can have")]
+    TooManyNodes {
+        /// The most nodes.
+        limit: u32,
+    },
+    /// The name is taken.
+    #[error("queue exists")]
+    QueueExists {
+        /// Whether it has the same settings and as many replicas: then it is as wanted.
+        same_settings: bool,
+        /// Its Raft group.
+        group: GroupId,
+    },
+    /// No queue of that name.
+    #[error("queue not found")]
+    NotFound,
+    /// A number of replicas that is not offered.
+    #[error("a queue has 1, 3 or 5 replicas, not {replicas}")]
+    InvalidReplicas {
+        /// The number asked for.
+        replicas: u8,
+    },
+    /// Too few candidates.
+    #[error("{need} replicas need as many nodes, {have} are there")]
+    NotEnoughNodes {
+        /// Candidates that are known.
+        have: u32,
+        /// Replicas asked for.
+        need: u32,
+    },
+    /// No room for another queue.
+    #[error("cluster has {limit} queues, the most it can have", limit = QUEUES_MAX)]
+    TooManyQueues {
+        /// The most queues.
+        limit: u32,
+    },
+}
+
+/// Something for the nodes to act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The catalog is not what it was; a node compares itself with it.
+    Changed(Change),
+}
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The cluster has its id.
+    Bootstrapped,
+    /// A node is new, or not what it was.
+    Node(NodeId),
+    /// A queue was created.
+    QueueCreated {
+        /// Its name.
+        name: QueueName,
+        /// Its Raft group.
+        group: GroupId,
+    },
+    /// A queue has new settings.
+    QueueUpdated {
+        /// Its name.
+        name: QueueName,
+        /// Its Raft group.
+        group: GroupId,
+    },
+    /// A queue was deleted.
+    QueueDeleted {
+        /// Its name.
+        name: QueueName,
+        /// Its Raft group.
+        group: GroupId,
+    },
+}
+
+/// A node, as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Which data directory is its own.
+    pub incarnation: u128,
+    /// Where peers reach it.
+    pub address: String,
+    /// Its zone.
+    pub zone: String,
+    /// The newest command set that it can apply.
+    pub version: u32,
+}
+
+/// A queue, as the catalog wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: QueueName,
+    /// Its Raft group; never that of another queue, not even of an earlier one of the same name.
+    pub group: GroupId,
+    /// Its settings.
+    pub settings: Settings,
+    /// The nodes that hold it, in order of their ids.
+    pub replicas: Vec<NodeId>,
+    /// The one of them that should lead when all are well.
+    pub preferred_leader: NodeId,
+    /// When it was created.
+    pub created_at: Millis,
+}

@@ -1,0 +1,119 @@
+//! The catalog as bytes: what a checkpoint keeps, and what the state hash is of.
+//!
+//! ```text
+//! snapshot = version u8 | cluster id? u128 | now | groups | node* | queue* | checksum u64
+//! x*       = count | x ...           integers are varints, but ids of 128 bits
+//! node     = id | incarnation u128 | address | zone | version
+//! queue    = name | group | settings | replica* | preferred leader | created at
+//! ```
+
+use bytes::BufMut;
+
+use super::command::{Node, Queue, RegisterNode};
+use super::{Catalog, GroupId, codec};
+use crate::digest::digest;
+use crate::queue::Settings;
+use crate::wire::{self, DecodeError, SnapshotError, item_count, put_varint, varint, varint32};
+use crate::{Millis, NodeId};
+
+/// Version of the snapshot layout.
+const VERSION: u8 = 1;
+
+/// The state with its checksum.
+pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
+    wire::seal(state(catalog))
+}
+
+/// Digest of the state.
+pub(super) fn hash(catalog: &Catalog) -> u64 {
+    digest(&state(catalog))
+}
+
+/// The state that [`write`] wrote.
+pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
+    let mut rest = wire::unseal(bytes, "catalog snapshot", VERSION)?;
+    let mut catalog = Catalog {
+        cluster_id: wire::option(&mut rest, "cluster flag", wire::u128)?,
+        now: Millis(varint(&mut rest)?),
+        groups: varint(&mut rest)?,
+        ..Catalog::default()
+    };
+    for _ in 0..item_count(&mut rest, 26)? {
+        let node = read_node(&mut rest)?;
+        catalog.nodes.insert(node.id, node);
+    }
+    for _ in 0..item_count(&mut rest, 58)? {
+        let queue = read_queue(&mut rest)?;
+        if queue.group.0 == 0 || queue.group.0 > catalog.groups {
+            return Err(SnapshotError::Inconsistent("a group was given before it is used"));
+        }
+        catalog.insert(queue);
+    }
+    wire::expect_end(&rest)?;
+    if catalog.queues.len() != catalog.by_group.len() {
+        return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
+    }
+    Ok(catalog)
+}
+
+fn state(catalog: &Catalog) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    wire::put_option(&mut out, catalog.cluster_id, |out, id| out.put_u128_le(id));
+    put_varint(&mut out, catalog.now.0);
+    put_varint(&mut out, catalog.groups);
+    put_varint(&mut out, catalog.nodes.len() as u64);
+    for node in catalog.nodes.values() {
+        write_node(&mut out, node);
+    }
+    put_varint(&mut out, catalog.queues.len() as u64);
+    for queue in catalog.queues.values() {
+        write_queue(&mut out, queue);
+    }
+    out
+}
+
+fn write_node(out: &mut Vec<u8>, node: &Node) {
+    put_varint(out, node.id.0);
+    out.put_u128_le(node.incarnation);
+    wire::put_bytes(out, node.address.as_bytes());
+    wire::put_bytes(out, node.zone.as_bytes());
+    put_varint(out, node.version.into());
+}
+
+fn read_node(buf: &mut &[u8]) -> Result<Node, DecodeError> {
+    Ok(Node {
+        id: NodeId(varint(buf)?),
+        incarnation: wire::u128(buf)?,
+        address: wire::string(buf, "address", RegisterNode::ADDRESS_BYTES_MAX)?,
+        zone: wire::string(buf, "zone", RegisterNode::ZONE_BYTES_MAX)?,
+        version: varint32(buf)?,
+    })
+}
+
+fn write_queue(out: &mut Vec<u8>, queue: &Queue) {
+    wire::put_bytes(out, queue.name.as_str().as_bytes());
+    put_varint(out, queue.group.0);
+    queue.settings.encode(out);
+    put_varint(out, queue.replicas.len() as u64);
+    for node in &queue.replicas {
+        put_varint(out, node.0);
+    }
+    put_varint(out, queue.preferred_leader.0);
+    put_varint(out, queue.created_at.0);
+}
+
+fn read_queue(buf: &mut &[u8]) -> Result<Queue, DecodeError> {
+    let name = codec::name(buf)?;
+    let group = GroupId(varint(buf)?);
+    let settings = Settings::decode(buf)?;
+    let replicas =
+        (0..item_count(buf, 1)?).map(|_| varint(buf).map(NodeId)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Queue {
+        name,
+        group,
+        settings,
+        replicas,
+        preferred_leader: NodeId(varint(buf)?),
+        created_at: Millis(varint(buf)?),
+    })
+}

@@ -1,0 +1,201 @@
+//! Message frames: what a batch of messages looks like from client to log to consumer.
+//!
+//! ```text
+//! frame   = message*                                  layout 1; integers little-endian
+//! message = length u32 | headers u16 | header* | body   length counts all that follows it
+//! header  = key length u16 | key (UTF-8) | value length u32 | value
+//! ```
+//!
+//! The broker checks a frame once, where it comes in ([`validate`]). After that a frame is only
+//! counted and cut ([`slice`]): a contiguous run of messages is itself a frame.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::wire::{self, DecodeError};
+
+/// The frame layout that this module reads.
+pub const LAYOUT: u8 = 1;
+
+/// Bytes of a message's length field.
+const LENGTH_BYTES: usize = 4;
+
+/// Why a frame was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A message exceeds the limit.
+    #[error("message {at} of the batch has {bytes} bytes, limit {limit}")]
+    TooLarge {
+        /// Position of the message in the frame, from 0.
+        at: u32,
+        /// Its bytes: headers and body, with their length fields.
+        bytes: u64,
+        /// The most allowed.
+        limit: u64,
+    },
+    /// A message does not follow the layout.
+    #[error("message {at} of the batch is malformed: {why}")]
+    Malformed {
+        /// Position of the message in the frame, from 0.
+        at: u32,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// The batch does not hold as many messages as it says.
+    #[error("the batch says {said} messages and holds {found}")]
+    Count {
+        /// The count beside the frame.
+        said: u32,
+        /// The messages in the frame; counting stops at `said + 1`.
+        found: u32,
+    },
+}
+
+/// Checks every message of a frame that comes from outside. `max_message_bytes` bounds the bytes
+/// of one message after its length field.
+///
+/// # Errors
+/// Names the first message that is too large or malformed, or the count that does not match.
+pub fn validate(frame: &[u8], count: u32, max_message_bytes: u32) -> Result<(), FrameError> {
+    let mut rest = frame;
+    let mut found = 0;
+    while !rest.is_empty() {
+        if found == count {
+            return Err(FrameError::Count { said: count, found: found.saturating_add(1) });
+        }
+        let malformed = |why| FrameError::Malformed { at: found, why };
+        let length = wire::u32(&mut rest).map_err(|_| malformed("its length is cut short"))?;
+        if length > max_message_bytes {
+            return Err(FrameError::TooLarge {
+                at: found,
+                bytes: length.into(),
+                limit: max_message_bytes.into(),
+            });
+        }
+        let Some((message, after)) = rest.split_at_checked(length as usize) else {
+            return Err(malformed("it is cut short"));
+        };
+        validate_headers(message).map_err(malformed)?;
+        rest = after;
+        found += 1;
+    }
+    if found == count { Ok(()) } else { Err(FrameError::Count { said: count, found }) }
+}
+
+fn validate_headers(mut message: &[u8]) -> Result<(), &'static str> {
+    let headers = wire::u16(&mut message).map_err(|_| "its header count is cut short")?;
+    for _ in 0..headers {
+        let length = wire::u16(&mut message).map_err(|_| "a header key is cut short")?;
+        let (key, rest) =
+            message.split_at_checked(length.into()).ok_or("a header key is cut short")?;
+        if std::str::from_utf8(key).is_err() {
+            return Err("a header key is not UTF-8");
+        }
+        message = rest;
+        let length = wire::u32(&mut message).map_err(|_| "a header value is cut short")?;
+        message = message.get(length as usize..).ok_or("a header value is cut short")?;
+    }
+    Ok(())
+}
+
+/// The frame of `take` messages after the first `skip`, sharing the memory of `frame`.
+///
+/// # Errors
+/// When the frame holds fewer messages or is cut short.
+pub fn slice(frame: &Bytes, skip: u32, take: u32) -> Result<Bytes, DecodeError> {
+    let start = advance(frame, 0, skip)?;
+    let end = advance(frame, start, take)?;
+    Ok(frame.slice(start..end))
+}
+
+/// The position `messages` further on than `at`.
+fn advance(frame: &[u8], mut at: usize, messages: u32) -> Result<usize, DecodeError> {
+    for _ in 0..messages {
+        let mut rest = &frame[at..];
+        let length = wire::u32(&mut rest)? as usize;
+        if rest.len() < length {
+            return Err(DecodeError::Truncated { needed: length, left: rest.len() });
+        }
+        at += LENGTH_BYTES + length;
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(headers: &[(&[u8], &[u8])], body: &[u8]) -> Vec<u8> {
+        let mut rest = u16::try_from(headers.len()).unwrap().to_le_bytes().to_vec();
+        for (key, value) in headers {
+            rest.extend(u16::try_from(key.len()).unwrap().to_le_bytes());
+            rest.extend(*key);
+            rest.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
+            rest.extend(*value);
+        }
+        rest.extend(body);
+        [&u32::try_from(rest.len()).unwrap().to_le_bytes(), rest.as_slice()].concat()
+    }
+
+    fn frame(bodies: &[&[u8]]) -> Bytes {
+        bodies.iter().flat_map(|body| message(&[(b"k", b"v")], body)).collect()
+    }
+
+    #[test]
+    fn a_run_is_a_slice_of_the_frame() {
+        let whole = frame(&[b"a", b"bb", b"", b"dddd"]);
+        assert_eq!(slice(&whole, 1, 2).unwrap(), frame(&[b"bb", b""]));
+        assert_eq!(slice(&whole, 0, 4).unwrap(), whole);
+        assert_eq!(slice(&whole, 4, 0).unwrap(), Bytes::new());
+        assert!(slice(&whole, 3, 2).is_err());
+        assert!(slice(&whole.slice(..whole.len() - 1), 0, 4).is_err());
+    }
+
+    #[test]
+    fn a_count_that_does_not_match_is_refused() {
+        let whole = frame(&[b"a", b"b"]);
+        assert_eq!(validate(&whole, 2, 100), Ok(()));
+        assert_eq!(validate(&whole, 1, 100), Err(FrameError::Count { said: 1, found: 2 }));
+        assert_eq!(validate(&whole, 3, 100), Err(FrameError::Count { said: 3, found: 2 }));
+    }
+
+    #[test]
+    fn a_message_at_the_limit_passes_and_one_above_does_not() {
+        let one = message(&[], b"12345");
+        assert_eq!(validate(&one, 1, 7), Ok(()));
+        assert_eq!(validate(&one, 1, 6), Err(FrameError::TooLarge { at: 0, bytes: 7, limit: 6 }));
+    }
+
+    #[test]
+    fn malformed_headers_are_named() {
+        let not_utf8 = message(&[(b"\xff", b"v")], b"");
+        let why = "a header key is not UTF-8";
+        assert_eq!(validate(&not_utf8, 1, 100), Err(FrameError::Malformed { at: 0, why }));
+        let mut cut = message(&[(b"key", b"value")], b"");
+        cut.truncate(cut.len() - 1);
+        let length = u32::try_from(cut.len() - 4).unwrap();
+        cut[..4].copy_from_slice(&length.to_le_bytes());
+        let why = "a header value is cut short";
+        assert_eq!(validate(&cut, 1, 100), Err(FrameError::Malformed { at: 0, why }));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, count in 0u32..8, skip in 0u32..8) {
+            let _ = validate(&bytes, count, 64);
+            let _ = slice(&Bytes::from(bytes), skip, count);
+        }
+
+        #[test]
+        fn what_is_valid_can_be_cut_anywhere(bodies: Vec<Vec<u8>>, at: prop::sample::Index) {
+            let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+            let whole = frame(&bodies);
+            let count = u32::try_from(bodies.len()).unwrap();
+            prop_assert_eq!(validate(&whole, count, u32::MAX), Ok(()));
+            let cut = u32::try_from(at.index(bodies.len() + 1)).unwrap();
+            let (head, tail) = (slice(&whole, 0, cut)?, slice(&whole, cut, count - cut)?);
+            prop_assert_eq!([head, tail].concat(), whole);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A full proof that the state does not contradict itself.
+//!
+//! What is asserted after every command has to be cheap. This is the rest: it looks at every
+//! record, so it is for restoring, for tests and for the simulation.
+
+use super::Queue;
+use super::ready::Span;
+
+type Check = Result<(), &'static str>;
+
+impl Queue {
+    /// Compares every record with every other that must agree with it. Takes
+    /// `O((batches + runs) log runs)`.
+    ///
+    /// # Errors
+    /// Names the first rule that does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        self.check_batches()?;
+        self.check_messages()?;
+        self.check_counts()?;
+        self.check_consumers()
+    }
+
+    fn check_batches(&self) -> Check {
+        let mut end = 0;
+        let mut index = 0;
+        for batch in self.backlog.iter() {
+            rule(batch.first >= end, "batches do not overlap")?;
+            rule(batch.index >= index, "batches are in the order of the log")?;
+            end = batch.end();
+            index = batch.index;
+        }
+        rule(end <= self.ready.next(), "batches end where the queue does")
+    }
+
+    /// Every message that a batch has left is in one place, and no other message is in any.
+    fn check_messages(&self) -> Check {
+        let spans = self.spans();
+        let overlap = spans.windows(2).any(|pair| pair[0].end() > pair[1].first);
+        rule(!overlap, "a message is in one place")?;
+        let mut rest = spans.as_slice();
+        for batch in self.backlog.iter() {
+            let before = rest.partition_point(|span| span.end() <= batch.first);
+            rest = &rest[before..];
+            let within = rest.iter().take_while(|span| span.first < batch.end());
+            let held: u64 =
+                within.map(|span| span.end().min(batch.end()) - span.first.max(batch.first)).sum();
+            rule(held == u64::from(batch.remaining), "a batch has left what is held of it")?;
+        }
+        // With the sums equal, nothing is held outside of the batches.
+        let held: u64 = spans.iter().map(|span| span.count).sum();
+        rule(held == self.backlog.messages(), "every message held has a batch")
+    }
+
+    /// All that is held, by offset.
+    fn spans(&self) -> Vec<Span> {
+        let returned = self.ready.returned();
+        let delayed = self.delayed.iter().map(|(_, span)| span);
+        let leased = self.leased.iter().map(|(_, first, lease)| Span {
+            first,
+            count: lease.count.into(),
+            attempts: lease.attempt,
+        });
+        let fresh = Span { first: self.ready.cursor(), count: self.ready.fresh(), attempts: 0 };
+        let mut spans: Vec<Span> = returned.chain(delayed).chain(leased).collect();
+        spans.extend((fresh.count > 0).then_some(fresh));
+        spans.sort_unstable_by_key(|span| span.first);
+        spans
+    }
+
+    fn check_counts(&self) -> Check {
+        let gone = &self.gone;
+        let counts = [
+            self.ready.len(),
+            self.delayed.len(),
+            self.leased.len(),
+            gone.acked,
+            gone.rejected,
+            gone.exhausted,
+            gone.purged,
+        ];
+        let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
+        rule(sum == Some(self.ready.next()), "every message published is held or gone")
+    }
+
+    fn check_consumers(&self) -> Check {
+        for (session, consumer) in self.consumers.iter() {
+            let leased: u64 =
+                self.leased.of(session).map(|(_, lease)| u64::from(lease.count)).sum();
+            rule(leased == u64::from(consumer.leased), "a consumer counts its leases")?;
+            let waits = consumer.credit() > 0;
+            rule(consumer.in_turn == waits, "who has credit waits for a turn, nobody else")?;
+        }
+        let known = |session| self.consumers.get(session).is_some();
+        let owned = self.leased.iter().all(|(session, _, _)| known(session));
+        rule(owned, "a lease belongs to a session")
+    }
+}
+
+fn rule(holds: bool, rule: &'static str) -> Check {
+    if holds { Ok(()) } else { Err(rule) }
+}

@@ -1,0 +1,245 @@
+//! The persisted form of the queue's commands, and the road back from a run to its bytes.
+//!
+//! ```text
+//! command   = version u8 | kind u8 | fields            integers little-endian
+//! 1 Configure      settings
+//! 2 Publish        producer? | count u32 | layout u8 | frame (length u32, bytes)
+//!     producer     id (length u32, bytes) | epoch u32 | sequence u64
+//! 3 Attach         session u128 | node u64 | name (length u32, UTF-8) | prefetch u32 | lease_ms? u32
+//! 4 Detach         session u128 | attachment u64
+//! 5 Disconnect     session u128 | attachment u64
+//! 6 Settle         session u128 | items u32 | item*
+//!     item         kind u8 | argument u32 | token u64 | first u64 | count u32
+//! 7 Tick   8 Purge   9 LeaderChanged  node u64
+//! x?               0, or 1 and x
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+use super::ids::{Attachment, Offset, ProducerId, Session, Token};
+use super::settings::Settings;
+use crate::wire::{self, DecodeError};
+use crate::{NodeId, entry, frame};
+
+/// Version of the command encoding.
+const VERSION: u8 = 1;
+
+const CONFIGURE: u8 = 1;
+const PUBLISH: u8 = 2;
+const ATTACH: u8 = 3;
+const DETACH: u8 = 4;
+const DISCONNECT: u8 = 5;
+const SETTLE: u8 = 6;
+const TICK: u8 = 7;
+const PURGE: u8 = 8;
+const LEADER_CHANGED: u8 = 9;
+
+const ACK: u8 = 1;
+const NACK: u8 = 2;
+const REJECT: u8 = 3;
+const EXTEND: u8 = 4;
+
+/// Bytes of an encoded [`SettleItem`].
+const ITEM_BYTES: usize = 1 + 4 + 8 + 8 + 4;
+
+/// Appends a command.
+pub(super) fn encode(command: &Command, out: &mut BytesMut) {
+    out.put_u8(VERSION);
+    match command {
+        Command::Configure(settings) => {
+            out.put_u8(CONFIGURE);
+            settings.encode(out);
+        }
+        Command::Publish(publish) => encode_publish(publish, out),
+        Command::Attach(attach) => encode_attach(attach, out),
+        Command::Detach { session, attachment } => {
+            encode_session(DETACH, *session, *attachment, out);
+        }
+        Command::Disconnect { session, attachment } => {
+            encode_session(DISCONNECT, *session, *attachment, out);
+        }
+        Command::Settle { session, items } => encode_settle(*session, items, out),
+        Command::Tick => out.put_u8(TICK),
+        Command::Purge => out.put_u8(PURGE),
+        Command::LeaderChanged { node } => {
+            out.put_u8(LEADER_CHANGED);
+            out.put_u64_le(node.0);
+        }
+    }
+}
+
+fn encode_publish(publish: &Publish, out: &mut BytesMut) {
+    out.reserve(publish.frame.len() + ProducerId::BYTES_MAX);
+    out.put_u8(PUBLISH);
+    wire::put_option(out, publish.producer.as_ref(), |out, producer| {
+        wire::put_bytes(out, producer.id.as_bytes());
+        out.put_u32_le(producer.epoch);
+        out.put_u64_le(producer.sequence);
+    });
+    out.put_u32_le(publish.count);
+    out.put_u8(publish.layout);
+    wire::put_bytes(out, &publish.frame);
+}
+
+fn encode_attach(attach: &Attach, out: &mut BytesMut) {
+    out.put_u8(ATTACH);
+    out.put_u128_le(attach.session.0);
+    out.put_u64_le(attach.node.0);
+    wire::put_bytes(out, attach.name.as_bytes());
+    out.put_u32_le(attach.prefetch);
+    wire::put_option(out, attach.lease_ms, |out, lease_ms| out.put_u32_le(lease_ms));
+}
+
+fn encode_session(kind: u8, session: Session, attachment: Attachment, out: &mut BytesMut) {
+    out.put_u8(kind);
+    out.put_u128_le(session.0);
+    out.put_u64_le(attachment.0);
+}
+
+fn encode_settle(session: Session, items: &[SettleItem], out: &mut BytesMut) {
+    out.reserve(items.len() * ITEM_BYTES + 32);
+    out.put_u8(SETTLE);
+    out.put_u128_le(session.0);
+    out.put_u32_le(u32::try_from(items.len()).expect("a settle has at most ITEMS_MAX items"));
+    for item in items {
+        let (kind, argument) = match item.kind {
+            SettleKind::Ack => (ACK, 0),
+            SettleKind::Nack { delay_ms } => (NACK, delay_ms),
+            SettleKind::Reject => (REJECT, 0),
+            SettleKind::Extend { lease_ms } => (EXTEND, lease_ms),
+        };
+        out.put_u8(kind);
+        out.put_u32_le(argument);
+        out.put_u64_le(item.token.0);
+        out.put_u64_le(item.first.0);
+        out.put_u32_le(item.count);
+    }
+}
+
+/// Reads a whole command; a frame shares the memory of `buf`.
+pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
+    wire::expect_version(buf, "queue command", VERSION)?;
+    let command = match wire::u8(buf)? {
+        CONFIGURE => Command::Configure(Settings::decode(buf)?),
+        PUBLISH => Command::Publish(decode_publish(buf)?),
+        ATTACH => Command::Attach(decode_attach(buf)?),
+        DETACH => Command::Detach { session: session(buf)?, attachment: attachment(buf)? },
+        DISCONNECT => Command::Disconnect { session: session(buf)?, attachment: attachment(buf)? },
+        SETTLE => Command::Settle { session: session(buf)?, items: decode_items(buf)? },
+        TICK => Command::Tick,
+        PURGE => Command::Purge,
+        LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
+        kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
+    };
+    wire::expect_end(buf)?;
+    Ok(command)
+}
+
+fn session(buf: &mut impl Buf) -> Result<Session, DecodeError> {
+    wire::u128(buf).map(Session)
+}
+
+fn attachment(buf: &mut impl Buf) -> Result<Attachment, DecodeError> {
+    wire::u64(buf).map(Attachment)
+}
+
+fn decode_publish(buf: &mut impl Buf) -> Result<Publish, DecodeError> {
+    let producer = wire::option(buf, "producer flag", |buf| {
+        let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
+        let id = ProducerId::new(id)
+            .map_err(|_| DecodeError::Invalid { what: "producer id", why: "it is empty" })?;
+        Ok(Producer { id, epoch: wire::u32(buf)?, sequence: wire::u64(buf)? })
+    })?;
+    let count = wire::u32(buf)?;
+    let layout = wire::u8(buf)?;
+    let limit = buf.remaining();
+    Ok(Publish { producer, count, layout, frame: wire::bytes(buf, "frame", limit)? })
+}
+
+fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
+    Ok(Attach {
+        session: session(buf)?,
+        node: NodeId(wire::u64(buf)?),
+        name: wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?,
+        prefetch: wire::u32(buf)?,
+        lease_ms: wire::option(buf, "lease flag", wire::u32)?,
+    })
+}
+
+fn decode_items(buf: &mut impl Buf) -> Result<Vec<SettleItem>, DecodeError> {
+    let count = wire::u32(buf)? as usize;
+    if count > SettleItem::ITEMS_MAX {
+        let (length, limit) = (count as u64, SettleItem::ITEMS_MAX as u64);
+        return Err(DecodeError::TooLong { what: "settle items", length, limit });
+    }
+    if buf.remaining() < count * ITEM_BYTES {
+        return Err(DecodeError::Truncated { needed: count * ITEM_BYTES, left: buf.remaining() });
+    }
+    (0..count).map(|_| decode_item(buf)).collect()
+}
+
+fn decode_item(buf: &mut impl Buf) -> Result<SettleItem, DecodeError> {
+    let kind = wire::u8(buf)?;
+    let argument = wire::u32(buf)?;
+    let kind = match kind {
+        ACK => SettleKind::Ack,
+        NACK => SettleKind::Nack { delay_ms: argument },
+        REJECT => SettleKind::Reject,
+        EXTEND => SettleKind::Extend { lease_ms: argument },
+        kind => return Err(DecodeError::UnknownKind { what: "settle item", kind }),
+    };
+    let token = Token(wire::u64(buf)?);
+    Ok(SettleItem { kind, token, first: Offset(wire::u64(buf)?), count: wire::u32(buf)? })
+}
+
+/// The messages of a [`super::Run`] as frames that share the memory of the entry: the `take`
+/// messages after the first `skip`, counted over the publish commands of the entry from command
+/// `ordinal` on.
+///
+/// # Errors
+/// When the entry is damaged or holds fewer messages.
+pub fn body(
+    entry_payload: &Bytes,
+    ordinal: u32,
+    mut skip: u32,
+    mut take: u32,
+) -> Result<Vec<Bytes>, DecodeError> {
+    let (_, commands) = entry::decode_entry(entry_payload.clone())?;
+    let mut frames = Vec::new();
+    for command in commands.skip(ordinal as usize) {
+        if take == 0 {
+            break;
+        }
+        let Some(publish) = publish_within(command?)? else {
+            continue;
+        };
+        if skip >= publish.count {
+            skip -= publish.count;
+            continue;
+        }
+        let here = take.min(publish.count - skip);
+        // A whole batch, the usual case, needs no walk over its messages.
+        let whole = here == publish.count;
+        frames.push(if whole { publish.frame } else { frame::slice(&publish.frame, skip, here)? });
+        skip = 0;
+        take -= here;
+    }
+    match take {
+        0 => Ok(frames),
+        _ => Err(DecodeError::Invalid { what: "entry", why: "it holds too few messages" }),
+    }
+}
+
+/// The publish that a command is, if it is one.
+fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
+    wire::expect_version(&mut command, "queue command", VERSION)?;
+    if wire::u8(&mut command)? != PUBLISH {
+        return Ok(None);
+    }
+    let publish = decode_publish(&mut command)?;
+    match publish.layout {
+        frame::LAYOUT => Ok(Some(publish)),
+        version => Err(DecodeError::UnknownVersion { what: "frame", version }),
+    }
+}

@@ -1,0 +1,133 @@
+//! What a log entry can ask of a queue. How it is persisted is next door, in `codec`.
+
+use bytes::Bytes;
+
+use super::ids::{Attachment, Offset, ProducerId, Session, Token};
+use super::settings::Settings;
+use crate::NodeId;
+
+/// A command to a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Replaces the settings. Messages beyond a lowered limit stay.
+    Configure(Settings),
+    /// Appends a batch, whole or not at all.
+    Publish(Publish),
+    /// Starts a session, or takes it up again at a new stream.
+    Attach(Attach),
+    /// Ends a session on purpose: its leases return at once. Ignored when the session has been
+    /// attached again since.
+    Detach {
+        /// The session.
+        session: Session,
+        /// The attachment that ends.
+        attachment: Attachment,
+    },
+    /// Says that a session's stream broke: its leases return after the grace period, unless it is
+    /// attached again. Ignored when it has been already.
+    Disconnect {
+        /// The session.
+        session: Session,
+        /// The attachment that broke.
+        attachment: Attachment,
+    },
+    /// Decides what becomes of leased messages.
+    Settle {
+        /// The session that holds the leases.
+        session: Session,
+        /// What to do, in order.
+        items: Vec<SettleItem>,
+    },
+    /// Lets time pass.
+    Tick,
+    /// Drops every message; leases become stale.
+    Purge,
+    /// A leader takes up office: every stream that the last one knew of counts as broken.
+    LeaderChanged {
+        /// The new leader.
+        node: NodeId,
+    },
+}
+
+/// A batch to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Who publishes, for a batch that must enter once.
+    pub producer: Option<Producer>,
+    /// Messages in the frame, at least 1.
+    pub count: u32,
+    /// Layout of the frame; see [`crate::frame`].
+    pub layout: u8,
+    /// The messages.
+    pub frame: Bytes,
+}
+
+/// An idempotent producer and the place of a batch in what it sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    /// Its name.
+    pub id: ProducerId,
+    /// Raised by the client whenever it starts numbering anew; fences older ones off.
+    pub epoch: u32,
+    /// Sequence of the batch's first message; each message takes one.
+    pub sequence: u64,
+}
+
+/// A consumer that comes, or comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Chosen by the client.
+    pub session: Session,
+    /// The node that holds the stream.
+    pub node: NodeId,
+    /// For people to read; at most [`Attach::NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Most messages leased to it at a time, 1 to [`Attach::PREFETCH_MAX`].
+    pub prefetch: u32,
+    /// Length of its leases in milliseconds, if not the queue's.
+    pub lease_ms: Option<u32>,
+}
+
+impl Attach {
+    /// The longest name of a consumer, in bytes.
+    pub const NAME_BYTES_MAX: usize = 256;
+    /// The largest prefetch.
+    pub const PREFETCH_MAX: u32 = 65_535;
+}
+
+/// What becomes of a run of messages that one entry leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettleItem {
+    /// What to do.
+    pub kind: SettleKind,
+    /// Token of the lease.
+    pub token: Token,
+    /// First message of the run.
+    pub first: Offset,
+    /// Messages in the run.
+    pub count: u32,
+}
+
+impl SettleItem {
+    /// Most items of one command.
+    pub const ITEMS_MAX: usize = 65_536;
+}
+
+/// The four ways to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleKind {
+    /// Done: the message is gone.
+    Ack,
+    /// Not done: back to its place in the queue.
+    Nack {
+        /// Not before so many milliseconds have passed.
+        delay_ms: u32,
+    },
+    /// Never to be delivered again.
+    Reject,
+    /// Not done yet: the lease lasts at least so much longer.
+    Extend {
+        /// Milliseconds from now; an extension never shortens a lease.
+        lease_ms: u32,
+    },
+}

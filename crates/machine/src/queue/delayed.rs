@@ -1,0 +1,70 @@
+//! Messages that must not be delivered before a time.
+
+use std::collections::BTreeMap;
+
+use super::ready::Span;
+use crate::Millis;
+
+/// Delayed runs, by the time when they are due.
+#[derive(Debug, Default)]
+pub(super) struct Delayed {
+    /// Count and deliveries of each run, by due time and first offset.
+    runs: BTreeMap<(Millis, u64), (u64, u32)>,
+    count: u64,
+}
+
+impl Delayed {
+    /// How many are delayed.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Delayed runs, in order of their due times.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Millis, Span)> {
+        self.runs
+            .iter()
+            .map(|(&(due, first), &(count, attempts))| (due, Span { first, count, attempts }))
+    }
+
+    /// Holds messages back until `due`.
+    pub fn insert(&mut self, due: Millis, span: Span) {
+        self.count += span.count;
+        let (mut first, mut count) = (span.first, span.count);
+        if let Some((&(_, before), run)) = self.runs.range((due, 0)..(due, first)).next_back()
+            && before + run.0 == first
+            && run.1 == span.attempts
+        {
+            first = before;
+            count += run.0;
+        }
+        if let Some(&(after, attempts)) = self.runs.get(&(due, span.end()))
+            && attempts == span.attempts
+        {
+            self.runs.remove(&(due, span.end()));
+            count += after;
+        }
+        self.runs.insert((due, first), (count, span.attempts));
+    }
+
+    /// Takes a run that is due.
+    pub fn pop_due(&mut self, now: Millis) -> Option<Span> {
+        let earliest = self.runs.first_entry()?;
+        let (due, first) = *earliest.key();
+        if due > now {
+            return None;
+        }
+        let (count, attempts) = earliest.remove();
+        self.count -= count;
+        Some(Span { first, count, attempts })
+    }
+
+    /// When the next run is due.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.runs.first_key_value().map(|(&(due, _), _)| due)
+    }
+
+    /// Drops all and says how many there were.
+    pub fn clear(&mut self) -> u64 {
+        std::mem::take(self).count
+    }
+}

@@ -1,0 +1,112 @@
+//! Handing out: which message goes to which consumer, decided once an entry.
+//!
+//! In rounds: each consumer with credit gets an equal share of what is ready, the lowest offsets
+//! first, the one that has waited longest first. A share is a run of neighbours rather than every
+//! n-th message, since a run is one record however long it is; it is at most [`SHARE_MAX`], so
+//! that consumers work side by side at one end of the queue, not far apart in it.
+
+use std::collections::BTreeMap;
+
+use super::Queue;
+use super::effect::{Effect, Run};
+use super::ids::{Session, Token};
+use super::leased::Lease;
+use super::ready::Span;
+use super::settings::LEASE_MS_MAX;
+use crate::{Millis, NodeId};
+
+/// Most messages that a consumer gets in one round.
+const SHARE_MAX: u64 = 64;
+
+/// What one entry hands out, by session.
+type Grants = BTreeMap<Session, (NodeId, Vec<Run>)>;
+
+/// A lease in the making: it grows as long as its consumer is handed the messages that follow.
+struct Grant {
+    session: Session,
+    node: NodeId,
+    deadline: Millis,
+    span: Span,
+}
+
+impl Queue {
+    pub(super) fn deliver(&mut self, token: Token, effects: &mut Vec<Effect>) {
+        if self.ready.len() == 0 || self.consumers.turn().is_empty() {
+            return;
+        }
+        let mut grants = Grants::new();
+        let mut open: Option<Grant> = None;
+        while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
+            let waiting = self.consumers.turn().len();
+            let share = (self.ready.len() / waiting as u64).clamp(1, SHARE_MAX);
+            for _ in 0..waiting {
+                let Some(grant) = self.next_grant(share) else {
+                    break;
+                };
+                match &mut open {
+                    Some(open) if open.continues_with(&grant) => {
+                        open.span.count += grant.span.count
+                    }
+                    _ => {
+                        if let Some(grant) = open.replace(grant) {
+                            self.grant(token, grant, &mut grants);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(grant) = open {
+            self.grant(token, grant, &mut grants);
+        }
+        effects.extend(grants.into_iter().map(|(session, (node, runs))| Effect::Deliver {
+            session,
+            node,
+            token,
+            runs,
+        }));
+    }
+
+    /// Takes up to `share` messages for the consumer whose turn it is.
+    fn next_grant(&mut self, share: u64) -> Option<Grant> {
+        let (session, consumer) = self.consumers.next_turn()?;
+        let span = self.ready.take(share.min(consumer.credit().into()))?;
+        let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
+        let deadline = self.now.plus(lease_ms.into());
+        let grant = Grant { session, node: consumer.node, deadline, span };
+        self.consumers.serve(span.count as u32);
+        Some(grant)
+    }
+
+    fn grant(&mut self, token: Token, grant: Grant, grants: &mut Grants) {
+        let Grant { session, node, deadline, span } = grant;
+        let attempt = span.attempts.saturating_add(1);
+        // A consumer holds at most its prefetch, which is far below 2^32.
+        let lease = Lease { count: span.count as u32, attempt, token, deadline };
+        self.leased.insert(session, span.first, lease);
+        let (_, runs) = grants.entry(session).or_insert_with(|| (node, Vec::new()));
+        self.backlog.runs(span.first, span.count, attempt, runs);
+    }
+
+    /// Hands a consumer all that it has leased, once more, under the same tokens.
+    pub(super) fn deliver_again(&self, session: Session, node: NodeId, effects: &mut Vec<Effect>) {
+        let mut by_token: BTreeMap<Token, Vec<Run>> = BTreeMap::new();
+        for (first, lease) in self.leased.of(session) {
+            let runs = by_token.entry(lease.token).or_default();
+            self.backlog.runs(first, lease.count.into(), lease.attempt, runs);
+        }
+        effects.extend(by_token.into_iter().map(|(token, runs)| Effect::Deliver {
+            session,
+            node,
+            token,
+            runs,
+        }));
+    }
+}
+
+impl Grant {
+    fn continues_with(&self, next: &Grant) -> bool {
+        self.session == next.session
+            && self.span.end() == next.span.first
+            && self.span.attempts == next.span.attempts
+    }
+}

@@ -1,0 +1,252 @@
+//! The queue: messages that go in once, in order, are leased to consumers and are settled.
+//!
+//! ```text
+//!               publish                 finish (credit)               ack
+//!   producer ───────────► ready ──────────────────────────► leased ─────────► acked
+//!                          ▲ ▲  nack, detach, expiry, grace  │ │ │ reject
+//!                          │ └───────────────────────────────┘ │ └──────────► rejected
+//!                          │ due                    nack later │  deliveries
+//!                          └────────────── delayed ◄───────────┘  used up ──► exhausted
+//! ```
+//!
+//! Every message is in exactly one of these places or was purged; that is asserted after every
+//! command. Memory is one record a batch ([`backlog`]) and one a run of messages that differ from
+//! the rest ([`ready`], [`delayed`], [`leased`]).
+//!
+//! Which message goes to whom is decided here, once an entry ([`delivery`]), on every replica
+//! alike; the effect only says so.
+
+use std::ops::RangeInclusive;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::{DecodeError, SnapshotError};
+use crate::{At, Machine, Millis, NodeId};
+
+mod backlog;
+mod check;
+mod codec;
+mod command;
+mod consumers;
+mod dedup;
+mod delayed;
+mod delivery;
+mod effect;
+mod ids;
+mod leased;
+mod publish;
+mod ready;
+mod reply;
+mod sessions;
+mod settings;
+mod settle;
+mod snapshot;
+mod stats;
+
+pub use codec::body;
+pub use command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+pub use consumers::CONSUMERS_MAX;
+pub use dedup::PRODUCERS_MAX;
+pub use effect::{CloseReason, Effect, Run};
+pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
+pub use reply::{Limit, Rejection, Reply, Settled};
+pub use settings::{LEASE_MS_MAX, Settings};
+pub use stats::{ConsumerInfo, Stats};
+
+use ready::Span;
+
+/// State of a queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    settings: Settings,
+    /// The latest time seen.
+    now: Millis,
+    backlog: backlog::Backlog,
+    ready: ready::Ready,
+    delayed: delayed::Delayed,
+    leased: leased::Leased,
+    consumers: consumers::Consumers,
+    dedup: dedup::Dedup,
+    gone: Gone,
+    /// The publish command before this one, in the same entry, was accepted.
+    merge: bool,
+}
+
+/// Messages that have left, by the way that they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gone {
+    acked: u64,
+    rejected: u64,
+    exhausted: u64,
+    purged: u64,
+}
+
+impl Queue {
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn execute(
+        &mut self,
+        at: At,
+        ordinal: u32,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        match command {
+            Command::Configure(settings) => self.configure(settings),
+            Command::Publish(publish) => self.publish(at.index, ordinal, &publish),
+            Command::Attach(attach) => self.attach(attach, effects),
+            Command::Detach { session, attachment } => self.detach(session, attachment),
+            Command::Disconnect { session, attachment } => self.disconnect(session, attachment),
+            Command::Settle { session, items } => Reply::Settled(self.settle(session, &items)),
+            Command::Tick => Reply::Done,
+            Command::Purge => self.purge(),
+            Command::LeaderChanged { node: _ } => self.leader_changed(),
+        }
+    }
+
+    /// Does all that is due by now.
+    fn advance(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        while let Some((session, span)) = self.leased.pop_expired(self.now) {
+            self.consumers.release(session, span.count);
+            self.give_back(span);
+        }
+        while let Some(span) = self.delayed.pop_due(self.now) {
+            self.ready.give_back(span);
+        }
+        self.end_graces(effects);
+        self.dedup.evict(self.now, self.settings.dedup_age_ms);
+    }
+
+    /// Takes messages back from a consumer: to their place, or out if they were delivered often
+    /// enough.
+    fn give_back(&mut self, span: Span) {
+        if self.is_exhausted(span.attempts) {
+            self.drop_exhausted(span);
+        } else {
+            self.ready.give_back(span);
+        }
+    }
+
+    fn is_exhausted(&self, attempts: u32) -> bool {
+        self.settings.max_deliveries > 0 && attempts >= self.settings.max_deliveries
+    }
+
+    fn drop_exhausted(&mut self, span: Span) {
+        self.backlog.remove(span.first, span.count);
+        self.gone.exhausted += span.count;
+    }
+
+    fn configure(&mut self, settings: Settings) -> Reply {
+        let version = self.settings.version;
+        if settings.version < version {
+            return Reply::Rejected(Rejection::StaleSettings { version });
+        }
+        self.settings = settings;
+        Reply::Done
+    }
+
+    fn purge(&mut self) -> Reply {
+        let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
+        self.backlog.clear();
+        self.consumers.release_all();
+        self.gone.purged += count;
+        Reply::Purged { count }
+    }
+
+    /// No message is lost, and none is in two places.
+    fn assert_conservation(&self) {
+        let held = self.ready.len() + self.delayed.len() + self.leased.len();
+        let Gone { acked, rejected, exhausted, purged } = self.gone;
+        assert_eq!(
+            self.ready.next(),
+            held + acked + rejected + exhausted + purged,
+            "every message published is held or gone"
+        );
+        assert_eq!(self.backlog.messages(), held, "every message held has a batch");
+    }
+}
+
+impl Machine for Queue {
+    type Command = Command;
+    type Reply = Reply;
+    type Effect = Effect;
+
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn apply(
+        &mut self,
+        at: At,
+        ordinal: u32,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        self.advance(at.now, effects);
+        let reply = self.execute(at, ordinal, command, effects);
+        self.assert_conservation();
+        reply
+    }
+
+    fn finish(&mut self, at: At, effects: &mut Vec<Effect>) {
+        self.advance(at.now, effects);
+        self.deliver(Token(at.index), effects);
+        self.merge = false;
+        self.assert_conservation();
+    }
+
+    fn encode(command: &Command, out: &mut BytesMut) {
+        codec::encode(command, out);
+    }
+
+    fn decode(bytes: &mut Bytes) -> Result<Command, DecodeError> {
+        codec::decode(bytes)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        snapshot::write(self)
+    }
+
+    fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        snapshot::read(bytes)
+    }
+
+    fn live(&self) -> Vec<RangeInclusive<u64>> {
+        self.backlog.live()
+    }
+
+    fn hash(&self) -> u64 {
+        snapshot::hash(self)
+    }
+
+    fn next_deadline(&self) -> Option<Millis> {
+        let deadlines = [
+            self.leased.next_deadline(),
+            self.delayed.next_deadline(),
+            self.consumers.next_deadline(),
+            self.dedup.next_deadline(self.settings.dedup_age_ms),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn tick() -> Command {
+        Command::Tick
+    }
+
+    fn leader_changed(node: u64) -> Command {
+        Command::LeaderChanged { node: NodeId(node) }
+    }
+
+    fn outstanding(&self, effects: &mut Vec<Effect>) {
+        for (session, consumer) in self.consumers.iter() {
+            if consumer.grace.is_none() {
+                self.deliver_again(session, consumer.node, effects);
+            }
+        }
+    }
+}

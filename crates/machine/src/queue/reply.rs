@@ -1,0 +1,144 @@
+//! What the proposer of a command is told.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::command::Attach;
+use super::ids::{Attachment, Offset};
+
+/// Answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Carried out, with nothing to add; also for a session that is already gone.
+    Done,
+    /// The batch is in the queue.
+    Published {
+        /// Offset of its first message; the others follow it.
+        first_offset: Offset,
+        /// Messages of the batch.
+        count: u32,
+        /// It had entered before; nothing was added.
+        duplicate: bool,
+    },
+    /// The session is attached.
+    Attached {
+        /// To be named when this stream ends.
+        attachment: Attachment,
+        /// The session was known, and kept its leases.
+        resumed: bool,
+    },
+    /// Every item of a settle was looked at.
+    Settled(Settled),
+    /// The queue is empty.
+    Purged {
+        /// Messages dropped.
+        count: u64,
+    },
+    /// Refused; nothing has changed.
+    Rejected(Rejection),
+}
+
+/// Outcome of a settle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Messages settled or extended.
+    pub settled: u64,
+    /// Runs `(first, count)` whose lease was not held with that token, in the order of the items.
+    pub lost: Vec<(Offset, u32)>,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// The batch does not fit.
+    #[error("queue is full: {limit} is {max}, {held} held")]
+    QueueFull {
+        /// The setting that it would exceed.
+        limit: Limit,
+        /// Value of the setting.
+        max: u64,
+        /// Held now, in the same unit.
+        held: u64,
+    },
+    /// Batches before this one are missing.
+    #[error("sequence is out of order: expected {expected}")]
+    OutOfOrder {
+        /// The producer's next sequence.
+        expected: u64,
+    },
+    /// The sequence has been used, longer ago than the queue remembers.
+    #[error("sequence is too old to tell a duplicate: {oldest} is the oldest remembered")]
+    TooOldToDeduplicate {
+        /// The oldest sequence remembered.
+        oldest: u64,
+    },
+    /// A part of the batch has entered before, as part of another batch.
+    #[error("sequence conflicts with an earlier batch: expected {expected}")]
+    SequenceConflict {
+        /// The producer's next sequence.
+        expected: u64,
+    },
+    /// The batch would number its messages beyond the largest sequence.
+    #[error("sequence exceeds 64 bits")]
+    SequenceOverflow,
+    /// The producer has started anew elsewhere.
+    #[error("producer is fenced off by epoch {epoch}")]
+    Fenced {
+        /// Its present epoch.
+        epoch: u32,
+    },
+    /// A batch without messages.
+    #[error("batch is empty")]
+    EmptyBatch,
+    /// A frame that this version cannot cut.
+    #[error("frame layout {layout} is unknown")]
+    UnknownLayout {
+        /// The layout.
+        layout: u8,
+    },
+    /// No room for another session.
+    #[error("queue has {limit} sessions, the most it can have")]
+    TooManyConsumers {
+        /// The most sessions.
+        limit: u32,
+    },
+    /// A prefetch out of range.
+    #[error("prefetch {prefetch} is not within 1 and {max}", max = Attach::PREFETCH_MAX)]
+    InvalidPrefetch {
+        /// The prefetch asked for.
+        prefetch: u32,
+    },
+    /// Settings older than the queue's.
+    #[error("settings are older than version {version}")]
+    StaleSettings {
+        /// Version of the queue's settings.
+        version: u64,
+    },
+}
+
+/// A limit of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Messages held.
+    MaxMessages,
+    /// Bytes held.
+    MaxBytes,
+}
+
+impl Limit {
+    /// Name of the setting.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxMessages => "max_messages",
+            Self::MaxBytes => "max_bytes",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,86 @@
+//! What a queue's owner can set, and how it is persisted.
+
+use bytes::{Buf, BufMut};
+
+use crate::wire::{self, DecodeError};
+
+/// The longest lease: 12 hours, in milliseconds. A longer one is shortened to it.
+pub const LEASE_MS_MAX: u32 = 12 * 60 * 60 * 1000;
+
+const VERSION: u8 = 1;
+
+/// Settings of a queue. A limit that is absent or 0 does not limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most messages held: ready, delayed and leased. A publish that would exceed it is rejected.
+    pub max_messages: Option<u64>,
+    /// Most bytes held: frames, with headers and length fields. Enforced like `max_messages`.
+    pub max_bytes: Option<u64>,
+    /// Deliveries of a message after which it is dropped instead of returned; 0: never.
+    pub max_deliveries: u32,
+    /// Length of a lease in milliseconds, unless the consumer asks for another.
+    /// Default 30,000; 1 to [`LEASE_MS_MAX`].
+    pub lease_ms: u32,
+    /// How long a session outlives its stream, in milliseconds. Default 10,000.
+    pub session_grace_ms: u32,
+    /// Runs of consecutive sequences remembered a producer. A run grows as long as the producer's
+    /// batches enter side by side, so it takes other producers' traffic to use up the window.
+    /// Default 1,024; 0 counts as 1.
+    pub dedup_window: u32,
+    /// How long a silent producer is remembered, in milliseconds. Default 600,000.
+    pub dedup_age_ms: u64,
+    /// Version of these settings. Settings older than the queue's are refused, so that a late
+    /// command cannot undo a newer one.
+    pub version: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_messages: None,
+            max_bytes: None,
+            max_deliveries: 0,
+            lease_ms: 30_000,
+            session_grace_ms: 10_000,
+            dedup_window: 1024,
+            dedup_age_ms: 600_000,
+            version: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether two settings ask for the same, whatever their versions.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        Self { version: 0, ..self.clone() } == Self { version: 0, ..other.clone() }
+    }
+
+    /// Appends the persisted form.
+    pub(crate) fn encode(&self, out: &mut impl BufMut) {
+        out.put_u8(VERSION);
+        out.put_u64_le(self.max_messages.unwrap_or(0));
+        out.put_u64_le(self.max_bytes.unwrap_or(0));
+        out.put_u32_le(self.max_deliveries);
+        out.put_u32_le(self.lease_ms);
+        out.put_u32_le(self.session_grace_ms);
+        out.put_u32_le(self.dedup_window);
+        out.put_u64_le(self.dedup_age_ms);
+        out.put_u64_le(self.version);
+    }
+
+    /// Reads what [`Settings::encode`] wrote; a limit of 0 comes back as none.
+    pub(crate) fn decode(buf: &mut impl Buf) -> Result<Self, DecodeError> {
+        wire::expect_version(buf, "settings", VERSION)?;
+        Ok(Self {
+            max_messages: Some(wire::u64(buf)?).filter(|&limit| limit > 0),
+            max_bytes: Some(wire::u64(buf)?).filter(|&limit| limit > 0),
+            max_deliveries: wire::u32(buf)?,
+            lease_ms: wire::u32(buf)?,
+            session_grace_ms: wire::u32(buf)?,
+            dedup_window: wire::u32(buf)?,
+            dedup_age_ms: wire::u64(buf)?,
+            version: wire::u64(buf)?,
+        })
+    }
+}

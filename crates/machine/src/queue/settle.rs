@@ -1,0 +1,105 @@
+//! Settling: what becomes of leased messages, provided that the lease is still the one named.
+
+use super::Queue;
+use super::command::{SettleItem, SettleKind};
+use super::ids::{Offset, Session};
+use super::leased::Lease;
+use super::ready::Span;
+use super::reply::Settled;
+use super::settings::LEASE_MS_MAX;
+
+impl Queue {
+    pub(super) fn settle(&mut self, session: Session, items: &[SettleItem]) -> Settled {
+        let mut outcome = Settled::default();
+        for item in items {
+            self.settle_item(session, item, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Walks over the session's leases in the range of an item; what is between them is lost.
+    fn settle_item(&mut self, session: Session, item: &SettleItem, outcome: &mut Settled) {
+        let mut lost = Lost { runs: &mut outcome.lost, open: false };
+        let end = item.first.0.saturating_add(item.count.into());
+        let mut at = item.first.0;
+        while at < end {
+            let Some((first, lease)) = self.leased.overlapping(session, at, end) else {
+                lost.add(at, end);
+                break;
+            };
+            let start = at.max(first);
+            let stop = end.min(first + u64::from(lease.count));
+            lost.add(at, start);
+            if lease.token == item.token {
+                self.settle_part(session, item.kind, lease, first, start..stop);
+                outcome.settled += stop - start;
+                lost.open = false;
+            } else {
+                lost.add(start, stop);
+            }
+            at = stop;
+        }
+    }
+
+    /// Settles a part of a lease.
+    fn settle_part(
+        &mut self,
+        session: Session,
+        kind: SettleKind,
+        lease: Lease,
+        first: u64,
+        part: std::ops::Range<u64>,
+    ) {
+        self.leased.cut(session, first, part.start, part.end);
+        let count = part.end - part.start;
+        let span = Span { first: part.start, count, attempts: lease.attempt };
+        if let SettleKind::Extend { lease_ms } = kind {
+            let deadline = lease.deadline.max(self.now.plus(lease_ms.min(LEASE_MS_MAX).into()));
+            let lease = Lease { count: count as u32, deadline, ..lease };
+            return self.leased.insert(session, span.first, lease);
+        }
+        self.consumers.release(session, count);
+        match kind {
+            SettleKind::Ack => {
+                self.backlog.remove(span.first, count);
+                self.gone.acked += count;
+            }
+            SettleKind::Reject => {
+                self.backlog.remove(span.first, count);
+                self.gone.rejected += count;
+            }
+            SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),
+            SettleKind::Extend { .. } => unreachable!("it returned above"),
+        }
+    }
+
+    fn nack(&mut self, span: Span, delay_ms: u32) {
+        if delay_ms == 0 || self.is_exhausted(span.attempts) {
+            self.give_back(span);
+        } else {
+            self.delayed.insert(self.now.plus(delay_ms.into()), span);
+        }
+    }
+}
+
+/// Collects the parts of an item whose lease was lost, neighbours joined.
+struct Lost<'a> {
+    runs: &'a mut Vec<(Offset, u32)>,
+    /// The last run belongs to this item and ends where the next part begins.
+    open: bool,
+}
+
+impl Lost<'_> {
+    fn add(&mut self, from: u64, to: u64) {
+        // An item has a u32 count, so every part of it has.
+        let count = (to - from) as u32;
+        if count == 0 {
+            return;
+        }
+        match self.runs.last_mut().filter(|_| self.open) {
+            Some(last) => last.1 += count,
+            None => self.runs.push((Offset(from), count)),
+        }
+        self.open = true;
+    }
+}

@@ -1,0 +1,328 @@
+//! The queue's state as bytes: what a checkpoint keeps, and what the state hash is of.
+//!
+//! ```text
+//! snapshot  = version u8 | settings | now | next | cursor | acked | rejected | exhausted | purged
+//!             | returned* | delayed* | lease* | batch* | attachments | consumer* | turn*
+//!             | producer* | checksum u64
+//! x*        = count | x ...              integers are varints, but session ids (u128)
+//! returned  = first | count | attempts
+//! delayed   = due | first | count | attempts
+//! lease     = session | first | count | attempt | token | deadline
+//! batch     = index | first | since (differences to the batch before) | ordinal | count
+//!             | remaining | bytes
+//! consumer  = session | name | node | prefetch | lease_ms? | attachment | grace?
+//! turn      = session
+//! producer  = id | epoch | used | run*   run = sequence | offset | count
+//! ```
+//!
+//! Only what cannot be computed is written. The same state always gives the same bytes: every
+//! collection is ordered, and records that are merely not cleared away yet are left out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::BufMut;
+
+use super::Queue;
+use super::backlog::{Backlog, Batch};
+use super::command::Attach;
+use super::consumers::{Consumer, Consumers};
+use super::dedup::{Dedup, Remembered, SequenceRun};
+use super::ids::{Attachment, ProducerId, Session, Token};
+use super::leased::{Lease, Leased};
+use super::ready::{Ready, Span};
+use super::settings::Settings;
+use crate::digest::digest;
+use crate::wire::{self, DecodeError, SnapshotError, item_count, put_varint, varint, varint32};
+use crate::{Millis, NodeId};
+
+/// Version of the snapshot layout.
+const VERSION: u8 = 1;
+
+type Decoded<T> = Result<T, DecodeError>;
+
+/// The state with its checksum.
+pub(super) fn write(queue: &Queue) -> Vec<u8> {
+    wire::seal(state(queue))
+}
+
+/// Digest of the state.
+pub(super) fn hash(queue: &Queue) -> u64 {
+    digest(&state(queue))
+}
+
+/// The state that [`write`] wrote, proven to be consistent.
+pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
+    let mut rest = wire::unseal(bytes, "queue snapshot", VERSION)?;
+    let queue = read_state(&mut rest)?;
+    wire::expect_end(&rest)?;
+    queue.check().map_err(SnapshotError::Inconsistent)?;
+    Ok(queue)
+}
+
+fn state(queue: &Queue) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
+    out.put_u8(VERSION);
+    queue.settings.encode(&mut out);
+    let gone = &queue.gone;
+    for number in [
+        queue.now.0,
+        queue.ready.next(),
+        queue.ready.cursor(),
+        gone.acked,
+        gone.rejected,
+        gone.exhausted,
+        gone.purged,
+    ] {
+        put_varint(&mut out, number);
+    }
+    write_waiting(&mut out, queue);
+    write_leases(&mut out, &queue.leased);
+    write_batches(&mut out, &queue.backlog);
+    write_consumers(&mut out, &queue.consumers);
+    write_producers(&mut out, &queue.dedup);
+    out
+}
+
+fn read_state(buf: &mut &[u8]) -> Decoded<Queue> {
+    let mut queue = Queue { settings: Settings::decode(buf)?, ..Queue::default() };
+    queue.now = Millis(varint(buf)?);
+    let (next, cursor) = (varint(buf)?, varint(buf)?);
+    if cursor > next {
+        return Err(DecodeError::Invalid { what: "cursor", why: "it is beyond the end" });
+    }
+    queue.ready = Ready::new(cursor, next);
+    queue.gone.acked = varint(buf)?;
+    queue.gone.rejected = varint(buf)?;
+    queue.gone.exhausted = varint(buf)?;
+    queue.gone.purged = varint(buf)?;
+    read_waiting(buf, &mut queue)?;
+    queue.leased = read_leases(buf, cursor)?;
+    queue.backlog = read_batches(buf)?;
+    queue.consumers = read_consumers(buf, &queue.leased)?;
+    queue.dedup = read_producers(buf)?;
+    Ok(queue)
+}
+
+fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
+    put_varint(out, queue.ready.returned().len() as u64);
+    for span in queue.ready.returned() {
+        write_span(out, span);
+    }
+    put_varint(out, queue.delayed.iter().len() as u64);
+    for (due, span) in queue.delayed.iter() {
+        put_varint(out, due.0);
+        write_span(out, span);
+    }
+}
+
+fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let cursor = queue.ready.cursor();
+    for _ in 0..item_count(buf, 3)? {
+        let span = read_span(buf, cursor)?;
+        // The counts add up to no more than the cursor, or else two runs overlap.
+        if span.count > cursor - queue.ready.returned_count() {
+            return Err(OVERLAP);
+        }
+        queue.ready.give_back(span);
+    }
+    for _ in 0..item_count(buf, 4)? {
+        let due = Millis(varint(buf)?);
+        let span = read_span(buf, cursor)?;
+        if span.count > cursor - queue.delayed.len() {
+            return Err(OVERLAP);
+        }
+        queue.delayed.insert(due, span);
+    }
+    Ok(())
+}
+
+const OVERLAP: DecodeError = DecodeError::Invalid { what: "run", why: "it overlaps another" };
+
+fn write_span(out: &mut Vec<u8>, span: Span) {
+    put_varint(out, span.first);
+    put_varint(out, span.count);
+    put_varint(out, span.attempts.into());
+}
+
+/// Reads a run of messages that have been delivered, so that lie before the cursor.
+fn read_span(buf: &mut &[u8], cursor: u64) -> Decoded<Span> {
+    let (first, count, attempts) = (varint(buf)?, varint(buf)?, varint32(buf)?);
+    match first.checked_add(count) {
+        Some(end) if count > 0 && end <= cursor => Ok(Span { first, count, attempts }),
+        _ => Err(DecodeError::Invalid { what: "run", why: "it is empty or out of range" }),
+    }
+}
+
+fn write_leases(out: &mut Vec<u8>, leased: &Leased) {
+    put_varint(out, leased.runs() as u64);
+    for (session, first, lease) in leased.iter() {
+        out.put_u128_le(session.0);
+        let attempts = lease.attempt;
+        write_span(out, Span { first, count: lease.count.into(), attempts });
+        put_varint(out, lease.token.0);
+        put_varint(out, lease.deadline.0);
+    }
+}
+
+fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
+    let mut leased = Leased::default();
+    for _ in 0..item_count(buf, 21)? {
+        let session = Session(wire::u128(buf)?);
+        let Span { first, count, attempts: attempt } = read_span(buf, cursor)?;
+        let (token, deadline) = (Token(varint(buf)?), Millis(varint(buf)?));
+        let Ok(count) = u32::try_from(count) else {
+            return Err(DecodeError::Invalid { what: "lease", why: "it is too long" });
+        };
+        let lease = Lease { count, attempt, token, deadline };
+        if u64::from(count) > cursor - leased.len()
+            || leased.overlapping(session, first, first + 1).is_some()
+        {
+            return Err(OVERLAP);
+        }
+        leased.insert(session, first, lease);
+    }
+    Ok(leased)
+}
+
+fn write_batches(out: &mut Vec<u8>, backlog: &Backlog) {
+    put_varint(out, backlog.len() as u64);
+    let (mut index, mut first, mut since) = (0, 0, 0);
+    for batch in backlog.iter() {
+        put_varint(out, batch.index - index);
+        put_varint(out, batch.first - first);
+        put_varint(out, batch.since.0 - since);
+        for number in [batch.ordinal, batch.count, batch.remaining, batch.bytes] {
+            put_varint(out, number.into());
+        }
+        (index, first, since) = (batch.index, batch.first, batch.since.0);
+    }
+}
+
+fn read_batches(buf: &mut &[u8]) -> Decoded<Backlog> {
+    const OVERFLOW: DecodeError =
+        DecodeError::Invalid { what: "batch", why: "its position exceeds 64 bits" };
+    let count = item_count(buf, 7)?;
+    let mut batches = VecDeque::with_capacity(count);
+    let (mut index, mut first, mut since) = (0u64, 0u64, 0u64);
+    for _ in 0..count {
+        index = index.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        let [ordinal, count, remaining, bytes] =
+            [varint32(buf)?, varint32(buf)?, varint32(buf)?, varint32(buf)?];
+        if remaining == 0 || remaining > count {
+            return Err(DecodeError::Invalid {
+                what: "batch",
+                why: "it has more left than it had",
+            });
+        }
+        first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        let since = Millis(since);
+        batches.push_back(Batch { index, first, since, ordinal, count, remaining, bytes });
+    }
+    Ok(Backlog::from_batches(batches))
+}
+
+fn write_consumers(out: &mut Vec<u8>, consumers: &Consumers) {
+    put_varint(out, consumers.attachments());
+    put_varint(out, consumers.len() as u64);
+    for (session, consumer) in consumers.iter() {
+        out.put_u128_le(session.0);
+        wire::put_bytes(out, consumer.name.as_bytes());
+        put_varint(out, consumer.node.0);
+        put_varint(out, consumer.prefetch.into());
+        wire::put_option(out, consumer.lease_ms, |out, ms| put_varint(out, ms.into()));
+        put_varint(out, consumer.attachment.0);
+        wire::put_option(out, consumer.grace, |out, until| put_varint(out, until.0));
+    }
+    put_varint(out, consumers.turn().len() as u64);
+    for session in consumers.turn() {
+        out.put_u128_le(session.0);
+    }
+}
+
+fn read_consumers(buf: &mut &[u8], leased: &Leased) -> Decoded<Consumers> {
+    let attachments = varint(buf)?;
+    let mut sessions = BTreeMap::new();
+    for _ in 0..item_count(buf, 25)? {
+        let session = Session(wire::u128(buf)?);
+        sessions.insert(session, read_consumer(buf)?);
+    }
+    for (session, _, lease) in leased.iter() {
+        let consumer: Option<&mut Consumer> = sessions.get_mut(&session);
+        let leased = consumer.and_then(|consumer| {
+            consumer.leased = consumer.leased.checked_add(lease.count)?;
+            Some(())
+        });
+        leased.ok_or(DecodeError::Invalid { what: "lease", why: "it belongs to no session" })?;
+    }
+    let count = item_count(buf, 16)?;
+    let mut turn = VecDeque::with_capacity(count);
+    for _ in 0..count {
+        let session = Session(wire::u128(buf)?);
+        match sessions.get_mut(&session) {
+            Some(consumer) if !consumer.in_turn => consumer.in_turn = true,
+            _ => return Err(DecodeError::Invalid { what: "turn", why: "it names no session" }),
+        }
+        turn.push_back(session);
+    }
+    Ok(Consumers::from_parts(sessions, turn, attachments))
+}
+
+fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
+    Ok(Consumer {
+        name: wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?,
+        node: NodeId(varint(buf)?),
+        prefetch: varint32(buf)?,
+        lease_ms: wire::option(buf, "lease flag", varint32)?,
+        leased: 0,
+        attachment: Attachment(varint(buf)?),
+        grace: wire::option(buf, "grace flag", varint)?.map(Millis),
+        in_turn: false,
+    })
+}
+
+fn write_producers(out: &mut Vec<u8>, dedup: &Dedup) {
+    put_varint(out, dedup.len() as u64);
+    for (id, known) in dedup.iter() {
+        wire::put_bytes(out, id.as_bytes());
+        put_varint(out, known.epoch.into());
+        put_varint(out, known.used.0);
+        put_varint(out, known.runs.len() as u64);
+        for run in &known.runs {
+            for number in [run.sequence, run.offset, run.count] {
+                put_varint(out, number);
+            }
+        }
+    }
+}
+
+fn read_producers(buf: &mut &[u8]) -> Decoded<Dedup> {
+    let mut producers = BTreeMap::new();
+    for _ in 0..item_count(buf, 8)? {
+        let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
+        let id = ProducerId::new(id)
+            .map_err(|_| DecodeError::Invalid { what: "producer id", why: "it is empty" })?;
+        let (epoch, used) = (varint32(buf)?, Millis(varint(buf)?));
+        producers.insert(id, Remembered { epoch, used, runs: read_sequences(buf)? });
+    }
+    Ok(Dedup::from_producers(producers))
+}
+
+fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
+    let count = item_count(buf, 3)?;
+    let mut runs = VecDeque::with_capacity(count);
+    for _ in 0..count {
+        let run = SequenceRun { sequence: varint(buf)?, offset: varint(buf)?, count: varint(buf)? };
+        let fits = run.sequence.checked_add(run.count).is_some()
+            && run.offset.checked_add(run.count).is_some();
+        if !fits || runs.back().is_some_and(|last: &SequenceRun| last.end() != run.sequence) {
+            return Err(DecodeError::Invalid { what: "producer", why: "its sequence has gaps" });
+        }
+        runs.push_back(run);
+    }
+    if runs.is_empty() {
+        return Err(DecodeError::Invalid { what: "producer", why: "it has no sequence" });
+    }
+    Ok(runs)
+}

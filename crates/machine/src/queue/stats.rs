@@ -1,0 +1,105 @@
+//! What a queue tells about itself.
+
+use super::Queue;
+use super::ids::{Offset, Session};
+use crate::{Millis, NodeId};
+
+/// Figures of a queue. `published` is the sum of the seven counts after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Messages ever accepted.
+    pub published: u64,
+    /// Messages that wait for a consumer.
+    pub ready: u64,
+    /// Messages that a consumer holds.
+    pub leased: u64,
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Messages done.
+    pub acked: u64,
+    /// Messages rejected by a consumer.
+    pub rejected: u64,
+    /// Messages dropped because they were delivered often enough.
+    pub exhausted: u64,
+    /// Messages dropped by a purge.
+    pub purged: u64,
+    /// Bytes held; of a batch that is partly gone, its share.
+    pub bytes: u64,
+    /// Offset of the oldest message held, or `next_offset`.
+    pub first_offset: Offset,
+    /// Offset that the next message will have.
+    pub next_offset: Offset,
+    /// When the batch of the oldest message held was applied.
+    pub oldest: Option<Millis>,
+    /// Batches held.
+    pub batches: u64,
+    /// Producers remembered.
+    pub producers: u64,
+    /// Sessions, by id.
+    pub consumers: Vec<ConsumerInfo>,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// Its id.
+    pub session: Session,
+    /// The name that its client gave.
+    pub name: String,
+    /// The node that holds its stream.
+    pub node: NodeId,
+    /// Most messages leased to it at a time.
+    pub prefetch: u32,
+    /// Messages leased to it.
+    pub leased: u32,
+    /// False while it is waited for.
+    pub connected: bool,
+}
+
+impl Queue {
+    /// Figures as of the last entry. Takes time in proportion to leases and consumers, not to
+    /// messages.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            published: self.ready.next(),
+            ready: self.ready.len(),
+            leased: self.leased.len(),
+            delayed: self.delayed.len(),
+            acked: self.gone.acked,
+            rejected: self.gone.rejected,
+            exhausted: self.gone.exhausted,
+            purged: self.gone.purged,
+            bytes: self.backlog.bytes(),
+            first_offset: Offset(self.first_offset()),
+            next_offset: Offset(self.ready.next()),
+            oldest: self.backlog.iter().next().map(|batch| batch.since),
+            batches: self.backlog.len() as u64,
+            producers: self.dedup.len() as u64,
+            consumers: self.consumer_infos(),
+        }
+    }
+
+    /// Never delivered messages begin at the cursor; everything else held is before it.
+    fn first_offset(&self) -> u64 {
+        let returned = self.ready.returned().map(|span| span.first);
+        let delayed = self.delayed.iter().map(|(_, span)| span.first);
+        let leased = self.leased.iter().map(|(_, first, _)| first);
+        let lowest = returned.take(1).chain(delayed).chain(leased).min();
+        lowest.unwrap_or(self.ready.cursor())
+    }
+
+    fn consumer_infos(&self) -> Vec<ConsumerInfo> {
+        self.consumers
+            .iter()
+            .map(|(session, consumer)| ConsumerInfo {
+                session,
+                name: consumer.name.clone(),
+                node: consumer.node,
+                prefetch: consumer.prefetch,
+                leased: consumer.leased,
+                connected: consumer.grace.is_none(),
+            })
+            .collect()
+    }
+}
