@@ -3,6 +3,9 @@
 //! `v1` is the public API, `internal` is spoken between nodes of one cluster. The generated code is
 //! documented by the comments of the proto files.
 
+pub mod frame;
+pub mod reason;
+
 /// The public API, package `quorate.v1`.
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

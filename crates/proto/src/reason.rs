@@ -1,0 +1,87 @@
+//! The reasons that errors carry, as `google.rpc.ErrorInfo.reason` on unary calls and as
+//! `Failure.reason` inside of streams.
+//!
+//! Each constant says what it means, whether the same call may be retried as it is, and the cure.
+
+/// `google.rpc.ErrorInfo.domain` of every error of this product.
+pub const DOMAIN: &str = "quorate";
+
+/// `ErrorInfo.metadata` key: node id of the queue's leader, where that node is the cure.
+pub const LEADER_ID: &str = "leader_id";
+/// `ErrorInfo.metadata` key: `host:port` of the leader's gRPC endpoint.
+pub const LEADER_ADDRESS: &str = "leader_address";
+/// `ErrorInfo.metadata` key: Raft term of the leadership; a hint of a higher term is newer.
+pub const LEADER_TERM: &str = "leader_term";
+
+/// This node does not lead the queue and could not forward. Nothing entered. Retry: at the leader named
+/// by the hint, else after a pause.
+pub const NOT_LEADER: &str = "NOT_LEADER";
+/// No majority of the queue's voters confirmed in time. The outcome is unknown: it may still take effect.
+/// Retry: after a pause; publishes need a producer id so that they enter once. Cure: bring nodes back.
+pub const NO_QUORUM: &str = "NO_QUORUM";
+/// No queue of this name. Retry: no. Cure: create it, or correct the name.
+pub const QUEUE_NOT_FOUND: &str = "QUEUE_NOT_FOUND";
+/// A queue of this name exists with other settings. Retry: no. Cure: another name, or the same settings.
+pub const QUEUE_EXISTS: &str = "QUEUE_EXISTS";
+/// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
+pub const QUEUE_NOT_EMPTY: &str = "QUEUE_NOT_EMPTY";
+/// The publish would exceed the queue's `max_messages` or `max_bytes`. Nothing entered. Retry: once
+/// consumers have caught up; the caller decides.
+pub const QUEUE_FULL: &str = "QUEUE_FULL";
+/// The leader's disk is at its reserve. Nothing entered. Retry: once space is free; settling goes on.
+pub const DISK_FULL: &str = "DISK_FULL";
+/// A message exceeds the server's limit. Nothing of its batch entered. Retry: no. Cure: a smaller message.
+pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
+/// The request breaks a rule of the API, named by the message. Retry: no. Cure: correct the caller.
+pub const INVALID_ARGUMENT: &str = "INVALID_ARGUMENT";
+/// The lease ended, or the token is of an earlier one; the message is or will be delivered again.
+/// Retry: no. Cure: longer leases, or extending them.
+pub const LEASE_LOST: &str = "LEASE_LOST";
+/// Fewer nodes are alive than the queue shall have replicas. Retry: after nodes joined or came back.
+pub const NOT_ENOUGH_NODES: &str = "NOT_ENOUGH_NODES";
+/// A limit on what the cluster holds, such as the number of queues. Retry: no. Cure: remove some, or
+/// raise the limit.
+pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// The node is over a limit of memory, connections or streams. Nothing entered. Retry: after a pause.
+pub const RESOURCE_EXHAUSTED: &str = "RESOURCE_EXHAUSTED";
+/// The request uses a layout or feature that this node does not know. Retry: no. Cure: upgrade the node.
+pub const UNSUPPORTED_VERSION: &str = "UNSUPPORTED_VERSION";
+/// A batch's sequence leaves a gap after the last one of its producer; nothing entered. Metadata
+/// `expected_sequence`. Retry: with the missing batches first, or from 0 under a higher epoch.
+pub const OUT_OF_ORDER: &str = "OUT_OF_ORDER";
+/// The producer id is used under a higher epoch. Nothing entered. Retry: no. Cure: an id per program instance.
+pub const PRODUCER_FENCED: &str = "PRODUCER_FENCED";
+/// The batch entered or was passed over so long ago that its offsets are forgotten. Retry: no.
+pub const TOO_OLD_TO_DEDUPLICATE: &str = "TOO_OLD_TO_DEDUPLICATE";
+/// A batch overlaps batches that entered, in part only. Nothing of it entered. Retry: no. Cure: cut
+/// retried batches as they were cut the first time.
+pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
+/// The node is going down in order. Nothing entered. Retry: at another node, at once.
+pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+/// The call was handed on and no answer came: it may have taken effect. Retry: publishes with a producer
+/// id, and calls that have the same effect twice.
+pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+
+/// Every reason, in the order of this file.
+pub const ALL: [&str; 20] = [
+    NOT_LEADER,
+    NO_QUORUM,
+    QUEUE_NOT_FOUND,
+    QUEUE_EXISTS,
+    QUEUE_NOT_EMPTY,
+    QUEUE_FULL,
+    DISK_FULL,
+    MESSAGE_TOO_LARGE,
+    INVALID_ARGUMENT,
+    LEASE_LOST,
+    NOT_ENOUGH_NODES,
+    QUOTA_EXCEEDED,
+    RESOURCE_EXHAUSTED,
+    UNSUPPORTED_VERSION,
+    OUT_OF_ORDER,
+    PRODUCER_FENCED,
+    TOO_OLD_TO_DEDUPLICATE,
+    SEQUENCE_CONFLICT,
+    SHUTTING_DOWN,
+    UNKNOWN_OUTCOME,
+];
