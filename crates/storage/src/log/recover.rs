@@ -1,0 +1,354 @@
+//! What counts after a crash.
+//!
+//! Segments are read in the order of their sequence, batches in the order of theirs, and the last
+//! writer wins for (group, index). The rules, and why they are safe:
+//!
+//! - **One batch is in flight at a time.** Batch n+1 is written after n is on the device. So if
+//!   any header of n+1 or later is found, n had been acknowledged, and being unable to read it is
+//!   damage, not the trace of a crash. A header has a CRC of its own, so even a torn n+1 proves n.
+//! - **A segment is sealed before its successor is taken into use.** So in every segment but the
+//!   last the batches must lead without a gap to a seal; only the last one may end torn.
+//! - **The torn tail is overwritten from its own start.** The header of a torn batch can only lie
+//!   where the next batch (or the seal) is written, so it disappears with that write; behind it
+//!   there are bodies, but never a header: a body cannot contain one, because it would need the
+//!   segment's salt. A recycled segment gets a new sequence and salt, so what it held
+//!   before is not a header any more either. Nothing torn can come back.
+//! - **What is found is flushed before it is believed.** The process may have been killed between
+//!   write and flush; the directory and the last segment are synced first, or a later power failure
+//!   could take back what we are about to tell the peers.
+//! - **A Raft entry at i means that Raft entries above i are gone; a `State` means the same for
+//!   its `last`.** The newest `State` of each group is always kept, all entries between floor and
+//!   last are, and a copied entry brings a `State` with it, so an old record that was truncated
+//!   away is cut off again here, whichever segments remain. Entries at or below the floor
+//!   may reappear until the group calls `retain`: those still needed were written later
+//!   and win.
+//! - **Between floor and last no entry may be missing.** That is checked: a lost file is damage.
+//!
+//! What cannot be told from a torn write is damage to the very last batch of the log.
+
+use std::io;
+use std::sync::Arc;
+
+use super::format::{
+    self, BATCH_HEADER_BYTES, BatchHeader, Invalid, Kind, Record, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
+use super::index::{Place, Slot};
+use super::segment::{self, Segment, Spare, Usage};
+use super::state::{Group, Removed, State};
+use super::{OpenError, Options};
+use crate::disk::{BLOCK, Disk, File};
+
+/// Bytes read at once while scanning.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Where writing goes on.
+pub struct End {
+    /// The last segment and the offset behind its last valid batch; `None` in an empty log.
+    pub active: Option<(Arc<Segment>, u64)>,
+    /// Whether the last segment is sealed.
+    pub sealed: bool,
+    /// Sequence of the next batch.
+    pub next_batch: u64,
+}
+
+/// Reads everything in `disk`.
+pub fn recover(disk: &dyn Disk, options: &Options) -> Result<(State, End), OpenError> {
+    let mut state = State::new(options.tail_bytes);
+    disk.sync_dir().map_err(io_error("flush", "the directory"))?;
+    let names = disk.list().map_err(io_error("list", ""))?;
+    collect_spares(disk, options, &names, &mut state)?;
+    let mut sequences: Vec<u64> =
+        names.iter().filter_map(|name| segment::parse_segment_name(name)).collect();
+    sequences.sort_unstable();
+    let mut end = End { active: None, sealed: false, next_batch: 1 };
+    let mut previous: Option<u64> = None;
+    for (at, sequence) in sequences.iter().copied().enumerate() {
+        let is_last = at + 1 == sequences.len();
+        let segment = Arc::new(open_segment(disk, sequence)?);
+        if is_last {
+            segment.file.sync().map_err(io_error("flush", &segment.name))?;
+        }
+        let follows = previous.is_some_and(|previous| previous + 1 == sequence);
+        if follows && segment.header.first_batch != end.next_batch {
+            return Err(damaged(&segment, 0, "batches are missing before this segment"));
+        }
+        register(&mut state, &segment, !is_last);
+        let mut scan = Scan { segment: &segment, window: Window::new(segment.file.as_ref()) };
+        let (offset, next_batch, sealed) = scan.run(&mut state, is_last)?;
+        end = End { active: Some((segment, offset)), sealed, next_batch };
+        previous = Some(sequence);
+    }
+    finish(&mut state)?;
+    state.free_bytes = disk.free_bytes().unwrap_or(0);
+    Ok((state, end))
+}
+
+fn collect_spares(
+    disk: &dyn Disk,
+    options: &Options,
+    names: &[String],
+    state: &mut State,
+) -> Result<(), OpenError> {
+    let mut numbers: Vec<u64> =
+        names.iter().filter_map(|name| segment::parse_spare_name(name)).collect();
+    numbers.sort_unstable();
+    for number in numbers {
+        let name = segment::spare_name(number);
+        state.next_spare = number + 1;
+        let file = disk.open(&name).map_err(io_error("open", &name))?;
+        // Half made, or from other settings: the writer removes it.
+        let usable = file.len() == options.segment_bytes;
+        state.spares.push(Spare { name, file, usable });
+    }
+    Ok(())
+}
+
+fn open_segment(disk: &dyn Disk, sequence: u64) -> Result<Segment, OpenError> {
+    let name = segment::segment_name(sequence);
+    let file = disk.open(&name).map_err(io_error("open", &name))?;
+    let mut block = vec![0; SEGMENT_HEADER_BYTES];
+    let whole = file.len() >= super::SEGMENT_BYTES_MIN && file.len() <= u64::from(u32::MAX);
+    if !whole {
+        let reason = format!("a segment cannot be {} bytes long", file.len());
+        return Err(OpenError::Damaged { file: name, offset: 0, reason });
+    }
+    file.read_at(0, &mut block).map_err(io_error("read", &name))?;
+    let header = match SegmentHeader::decode(&block) {
+        Ok(header) => header,
+        Err(Invalid::Newer(version)) => {
+            return Err(OpenError::NewerFormat { file: name, version });
+        }
+        Err(invalid) => {
+            let reason = format!("segment header: {invalid}");
+            return Err(OpenError::Damaged { file: name, offset: 0, reason });
+        }
+    };
+    let fits = header.segment == sequence && u32::try_from(sequence).is_ok() && sequence > 0;
+    let segment = Segment { header, name, file };
+    if fits { Ok(segment) } else { Err(damaged(&segment, 0, "its header names another segment")) }
+}
+
+fn register(state: &mut State, segment: &Arc<Segment>, sealed: bool) {
+    let usage = Usage { segment: segment.clone(), live: 0, sealed, barrier: 0, unreadable: false };
+    state.segments.insert(segment.header.segment as u32, usage);
+}
+
+struct Scan<'a> {
+    segment: &'a Segment,
+    window: Window<'a>,
+}
+
+impl Scan<'_> {
+    /// Applies all batches; returns where they end, the sequence of the next batch, and whether
+    /// the segment is sealed.
+    fn run(&mut self, state: &mut State, is_last: bool) -> Result<(u64, u64, bool), OpenError> {
+        let mut offset = SEGMENT_HEADER_BYTES as u64;
+        let mut expected = self.segment.header.first_batch;
+        loop {
+            match self.batch(state, offset, expected)? {
+                Ok(header) => {
+                    offset += format::padded(header.bytes as usize) as u64;
+                    expected += 1;
+                    if header.seal {
+                        return Ok((offset, expected, true));
+                    }
+                }
+                Err(invalid) if is_last => {
+                    self.forbid_later_batches(offset, expected, &invalid)?;
+                    return Ok((offset, expected, false));
+                }
+                Err(invalid) => return Err(damaged(self.segment, offset, &invalid)),
+            }
+        }
+    }
+
+    /// Applies the batch at `offset`; the inner error says why there is none.
+    fn batch(
+        &mut self,
+        state: &mut State,
+        offset: u64,
+        expected: u64,
+    ) -> Result<Result<BatchHeader, String>, OpenError> {
+        let left = self.window.file.len() - offset;
+        if left < BLOCK as u64 {
+            return Ok(Err("the segment ends".to_owned()));
+        }
+        let ours = self.segment.header;
+        let block = self.read(offset, BLOCK)?;
+        let header = match format::decode_batch_header(&ours, block) {
+            Ok(header) => header,
+            Err(invalid) => return Ok(Err(invalid.to_string())),
+        };
+        if header.batch != expected {
+            let reason = format!("batch {} stands where {expected} belongs", header.batch);
+            return Err(damaged(self.segment, offset, &reason));
+        }
+        if format::padded(header.bytes as usize) as u64 > left {
+            return Ok(Err("the batch is longer than its segment".to_owned()));
+        }
+        let segment = self.segment.header.segment as u32;
+        let bytes = self.read(offset, header.bytes as usize)?;
+        let mut malformed = None;
+        let decoded = format::decode_batch(&header, bytes, |at, record| {
+            let place = Place { segment, offset: offset as u32 + at };
+            if let Err(invalid) = apply(state, place, &record) {
+                malformed = Some(invalid);
+            }
+        });
+        match (decoded, malformed) {
+            (Err(invalid), _) => Ok(Err(invalid.to_string())),
+            (Ok(()), None) => Ok(Ok(header)),
+            (Ok(()), Some(Invalid::Newer(version))) => {
+                Err(OpenError::NewerFormat { file: self.segment.name.clone(), version })
+            }
+            (Ok(()), Some(invalid)) => Err(damaged(self.segment, offset, &invalid.to_string())),
+        }
+    }
+
+    /// Tells a torn tail from damage: see the module's head.
+    fn forbid_later_batches(
+        &mut self,
+        offset: u64,
+        expected: u64,
+        reason: &str,
+    ) -> Result<(), OpenError> {
+        let mut at = offset + BLOCK as u64;
+        while at + BLOCK as u64 <= self.window.file.len() {
+            let header = self.segment.header;
+            let block = self.read(at, BATCH_HEADER_BYTES)?;
+            if let Ok(later) = format::decode_batch_header(&header, block)
+                && later.durable >= expected
+            {
+                let reason = format!("{reason}, but batch {} follows at {at}", later.batch);
+                return Err(damaged(self.segment, offset, &reason));
+            }
+            at += BLOCK as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, offset: u64, len: usize) -> Result<&[u8], OpenError> {
+        self.window.get(offset, len).map_err(io_error("read", &self.segment.name))
+    }
+}
+
+/// Applies one record to memory, as the operation that wrote it did.
+fn apply(state: &mut State, place: Place, record: &Record<&[u8]>) -> Result<(), Invalid> {
+    let id = record.group;
+    let bytes = record.encoded_len() as u64;
+    match record.kind {
+        Kind::Entry | Kind::Copy | Kind::Put => {
+            if record.kind == Kind::Entry {
+                state.drop_raft_above(id, Some(record.index));
+            }
+            let group = state.groups.entry(id).or_default();
+            if record.kind == Kind::Entry {
+                group.state.last = Some((record.index, record.term));
+            }
+            let slot = Slot {
+                term: record.term,
+                place,
+                payload_bytes: record.payload.len() as u32,
+                raft: record.kind != Kind::Put,
+            };
+            if let Some(old) = group.index.set(record.index, slot) {
+                state.release(old.place, old.record_bytes(), 0);
+            }
+            state.claim(place, bytes);
+        }
+        Kind::State => {
+            let decoded = format::decode_state(record.payload)?;
+            state.drop_raft_above(id, decoded.last.map(|(index, _)| index));
+            let group = state.groups.entry(id).or_default();
+            group.state = decoded;
+            let old = group.state_at.replace((place, bytes));
+            state.claim(place, bytes);
+            if let Some((old, bytes)) = old {
+                state.release(old, bytes, 0);
+            }
+        }
+        Kind::Tombstone => apply_tombstone(state, place, record),
+    }
+    Ok(())
+}
+
+fn apply_tombstone(state: &mut State, place: Place, record: &Record<&[u8]>) {
+    let group: Group = state.groups.remove(&record.group).unwrap_or_default();
+    for (_, slot) in group.index.iter_from(0) {
+        state.release(slot.place, slot.record_bytes(), 0);
+    }
+    if let Some((old, bytes)) = group.state_at {
+        state.release(old, bytes, 0);
+    }
+    let bytes = record.encoded_len() as u64;
+    let removed = Removed { origin: record.index, at: Some((place, bytes)) };
+    let earlier = state.removed.insert(record.group, removed);
+    state.claim(place, bytes);
+    if let Some((old, bytes)) = earlier.and_then(|earlier| earlier.at) {
+        state.release(old, bytes, 0);
+    }
+}
+
+fn finish(state: &mut State) -> Result<(), OpenError> {
+    for (id, group) in &mut state.groups {
+        group.written = group.state.clone();
+        let Some((last, _)) = group.state.last else { continue };
+        let floor = group.state.purged.map(|(index, _)| index);
+        let mut expected = match floor {
+            Some(floor) => floor + 1,
+            None => group.index.iter_from(0).next().map_or(0, |(index, _)| index),
+        };
+        for (index, _) in group.index.iter_from(expected) {
+            if index != expected || index > last {
+                break;
+            }
+            expected += 1;
+        }
+        if expected <= last {
+            let reason = format!("group {id}: entry {expected} of ..={last} is missing");
+            return Err(OpenError::Damaged { file: "the log".to_owned(), offset: 0, reason });
+        }
+    }
+    Ok(())
+}
+
+/// A piece of a file, read ahead.
+struct Window<'a> {
+    file: &'a dyn File,
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl<'a> Window<'a> {
+    fn new(file: &'a dyn File) -> Window<'a> {
+        Window { file, buffer: Vec::new(), start: 0 }
+    }
+
+    /// `len` bytes at `offset`, which lie within the file.
+    fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let end = offset + len as u64;
+        let inside = self.start <= offset && end <= self.start + self.buffer.len() as u64;
+        if !inside {
+            let left = usize::try_from(self.file.len() - offset).unwrap_or(usize::MAX);
+            let want = len.max(WINDOW_BYTES.min(left));
+            self.buffer.resize(want, 0);
+            self.start = offset;
+            if let Err(error) = self.file.read_at(offset, &mut self.buffer) {
+                self.buffer.clear();
+                return Err(error);
+            }
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.buffer[at..at + len])
+    }
+}
+
+fn damaged(segment: &Segment, offset: u64, reason: &str) -> OpenError {
+    OpenError::Damaged { file: segment.name.clone(), offset, reason: reason.to_owned() }
+}
+
+fn io_error(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> OpenError {
+    let file = file.to_owned();
+    move |source| OpenError::Io { action, file, source }
+}
