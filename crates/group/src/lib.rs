@@ -1,1 +1,37 @@
-//! placeholder
+//! One Raft group: propose → replicate → apply.
+//!
+//! ```text
+//!  Handle::submit ─► proposer ─► openraft ─► LogStore ─► node's log (group commit)
+//!                   (gathers)       │ ▲
+//!                                   ▼ │ Network ◄─► Peers (the node's connections)
+//!                             StateMachine ─► Machine::apply ─► replies, Event::Effects
+//! ```
+//!
+//! Nothing above this crate knows of Raft, nothing in it knows of queues or gRPC services. The log
+//! belongs to the `storage` crate, what is applied to the `machine` crate; the owner of a group, in
+//! the `broker` crate, carries out its effects.
+
+mod applier;
+mod checkpoint;
+mod clock;
+mod codec;
+mod handle;
+mod keeper;
+mod log_store;
+mod network;
+mod proposer;
+mod replica;
+mod replica_log;
+mod state_machine;
+mod types;
+mod wire;
+
+pub use applier::Event;
+pub use clock::Clock;
+pub use handle::{EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing};
+pub use network::{AppendLink, LinkError, Peers};
+pub use proposer::{
+    COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES_MAX, Outcome, ProposeError,
+};
+pub use replica::Replica;
+pub use types::{Payload, Replies, Types};

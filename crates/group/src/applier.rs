@@ -1,0 +1,116 @@
+//! The group's machine with its kind erased, so that openraft is compiled once for all kinds.
+
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use quorate_machine::{At, DecodeError, Machine, SnapshotError, decode_entry};
+use tokio::sync::mpsc;
+
+use crate::types::Replies;
+
+/// What a group tells its owner.
+#[derive(Debug)]
+pub enum Event<E> {
+    /// This replica leads in `term`, and its machine knows it: what was attached to another leader
+    /// is marked so.
+    Leading {
+        /// Raft term of the leadership.
+        term: u64,
+    },
+    /// This replica does not lead any more.
+    Following,
+    /// Effects of the entry at `index`, which has just been applied here.
+    Effects {
+        /// Log index of the entry.
+        index: u64,
+        /// In the order of the machine.
+        effects: Vec<E>,
+    },
+    /// The replica stopped for a failure of this node; the node must stop too.
+    Failed(String),
+}
+
+pub(crate) trait Applier: Send + Sync {
+    fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError>;
+    fn snapshot(&self) -> Vec<u8>;
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
+    fn live(&self) -> Vec<RangeInclusive<u64>>;
+    fn next_deadline_ms(&self) -> Option<u64>;
+}
+
+/// A machine that the state machine's task changes and everyone else may look at.
+pub(crate) struct Shared<M>(Arc<Mutex<M>>);
+
+impl<M> Clone for Shared<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<M: Machine> Shared<M> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(M::new())))
+    }
+
+    /// A machine whose invariant failed has panicked inside; nobody may go on with it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, M> {
+        self.0.lock().expect("the machine has not panicked")
+    }
+}
+
+pub(crate) struct Running<M: Machine> {
+    machine: Shared<M>,
+    events: mpsc::UnboundedSender<Event<M::Effect>>,
+    /// Effects go out while this is set.
+    wanted: Arc<AtomicBool>,
+}
+
+impl<M: Machine> Running<M> {
+    pub(crate) fn new(
+        machine: Shared<M>,
+        events: mpsc::UnboundedSender<Event<M::Effect>>,
+        wanted: Arc<AtomicBool>,
+    ) -> Self {
+        Self { machine, events, wanted }
+    }
+}
+
+impl<M: Machine> Applier for Running<M> {
+    fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError> {
+        let (now, commands) = decode_entry(entry)?;
+        let at = At { index, now };
+        let mut effects = Vec::new();
+        let mut replies: Vec<M::Reply> = Vec::new();
+        let mut machine = self.machine.lock();
+        for (ordinal, command) in commands.enumerate() {
+            let command = M::decode(&mut command?)?;
+            replies.push(machine.apply(at, ordinal as u32, command, &mut effects));
+        }
+        machine.finish(at, &mut effects);
+        drop(machine);
+        if !effects.is_empty() && self.wanted.load(Ordering::Acquire) {
+            // Bounded by the consumers' credit. The receiver ends only with the group.
+            let _ = self.events.send(Event::Effects { index, effects });
+        }
+        Ok(Replies(Box::new(replies)))
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.machine.lock().snapshot()
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        *self.machine.lock() = M::restore(bytes)?;
+        Ok(())
+    }
+
+    fn live(&self) -> Vec<RangeInclusive<u64>> {
+        self.machine.lock().live()
+    }
+
+    fn next_deadline_ms(&self) -> Option<u64> {
+        self.machine.lock().next_deadline().map(|at| at.0)
+    }
+}

@@ -1,0 +1,157 @@
+//! A machine's state at one log index, kept in the node's `Meta`, and what a snapshot is made of.
+//!
+//! ```text
+//! checkpoint = version u8 | log id | membership length u32 | membership | machine state
+//! ```
+//! A checkpoint refers to bodies in the log; a snapshot is the same with those bodies, sent to
+//! another replica.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quorate_storage::Meta;
+
+use crate::codec::{self, CodecError};
+use crate::replica_log::{Pin, ReplicaLog};
+use crate::types::SnapshotMeta;
+
+const VERSION: u8 = 1;
+
+/// Most bytes of bodies in one message of a snapshot transfer, unless a single body is larger.
+pub(crate) const TRANSFER_BYTES_MAX: usize = 1 << 20;
+
+/// The durable checkpoints of one group.
+#[derive(Clone)]
+pub(crate) struct Checkpoints {
+    meta: Arc<dyn Meta>,
+    key: Bytes,
+}
+
+/// A machine's state and where in the log it stands.
+#[derive(Clone)]
+pub(crate) struct Checkpoint {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) state: Bytes,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(meta: Arc<dyn Meta>, group: u64) -> Self {
+        let mut key = BytesMut::from(&b"checkpoint/"[..]);
+        key.put_u64(group);
+        Self { meta, key: key.freeze() }
+    }
+
+    pub(crate) async fn load(&self) -> io::Result<Option<Checkpoint>> {
+        let this = self.clone();
+        let bytes = blocking(move || this.meta.get(&this.key).map_err(io::Error::other)).await?;
+        bytes.map(|bytes| decode(bytes).map_err(io::Error::other)).transpose()
+    }
+
+    /// The checkpoint is on the device when this returns.
+    pub(crate) async fn save(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let this = self.clone();
+        let bytes = encode(checkpoint);
+        blocking(move || {
+            this.meta.put(&this.key, &bytes).map_err(io::Error::other)?;
+            this.meta.sync().map_err(io::Error::other)
+        })
+        .await
+    }
+
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        let this = self.clone();
+        blocking(move || this.meta.remove(&this.key).map_err(io::Error::other)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)?
+}
+
+fn encode(checkpoint: &Checkpoint) -> Bytes {
+    let membership = codec::encode_stored_membership(&checkpoint.meta.last_membership);
+    let mut out = BytesMut::with_capacity(64 + membership.len() + checkpoint.state.len());
+    out.put_u8(VERSION);
+    codec::put_log_id(checkpoint.meta.last_log_id.as_ref(), &mut out);
+    out.put_u32_le(membership.len() as u32);
+    out.put_slice(&membership);
+    out.put_slice(&checkpoint.state);
+    out.freeze()
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CheckpointError {
+    #[error("checkpoint of an unknown version or cut short")]
+    Malformed,
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+fn decode(mut bytes: Bytes) -> Result<Checkpoint, CheckpointError> {
+    if !bytes.has_remaining() || bytes.get_u8() != VERSION {
+        return Err(CheckpointError::Malformed);
+    }
+    let last_log_id = codec::get_log_id(&mut bytes)?;
+    if bytes.remaining() < 4 {
+        return Err(CheckpointError::Malformed);
+    }
+    let length = bytes.get_u32_le() as usize;
+    if bytes.remaining() < length {
+        return Err(CheckpointError::Malformed);
+    }
+    let last_membership = codec::decode_stored_membership(&bytes.split_to(length))?;
+    Ok(Checkpoint { meta: SnapshotMeta { last_log_id, last_membership }, state: bytes })
+}
+
+/// openraft's snapshot data: a checkpoint's machine state and, when it is to be sent, the way to
+/// the bodies that it refers to, which are held back from release as long as this exists.
+pub struct SnapshotData {
+    pub(crate) state: Bytes,
+    pub(crate) source: Option<Source>,
+}
+
+pub(crate) struct Source {
+    pub(crate) log: Arc<ReplicaLog>,
+    pub(crate) live: Vec<RangeInclusive<u64>>,
+    pub(crate) _pin: Pin,
+}
+
+impl SnapshotData {
+    pub(crate) fn local(
+        state: Bytes,
+        log: &Arc<ReplicaLog>,
+        live: Vec<RangeInclusive<u64>>,
+    ) -> Self {
+        let source = Source { log: log.clone(), live, _pin: log.pin() };
+        Self { state, source: Some(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::log_id;
+
+    #[test]
+    fn a_checkpoint_comes_back() {
+        let checkpoint = Checkpoint {
+            meta: SnapshotMeta { last_log_id: Some(log_id(3, 9)), ..SnapshotMeta::default() },
+            state: Bytes::from_static(b"state"),
+        };
+        let back = decode(encode(&checkpoint)).unwrap();
+        assert_eq!(back.meta, checkpoint.meta);
+        assert_eq!(back.state, checkpoint.state);
+    }
+
+    #[test]
+    fn a_cut_checkpoint_is_an_error() {
+        let bytes = encode(&Checkpoint { meta: SnapshotMeta::default(), state: Bytes::new() });
+        for length in 0..bytes.len() {
+            assert!(decode(bytes.slice(..length)).is_err(), "{length} bytes");
+        }
+    }
+}

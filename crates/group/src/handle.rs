@@ -1,0 +1,360 @@
+//! Starting a replica, and what the rest of the node holds of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::{EmptyNode, ServerState, SnapshotPolicy};
+use quorate_machine::Machine;
+use quorate_storage::{Log, Meta};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::applier::{Event, Running, Shared};
+use crate::checkpoint::Checkpoints;
+use crate::clock::Clock;
+use crate::keeper::Keeper;
+use crate::log_store::LogStore;
+use crate::network::{Network, Peers};
+use crate::proposer::{self, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
+use crate::replica::Replica;
+use crate::replica_log::ReplicaLog;
+use crate::state_machine::{Gauges, StateMachine};
+use crate::types::Raft;
+
+/// Raft's timing.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A leader that is idle says so this often.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for between this and twice this stands for election.
+    pub election_timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_millis(600) }
+    }
+}
+
+/// What a replica is made of.
+pub struct Spec {
+    /// The group's id; 0 is the catalog.
+    pub group: u64,
+    /// This node's id.
+    pub node: u64,
+    /// The node's log.
+    pub log: Log,
+    /// Where checkpoints are kept.
+    pub meta: Arc<dyn Meta>,
+    /// The way to the other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// Raft's timing.
+    pub timing: Timing,
+    /// Which replicas' owners are told of effects.
+    pub effects: EffectsAt,
+}
+
+/// Where effects are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EffectsAt {
+    /// Only at the replica that leads.
+    Leader,
+    /// At every replica, as it applies.
+    EveryReplica,
+}
+
+/// A replica that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its checkpoint or log could not be read.
+    #[error("open the replica's state: {0}")]
+    Storage(#[from] io::Error),
+    /// Raft refused.
+    #[error("start Raft: {0}")]
+    Raft(String),
+}
+
+/// Who leads a group, as this replica knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader's node, if known.
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// Whether this replica leads.
+    pub leads: bool,
+}
+
+/// How far a replica is, from its leader's view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The replica's node.
+    pub node: u64,
+    /// Counts for the quorum.
+    pub voter: bool,
+    /// Last log index known to be on its disk.
+    pub matched: u64,
+    /// Entries that it lacks.
+    pub lag: u64,
+}
+
+/// One replica of a group with machine `M`. Cheap to clone.
+pub struct Handle<M: Machine> {
+    replica: Replica,
+    machine: Shared<M>,
+    proposals: mpsc::Sender<Proposal<M>>,
+    clock: Clock,
+}
+
+impl<M: Machine> Clone for Handle<M> {
+    fn clone(&self) -> Self {
+        Self {
+            replica: self.replica.clone(),
+            machine: self.machine.clone(),
+            proposals: self.proposals.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+}
+
+fn raft_config(spec: &Spec) -> openraft::Config {
+    let election = spec.timing.election_timeout.as_millis() as u64;
+    openraft::Config {
+        cluster_name: format!("group {}", spec.group),
+        heartbeat_interval: spec.timing.heartbeat.as_millis() as u64,
+        election_timeout_min: election,
+        election_timeout_max: election * 2,
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 1024,
+        // Checkpoints and purges follow bytes, which openraft does not count: the keeper asks.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: 20_000,
+        // A restarted leader that led on without an election would reuse (term, index) for other
+        // content after losing an unflushed tail: acknowledged writes would be lost.
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        ..openraft::Config::default()
+    }
+}
+
+impl<M: Machine> Handle<M> {
+    /// Starts a replica from what its log and checkpoint hold, and the tasks that serve it.
+    ///
+    /// # Errors
+    /// When its state cannot be read. The node must not run without it.
+    pub async fn start(
+        spec: Spec,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event<M::Effect>>), StartError> {
+        let (event_sender, events) = mpsc::unbounded_channel();
+        let machine = Shared::<M>::new();
+        let leading = Arc::new(AtomicBool::new(false));
+        let gauges = Arc::new(Gauges::default());
+        let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.group));
+        let checkpoints = Checkpoints::new(spec.meta.clone(), spec.group);
+
+        let wanted = match spec.effects {
+            EffectsAt::Leader => leading.clone(),
+            EffectsAt::EveryReplica => Arc::new(AtomicBool::new(true)),
+        };
+        let running = Running::new(machine.clone(), event_sender.clone(), wanted);
+        let state_machine =
+            StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
+                .await?;
+        let config =
+            raft_config(&spec).validate().map_err(|error| StartError::Raft(error.to_string()))?;
+        let network = Network::new(spec.group, spec.peers.clone());
+        let store = LogStore::new(log.clone());
+        let raft = Raft::new(spec.node, Arc::new(config), network, store, state_machine)
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+
+        let clock = Clock::default();
+        let (proposals, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
+        tokio::spawn(proposer::run::<M>(raft.clone(), clock.clone(), commands));
+        let replica =
+            Replica { group: spec.group, node: spec.node, raft: raft.clone(), log, checkpoints };
+        let handle = Self { replica, machine, proposals, clock: clock.clone() };
+        let keeper = Keeper {
+            handle: handle.clone(),
+            raft,
+            gauges,
+            leading: leading.clone(),
+            clock,
+            events: event_sender,
+        };
+        tokio::spawn(keeper.run());
+        Ok((handle, events))
+    }
+
+    /// The group's id.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.replica.group
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node(&self) -> u64 {
+        self.replica.node
+    }
+
+    /// The part that answers other replicas.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The leader's time, as it stamps entries.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Queues a command of about `bytes` bytes, encoded; waits while too many are queued. Commands
+    /// queued by one caller keep their order. The receiver errs if the replica stops.
+    ///
+    /// # Errors
+    /// When the replica has stopped.
+    pub async fn submit(
+        &self,
+        command: M::Command,
+        bytes: usize,
+    ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
+        let (reply, outcome) = oneshot::channel();
+        let proposal = Proposal { command, bytes, reply };
+        self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
+        Ok(outcome)
+    }
+
+    /// Proposes a small command and waits for its reply, however long a quorum takes.
+    ///
+    /// # Errors
+    /// When this replica does not lead, or stops leading on the way.
+    pub async fn propose(&self, command: M::Command) -> Outcome<M> {
+        const SMALL: usize = 256;
+        let outcome = self.submit(command, SMALL).await?;
+        outcome.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Looks at this replica's machine as of what it has applied. Must not block.
+    pub fn read<R>(&self, look: impl FnOnce(&M) -> R) -> R {
+        look(&self.machine.lock())
+    }
+
+    /// Who leads, as this replica knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.replica.leadership()
+    }
+
+    /// The encoded entry at `index`: from memory, or else from the disk.
+    ///
+    /// # Errors
+    /// When it is not stored here (any more), or cannot be read.
+    pub async fn entry(&self, index: u64) -> io::Result<Bytes> {
+        self.replica.log.body(index).await.map(|entry| entry.payload)
+    }
+
+    /// Makes this group exist with the given voters. Each of them may call it, once; all with the
+    /// same voters. False if it exists already.
+    ///
+    /// # Errors
+    /// When Raft refuses.
+    pub async fn initialize(&self, voters: &BTreeSet<u64>) -> Result<bool, StartError> {
+        use openraft::error::{InitializeError, RaftError};
+        let members: BTreeMap<u64, EmptyNode> =
+            voters.iter().map(|node| (*node, EmptyNode {})).collect();
+        match self.replica.raft.initialize(members).await {
+            Ok(()) => Ok(true),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(false),
+            Err(error) => Err(StartError::Raft(error.to_string())),
+        }
+    }
+
+    /// Proves that this replica still leads and waits until everything committed before the call is
+    /// applied here: a read after it is linearizable.
+    ///
+    /// # Errors
+    /// When this replica does not lead or a quorum does not confirm it.
+    pub async fn ensure_leads(&self) -> Result<(), ProposeError> {
+        use openraft::error::{LinearizableReadError, RaftError};
+        match self.replica.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader { leader: to.leader_id })
+            }
+            Err(RaftError::APIError(_)) => Err(ProposeError::Unknown),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Hands leadership to the most advanced other voter, if this replica leads; returns once it
+    /// does not, or after `patience`.
+    pub async fn hand_over(&self, patience: Duration) {
+        let mut best: Option<Progress> = None;
+        for progress in self.progress().into_iter().filter(|p| p.voter && p.node != self.node()) {
+            if best.is_none_or(|b| progress.matched > b.matched) {
+                best = Some(progress);
+            }
+        }
+        let Some(to) = best else { return };
+        if self.replica.raft.trigger().transfer_leader(to.node).await.is_err() {
+            return;
+        }
+        let step = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while waited < patience && self.leadership().leads {
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
+    }
+
+    /// How far each replica is; empty unless this replica leads.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        use openraft_rt::WatchReceiver;
+        let metrics = self.replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader {
+            return Vec::new();
+        }
+        let last = metrics.last_log_index.unwrap_or(0);
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let replication = metrics.replication.clone().unwrap_or_default();
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(node, _)| {
+                let matched = replication.get(node).and_then(|id| id.as_ref().map(|id| id.index));
+                let matched = if *node == metrics.id { last } else { matched.unwrap_or(0) };
+                Progress {
+                    node: *node,
+                    voter: voters.contains(node),
+                    matched,
+                    lag: last.saturating_sub(matched),
+                }
+            })
+            .collect()
+    }
+
+    /// Stops the replica; its state stays.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.replica.raft.shutdown().await {
+            tracing::warn!(group = self.id(), %error, "the replica did not end cleanly");
+        }
+    }
+
+    /// Stops the replica and forgets its state for ever.
+    ///
+    /// # Errors
+    /// When the log or the checkpoint store fails.
+    pub async fn remove(&self) -> io::Result<()> {
+        self.shutdown().await;
+        self.replica.log.remove().await?;
+        self.replica.checkpoints.remove().await
+    }
+}

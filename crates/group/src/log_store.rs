@@ -1,0 +1,160 @@
+//! openraft's log over the node's shared log. Entries are readable as soon as they are queued, and
+//! reported as flushed once they are on the disk.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use quorate_storage as storage;
+
+use crate::codec;
+use crate::replica_log::{ReplicaLog, durable};
+use crate::types::{Entry, LogId, Types, Vote, log_id, term_of};
+
+/// Most bytes that one read for replication gathers, so that a follower that lags is not sent more
+/// at a time than it takes in well.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+/// One replica's log: a group of the node-wide log.
+#[derive(Clone)]
+pub struct LogStore {
+    log: Arc<ReplicaLog>,
+}
+
+impl LogStore {
+    pub(crate) fn new(log: Arc<ReplicaLog>) -> Self {
+        Self { log }
+    }
+
+    async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.log
+            .read(range, max_bytes)
+            .await?
+            .into_iter()
+            .map(|entry| {
+                codec::decode_entry(log_id(entry.term, entry.index), entry.payload)
+                    .map_err(io::Error::other)
+            })
+            .collect()
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let last = self.log.log.state(self.log.group).and_then(|state| state.last);
+        let end = end.min(last.map_or(0, |(index, _)| index + 1));
+        let mut entries = Vec::new();
+        let mut next = start;
+        while next < end {
+            let part = self.read(next..end, READ_BYTES_MAX).await?;
+            let Some(last) = part.last() else { break };
+            next = last.log_id.index + 1;
+            entries.extend(part);
+        }
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        match self.log.log.state(self.log.group) {
+            Some(state) if !state.vote.is_empty() => {
+                codec::decode_vote(&state.vote).map(Some).map_err(io::Error::other)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start..end, READ_BYTES_MAX).await
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let state = self.log.log.state(self.log.group).unwrap_or_default();
+        let id = |(index, term)| log_id(term, index);
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(id),
+            last_log_id: state.last.or(state.purged).map(id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = codec::encode_vote(vote);
+        durable(|done| self.log.log.save_vote(self.log.group, vote, done)).await
+    }
+
+    // The record is queued behind the entries that it speaks of, in one log with one writer, so it
+    // can never be durable before them.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let mut bytes = BytesMut::with_capacity(17);
+        codec::put_log_id(committed.as_ref(), &mut bytes);
+        self.log.log.save_committed(self.log.group, bytes.freeze());
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        let state = self.log.log.state(self.log.group).unwrap_or_default();
+        if state.committed.is_empty() {
+            return Ok(None);
+        }
+        codec::get_log_id(&mut &state.committed[..]).map_err(io::Error::other)
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries
+            .into_iter()
+            .map(|entry| storage::Entry {
+                index: entry.log_id.index,
+                term: term_of(&entry.log_id),
+                payload: codec::encode_payload(&entry.payload),
+            })
+            .collect();
+        let done = Box::new(move |result: Result<(), storage::LogError>| {
+            flushed.io_completed(result.map_err(io::Error::other));
+        });
+        self.log.log.append(self.log.group, entries, done);
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let last = last.map(|id| (id.index, term_of(&id)));
+        durable(|done| self.log.log.truncate_after(self.log.group, last, done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let upto = (upto.index, term_of(&upto));
+        durable(|done| self.log.log.purge(self.log.group, upto, done)).await?;
+        self.log.release();
+        Ok(())
+    }
+}

@@ -1,0 +1,345 @@
+//! The way from one replica to the others: openraft's network over the node's connections.
+//!
+//! A pair of nodes has one connection, which carries all groups; the owner of the connections
+//! implements [`Peers`]. Appends are pipelined: requests of one append stream go out as they come,
+//! their answers come back in the same order.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_stream::stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use quorate_proto::internal as pb;
+use quorate_proto::internal::rpc::Body;
+use quorate_storage::Entry;
+
+use crate::checkpoint::{SnapshotData, Source, TRANSFER_BYTES_MAX};
+use crate::codec;
+use crate::state_machine::Snapshot;
+use crate::types::{Types, Vote};
+use crate::wire::{self, WireError};
+
+/// A request that got no answer from the peer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("reach node {node}: {reason}")]
+pub struct LinkError {
+    /// The peer.
+    pub node: u64,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// The requesting end of one append stream: answers come in the order of the requests.
+pub trait AppendLink: Send {
+    /// Queues a request; waits while the connection is full. `None`: the connection is gone.
+    fn sender(&self) -> Arc<dyn Fn(Body) -> BoxFuture<'static, Option<()>> + Send + Sync>;
+    /// The next answer; `None` when the connection is gone.
+    fn next(&mut self) -> BoxFuture<'_, Option<Body>>;
+}
+
+/// The connections to the other nodes.
+pub trait Peers: Send + Sync + 'static {
+    /// Sends one request and waits for its answer, however long that takes: callers set the limit.
+    fn call(&self, node: u64, group: u64, body: Body) -> BoxFuture<'_, Result<Body, LinkError>>;
+    /// Begins an append stream.
+    fn open(&self, node: u64, group: u64) -> BoxFuture<'_, Result<Box<dyn AppendLink>, LinkError>>;
+    /// Sends a snapshot.
+    fn snapshot(
+        &self,
+        node: u64,
+        chunks: BoxStream<'static, pb::SnapshotChunk>,
+    ) -> BoxFuture<'_, Result<pb::SnapshotAnswer, LinkError>>;
+}
+
+/// Makes openraft's clients of one group.
+pub(crate) struct Network {
+    group: u64,
+    peers: Arc<dyn Peers>,
+}
+
+impl Network {
+    pub(crate) fn new(group: u64, peers: Arc<dyn Peers>) -> Self {
+        Self { group, peers }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        Client { group: self.group, node: target, peers: self.peers.clone(), streams: true }
+    }
+
+    // A heartbeat is one request; a stream of its own would be set up for each.
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        Client { group: self.group, node: target, peers: self.peers.clone(), streams: false }
+    }
+}
+
+/// One group's way to one other node.
+pub(crate) struct Client {
+    group: u64,
+    node: u64,
+    peers: Arc<dyn Peers>,
+    streams: bool,
+}
+
+fn unreachable(error: impl std::error::Error + 'static) -> Unreachable<Types> {
+    Unreachable::new(&error)
+}
+
+impl Client {
+    fn failed(&self, reason: impl ToString) -> LinkError {
+        LinkError { node: self.node, reason: reason.to_string() }
+    }
+
+    async fn call(&self, body: Body, limit: Duration) -> Result<Body, LinkError> {
+        match tokio::time::timeout(limit, self.peers.call(self.node, self.group, body)).await {
+            Ok(Ok(Body::Failed(reason))) => Err(self.failed(reason)),
+            Ok(answer) => answer,
+            Err(_) => Err(self.failed(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    async fn call_vote(
+        &self,
+        body: Body,
+        limit: Duration,
+    ) -> Result<VoteResponse<Types>, LinkError> {
+        match self.call(body, limit).await? {
+            Body::Voted(vote) => wire::vote_response_from(vote).map_err(|e| self.failed(e)),
+            _ => Err(self.failed("answered a vote with something else")),
+        }
+    }
+
+    async fn call_append(
+        &self,
+        request: &AppendEntriesRequest<Types>,
+        limit: Duration,
+    ) -> Result<AppendEntriesResponse<Types>, LinkError> {
+        match self.call(Body::Append(wire::append_to(request)), limit).await? {
+            Body::Appended(answer) => wire::appended_from(answer).map_err(|e| self.failed(e)),
+            _ => Err(self.failed("answered an append with something else")),
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Client {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        Ok(self.call_append(&request, option.soft_ttl()).await.map_err(unreachable)?)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendAnswers<'s>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        if !self.streams {
+            return openraft::network::stream_append_sequential(self, input, option);
+        }
+        async move {
+            let opened = self.peers.open(self.node, self.group);
+            let link = tokio::time::timeout(option.soft_ttl(), opened)
+                .await
+                .map_err(|_| unreachable(self.failed("no connection in time")))?
+                .map_err(unreachable)?;
+            Ok(pipelined(self.node, link, input, option.soft_ttl()).boxed())
+        }
+        .boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let body = Body::Vote(wire::vote_request_to(&request));
+        Ok(self.call_vote(body, option.soft_ttl()).await.map_err(unreachable)?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let body = Body::PreVote(wire::vote_request_to(&request));
+        Ok(self.call_vote(body, option.soft_ttl()).await.map_err(unreachable)?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let chunks = snapshot_chunks(self.group, vote, snapshot);
+        let sent = self.peers.snapshot(self.node, chunks.boxed());
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            answer = sent => {
+                let answer = answer.map_err(unreachable)?;
+                let vote = wire::vote_from(answer.vote).map_err(unreachable)?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let last = request.last_log_id();
+        let body = wire::transfer_to(request.from_leader(), *request.to_node_id(), last);
+        self.call(Body::Transfer(body), option.soft_ttl()).await.map_err(unreachable)?;
+        Ok(Ok(()))
+    }
+}
+
+type AppendAnswers<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
+
+/// Sends requests as they come; yields their answers in order. Ends when the input has ended and
+/// all is answered, or with an error when an answer does not come in `patience`.
+fn pipelined(
+    node: u64,
+    mut link: Box<dyn AppendLink>,
+    mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    patience: Duration,
+) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let send = link.sender();
+    let counter = unanswered.clone();
+    let (ended_sender, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let pump = tokio::spawn(async move {
+        while let Some(request) = input.next().await {
+            counter.fetch_add(1, Ordering::AcqRel);
+            if send(Body::StreamAppend(wire::append_to(&request))).await.is_none() {
+                break;
+            }
+        }
+        drop(ended_sender);
+    });
+    stream! {
+        let _pump = AbortOnDrop(pump);
+        let failed = |reason: String| {
+            RPCError::Unreachable(unreachable(LinkError { node, reason }))
+        };
+        let mut input_ended = false;
+        loop {
+            if input_ended && unanswered.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            let next = tokio::select! {
+                biased;
+                answer = link.next() => Some(answer),
+                _ = &mut ended, if !input_ended => { input_ended = true; continue }
+                () = tokio::time::sleep(patience) => None,
+            };
+            match next {
+                Some(Some(Body::Appended(answer))) => {
+                    unanswered.fetch_sub(1, Ordering::AcqRel);
+                    match wire::streamed_from(answer) {
+                        Ok(result) => yield Ok(result),
+                        Err(error) => { yield Err(failed(error.to_string())); return }
+                    }
+                }
+                Some(Some(Body::Failed(reason))) => { yield Err(failed(reason)); return }
+                Some(Some(_)) => { yield Err(failed("answered with something else".into())); return }
+                Some(None) => { yield Err(failed("the connection is gone".into())); return }
+                None if unanswered.load(Ordering::Acquire) > 0 => {
+                    yield Err(failed(format!("no answer within {patience:?}")));
+                    return;
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A snapshot as it is sent: its head, the bodies that it refers to, its end. If a body cannot be
+/// read the stream ends without its end, and the receiver refuses it.
+fn snapshot_chunks(
+    group: u64,
+    vote: Vote,
+    snapshot: Snapshot,
+) -> impl Stream<Item = pb::SnapshotChunk> + Send + 'static {
+    use pb::snapshot_chunk::Chunk;
+    let chunk = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
+    stream! {
+        let head = pb::SnapshotHead {
+            hello: None,
+            group,
+            vote: Some(wire::vote_to(&vote)),
+            last: snapshot.meta.last_log_id.as_ref().map(wire::id_to),
+            membership: codec::encode_stored_membership(&snapshot.meta.last_membership),
+            state: snapshot.snapshot.state.clone(),
+        };
+        yield chunk(Chunk::Head(head));
+        if let Some(source) = &snapshot.snapshot.source {
+            let mut wanted: VecDeque<_> = source.live.iter().cloned().flatten().collect();
+            while !wanted.is_empty() {
+                match next_bodies(source, &mut wanted).await {
+                    Ok(entries) => yield chunk(Chunk::Bodies(pb::Bodies { entries })),
+                    Err(error) => {
+                        tracing::error!(group, %error, "read a body for a snapshot transfer");
+                        return;
+                    }
+                }
+            }
+        }
+        yield chunk(Chunk::End(pb::Done {}));
+    }
+}
+
+async fn next_bodies(
+    source: &Source,
+    wanted: &mut VecDeque<u64>,
+) -> std::io::Result<Vec<pb::Entry>> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    while bytes < TRANSFER_BYTES_MAX {
+        let Some(index) = wanted.pop_front() else { break };
+        let entry = source.log.body(index).await?;
+        bytes += entry.payload.len();
+        let id = Some(pb::LogId { term: entry.term, index: entry.index });
+        entries.push(pb::Entry { id, payload: entry.payload });
+    }
+    Ok(entries)
+}
+
+/// A body as it came with a snapshot.
+pub(crate) fn body_from(entry: pb::Entry) -> Result<Entry, WireError> {
+    let id = entry.id.ok_or(WireError::Missing("log id"))?;
+    Ok(Entry { index: id.index, term: id.term, payload: entry.payload })
+}

@@ -1,0 +1,118 @@
+//! Gathers commands into entries and hands them to Raft.
+//!
+//! Commands that arrive while entries are on their way to the disks wait, and become one entry as
+//! soon as one of those is done: batching follows the flush, without a linger timer.
+//!
+//! ```text
+//! command ─► channel ─► [ gather ≤ ENTRY_BYTES_MAX ] ─► Raft ─► applied ─► replies to each command
+//!                              ▲ at most ENTRIES_IN_FLIGHT under way
+//! ```
+
+use std::sync::Arc;
+
+use quorate_machine::{EntryBuilder, Machine, Millis};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::types::{OnComplete, Payload, Raft, Types};
+
+/// Bytes after which an entry takes no further command. A single larger command is an entry of its
+/// own.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Commands that may wait to be gathered.
+pub const COMMANDS_WAITING_MAX: usize = 4096;
+/// Entries of one group on their way at a time.
+pub const ENTRIES_IN_FLIGHT: usize = 2;
+
+/// Why a command was not applied, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another node leads, or none: the command did not enter the log.
+    #[error("this node does not lead the group")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// Leadership was lost on the way: the command may have been applied or may still be.
+    #[error("leadership was lost before the outcome was known")]
+    Unknown,
+    /// The replica has stopped.
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+/// The outcome of a command.
+pub type Outcome<M> = Result<<M as Machine>::Reply, ProposeError>;
+
+pub(crate) struct Proposal<M: Machine> {
+    pub(crate) command: M::Command,
+    /// Its size, encoded; roughly.
+    pub(crate) bytes: usize,
+    pub(crate) reply: oneshot::Sender<Outcome<M>>,
+}
+
+type Waiting<M> = Vec<oneshot::Sender<Outcome<M>>>;
+
+/// Runs until the group's handles are gone or Raft has stopped.
+pub(crate) async fn run<M: Machine>(
+    raft: Raft,
+    clock: Clock,
+    mut commands: mpsc::Receiver<Proposal<M>>,
+) {
+    let slots = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+    let mut held: Option<Proposal<M>> = None;
+    loop {
+        let first = match held.take() {
+            Some(proposal) => proposal,
+            None => match commands.recv().await {
+                Some(proposal) => proposal,
+                None => return,
+            },
+        };
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let mut entry = EntryBuilder::new();
+        let mut waiting: Waiting<M> = Vec::new();
+        let mut next = Some(first);
+        while let Some(proposal) = next.take() {
+            if !waiting.is_empty() && entry.len() + proposal.bytes > ENTRY_BYTES_MAX {
+                held = Some(proposal);
+                break;
+            }
+            entry.push_command::<M>(&proposal.command);
+            waiting.push(proposal.reply);
+            next = commands.try_recv().ok();
+        }
+        let payload = Payload(entry.freeze(Millis(clock.now_ms())));
+        let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
+        if raft.client_write_ff(payload, Some(complete)).await.is_err() {
+            // The waiting commands were dropped with the entry, which tells their proposers.
+            return;
+        }
+    }
+}
+
+fn answer<M: Machine>(
+    result: openraft::raft::ClientWriteResult<Types>,
+    waiting: Waiting<M>,
+    slot: OwnedSemaphorePermit,
+) {
+    use openraft::error::ClientWriteError;
+    drop(slot);
+    let error = match result {
+        Ok(response) => {
+            let replies = response.data.0.downcast::<Vec<M::Reply>>();
+            let replies = replies.expect("a group applies commands of its own machine");
+            for (waiting, reply) in waiting.into_iter().zip(*replies) {
+                let _ = waiting.send(Ok(reply));
+            }
+            return;
+        }
+        Err(ClientWriteError::ForwardToLeader(to)) => {
+            ProposeError::NotLeader { leader: to.leader_id }
+        }
+        Err(_) => ProposeError::Unknown,
+    };
+    for waiting in waiting {
+        let _ = waiting.send(Err(error.clone()));
+    }
+}

@@ -1,0 +1,166 @@
+//! The part of a group that answers other replicas.
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::ServerState;
+use openraft_rt::WatchReceiver;
+use quorate_proto::internal as pb;
+use quorate_proto::internal::rpc::Body;
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoints, SnapshotData};
+use crate::codec;
+use crate::handle::Leadership;
+use crate::network::body_from;
+use crate::replica_log::ReplicaLog;
+use crate::state_machine::Snapshot;
+use crate::types::{Raft, SnapshotMeta};
+use crate::wire;
+
+/// Bytes of received bodies that are made durable at a time.
+const STORE_BYTES: usize = 4 << 20;
+
+/// One replica of a group, whatever its machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) group: u64,
+    pub(crate) node: u64,
+    pub(crate) raft: Raft,
+    pub(crate) log: Arc<ReplicaLog>,
+    pub(crate) checkpoints: Checkpoints,
+}
+
+impl Replica {
+    /// The group's id.
+    #[must_use]
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// Who leads, as this replica knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
+        Leadership { leader: metrics.current_leader, term: metrics.vote.leader_id.term, leads }
+    }
+
+    /// Index of the last entry applied here.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index)
+    }
+
+    /// Answers one request of another replica.
+    pub async fn answer(&self, request: Body) -> Body {
+        match self.try_answer(request).await {
+            Ok(answer) => answer,
+            Err(reason) => Body::Failed(reason),
+        }
+    }
+
+    async fn try_answer(&self, request: Body) -> Result<Body, String> {
+        fn text(error: impl ToString) -> String {
+            error.to_string()
+        }
+        match request {
+            Body::Vote(vote) => {
+                let vote = wire::vote_request_from(vote).map_err(text)?;
+                let answer = self.raft.vote(vote).await.map_err(text)?;
+                Ok(Body::Voted(wire::vote_response_to(&answer)))
+            }
+            Body::PreVote(vote) => {
+                let vote = wire::vote_request_from(vote).map_err(text)?;
+                let answer = self.raft.pre_vote(vote).await.map_err(text)?;
+                Ok(Body::Voted(wire::vote_response_to(&answer)))
+            }
+            Body::Append(append) => {
+                let append = wire::append_from(append).map_err(text)?;
+                let answer = self.raft.append_entries(append).await.map_err(text)?;
+                Ok(Body::Appended(wire::appended_to(&answer)))
+            }
+            Body::Transfer(transfer) => {
+                let transfer = wire::transfer_from(transfer).map_err(text)?;
+                let answer = self.raft.handle_transfer_leader(transfer).await.map_err(text)?;
+                answer.map_err(text)?;
+                Ok(Body::Done(pb::Done {}))
+            }
+            _ => Err("not a request".into()),
+        }
+    }
+
+    /// Answers the requests of one append stream, in order. Ends after a refusal.
+    pub fn answer_appends(
+        &self,
+        requests: impl Stream<Item = pb::AppendRequest> + Send + 'static,
+    ) -> BoxStream<'static, Body> {
+        // A malformed request ends the stream: the sender sees it end unanswered.
+        let requests = requests
+            .map(wire::append_from)
+            .take_while(|request| std::future::ready(request.is_ok()))
+            .filter_map(|request| std::future::ready(request.ok()));
+        let answers = self.raft.stream_append(Box::pin(requests));
+        answers
+            .map(|answer| match answer {
+                Ok(answer) => Body::Appended(wire::streamed_to(&answer)),
+                Err(fatal) => Body::Failed(fatal.to_string()),
+            })
+            .boxed()
+    }
+
+    /// Takes a snapshot in: stores its bodies, then installs it. It is durable when this returns.
+    ///
+    /// # Errors
+    /// When the stream ends early, does not make sense, or cannot be stored.
+    pub async fn install(
+        &self,
+        head: pb::SnapshotHead,
+        mut rest: impl Stream<Item = Result<pb::SnapshotChunk, String>> + Unpin + Send,
+    ) -> Result<pb::SnapshotAnswer, String> {
+        use pb::snapshot_chunk::Chunk;
+        let vote = wire::vote_from(head.vote).map_err(|e| e.to_string())?;
+        let last_membership =
+            codec::decode_stored_membership(&head.membership).map_err(|e| e.to_string())?;
+        let meta = SnapshotMeta { last_log_id: head.last.map(wire::id_from), last_membership };
+        // What is stored stays until this snapshot, or another, is installed.
+        let _pin = self.log.pin();
+        let mut waiting = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let chunk = rest.next().await.ok_or("the snapshot ended before its end")??;
+            match chunk.chunk {
+                Some(Chunk::Bodies(bodies)) => {
+                    for entry in bodies.entries {
+                        let entry = body_from(entry).map_err(|e| e.to_string())?;
+                        if !self.log.has(entry.index, entry.term) {
+                            bytes += entry.payload.len();
+                            waiting.push(entry);
+                        }
+                    }
+                    if bytes >= STORE_BYTES {
+                        self.store(&mut waiting).await?;
+                        bytes = 0;
+                    }
+                }
+                Some(Chunk::End(_)) => break,
+                Some(Chunk::Head(_)) | None => return Err("unexpected part of a snapshot".into()),
+            }
+        }
+        self.store(&mut waiting).await?;
+        let data = SnapshotData { state: head.state, source: None };
+        let answer = self
+            .raft
+            .install_full_snapshot(vote, Snapshot { meta, snapshot: data })
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok(pb::SnapshotAnswer { vote: Some(wire::vote_to(&answer.vote)) })
+    }
+
+    async fn store(&self, bodies: &mut Vec<quorate_storage::Entry>) -> Result<(), String> {
+        if bodies.is_empty() {
+            return Ok(());
+        }
+        self.log.put_bodies(std::mem::take(bodies)).await.map_err(|e| e.to_string())
+    }
+}

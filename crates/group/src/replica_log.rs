@@ -1,0 +1,152 @@
+//! What one replica keeps in the node's log: its Raft log, and the bodies that it was sent with a
+//! snapshot.
+//!
+//! The two have a group id each. The Raft log is contiguous above its floor; below it, only the
+//! entries stay whose bodies a durable checkpoint still refers to. Bodies that came with a snapshot
+//! stand apart, since an entry of the Raft log at the same index may be an uncommitted one that
+//! differs.
+
+use std::io;
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use quorate_storage::{Done, Entry, GroupId, Log};
+use tokio::sync::oneshot;
+
+/// Bit of a log group's id that marks the bodies received with snapshots.
+const BODIES: u64 = 1 << 63;
+
+pub(crate) struct ReplicaLog {
+    pub(crate) log: Log,
+    pub(crate) group: GroupId,
+    pub(crate) bodies: GroupId,
+    /// What the last durable checkpoint refers to.
+    kept: Mutex<Kept>,
+    /// Snapshot transfers under way: nothing they may still read is released.
+    pins: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Kept {
+    upto: u64,
+    live: Vec<RangeInclusive<u64>>,
+}
+
+/// Holds back the release of entries while it exists.
+pub(crate) struct Pin(Arc<ReplicaLog>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if self.0.pins.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.release();
+        }
+    }
+}
+
+impl ReplicaLog {
+    pub(crate) fn new(log: Log, group: u64) -> Self {
+        Self {
+            log,
+            group: GroupId(group),
+            bodies: GroupId(group | BODIES),
+            kept: Mutex::default(),
+            pins: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn pin(self: &Arc<Self>) -> Pin {
+        self.pins.fetch_add(1, Ordering::AcqRel);
+        Pin(self.clone())
+    }
+
+    /// Entries of the Raft log from `range.start` on, without gaps, at least one if it is there.
+    pub(crate) async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        self.read_group(self.group, range, max_bytes).await
+    }
+
+    async fn read_group(
+        &self,
+        group: GroupId,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> io::Result<Vec<Entry>> {
+        if let Some(entries) = self.log.read_cached(group, range.clone(), max_bytes) {
+            return Ok(entries);
+        }
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.read(group, range, max_bytes))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)
+    }
+
+    /// The entry at `index` with its body, from either place.
+    pub(crate) async fn body(&self, index: u64) -> io::Result<Entry> {
+        for group in [self.bodies, self.group] {
+            if self.log.term_of(group, index).is_none() {
+                continue;
+            }
+            let entries = self.read_group(group, index..index + 1, 1).await?;
+            if let Some(entry) = entries.into_iter().next() {
+                return Ok(entry);
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("the log of group {} has no entry {index}", self.group),
+        ))
+    }
+
+    /// True if the body at `index` is stored under `term`.
+    pub(crate) fn has(&self, index: u64, term: u64) -> bool {
+        [self.bodies, self.group].iter().any(|g| self.log.term_of(*g, index) == Some(term))
+    }
+
+    /// Stores bodies that came with a snapshot; they are durable when this returns.
+    pub(crate) async fn put_bodies(&self, entries: Vec<Entry>) -> io::Result<()> {
+        durable(|done| self.log.put(self.bodies, entries, done)).await
+    }
+
+    /// A checkpoint that covers `upto` is durable and refers to the entries in `live`.
+    pub(crate) fn checkpointed(&self, upto: u64, live: Vec<RangeInclusive<u64>>) {
+        *self.kept.lock().expect("no panic while held") = Kept { upto, live };
+        self.release();
+    }
+
+    /// The entries that the durable checkpoint at `upto` refers to, if that is the last one.
+    pub(crate) fn kept_live(&self, upto: u64) -> Option<Vec<RangeInclusive<u64>>> {
+        let kept = self.kept.lock().expect("no panic while held");
+        (kept.upto == upto).then(|| kept.live.clone())
+    }
+
+    /// Lets go of what neither Raft nor the last durable checkpoint needs.
+    pub(crate) fn release(&self) {
+        if self.pins.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let kept = self.kept.lock().expect("no panic while held");
+        self.log.retain(self.group, kept.upto, &kept.live);
+        self.log.retain(self.bodies, kept.upto, &kept.live);
+    }
+
+    /// Forgets the replica for ever.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        for group in [self.group, self.bodies] {
+            durable(|done| self.log.remove_group(group, done)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Queues an operation of the log and waits until it is durable.
+pub(crate) async fn durable(queue: impl FnOnce(Done)) -> io::Result<()> {
+    let (send, receive) = oneshot::channel();
+    queue(Box::new(move |result| {
+        let _ = send.send(result);
+    }));
+    match receive.await {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the log's writer has ended")),
+    }
+}

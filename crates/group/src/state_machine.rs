@@ -1,0 +1,262 @@
+//! openraft's state machine: applies entries to the group's machine, and makes and installs
+//! checkpoints.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::Notify;
+
+use crate::applier::Applier;
+use crate::checkpoint::{Checkpoint, Checkpoints, SnapshotData};
+use crate::replica_log::ReplicaLog;
+use crate::types::{LogId, Replies, SnapshotMeta, StoredMembership, Types};
+
+pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
+
+/// What the state machine lets the group's keeper see.
+#[derive(Default)]
+pub(crate) struct Gauges {
+    /// Unix milliseconds of the machine's next deadline; `u64::MAX` = none.
+    pub(crate) deadline_ms: AtomicU64,
+    /// Bytes and entries applied since the last checkpoint.
+    pub(crate) bytes: AtomicU64,
+    pub(crate) entries: AtomicU64,
+    pub(crate) applied: AtomicU64,
+    /// Where in the log the recent megabytes lie.
+    recent: Mutex<Recent>,
+    pub(crate) checkpointed: AtomicU64,
+    /// Rung when one of them asks for attention.
+    pub(crate) bell: Notify,
+}
+
+/// How long to wait for a builder that is between saving a checkpoint and publishing it.
+const BUILDER_PAUSE: Duration = Duration::from_millis(1);
+
+/// A checkpoint is due after this many bytes of entries, or this many entries.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
+const CHECKPOINT_ENTRIES: u64 = 20_000;
+/// Entries kept behind the last checkpoint for followers, unless they have more than `BYTES_KEPT`.
+const ENTRIES_KEPT: u64 = 10_000;
+const BYTES_KEPT: u64 = 8 << 20;
+const STEP_BYTES: u64 = 1 << 20;
+
+/// Log indexes at steps of `STEP_BYTES`, over the last `BYTES_KEPT`.
+#[derive(Default)]
+struct Recent {
+    steps: VecDeque<u64>,
+    bytes: u64,
+}
+
+impl Recent {
+    fn add(&mut self, index: u64, bytes: u64) {
+        self.bytes += bytes;
+        while self.bytes >= STEP_BYTES {
+            self.bytes -= STEP_BYTES;
+            self.steps.push_back(index);
+        }
+        while self.steps.len() as u64 > BYTES_KEPT / STEP_BYTES {
+            self.steps.pop_front();
+        }
+    }
+
+    /// The newest index that has `BYTES_KEPT` behind it, or 0.
+    fn passed(&self) -> u64 {
+        let full = self.steps.len() as u64 == BYTES_KEPT / STEP_BYTES;
+        self.steps.front().filter(|_| full).copied().unwrap_or(0)
+    }
+}
+
+impl Gauges {
+    /// Up to where Raft's log may go: covered by a checkpoint, and far enough behind that a
+    /// follower that was away for a moment goes on from its own position.
+    pub(crate) fn purge_point(&self) -> u64 {
+        let applied = self.applied.load(Ordering::Acquire);
+        let passed = self.recent.lock().expect("no panic while held").passed();
+        let behind = passed.max(applied.saturating_sub(ENTRIES_KEPT));
+        behind.min(self.checkpointed.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn checkpoint_due(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= CHECKPOINT_BYTES
+            || self.entries.load(Ordering::Relaxed) >= CHECKPOINT_ENTRIES
+    }
+}
+
+/// The one that applies.
+pub struct StateMachine {
+    applier: Box<dyn Applier>,
+    log: Arc<ReplicaLog>,
+    checkpoints: Checkpoints,
+    gauges: Arc<Gauges>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl StateMachine {
+    /// Starts from the last checkpoint, or from nothing.
+    pub(crate) async fn open(
+        mut applier: Box<dyn Applier>,
+        log: Arc<ReplicaLog>,
+        checkpoints: Checkpoints,
+        gauges: Arc<Gauges>,
+    ) -> io::Result<Self> {
+        gauges.deadline_ms.store(u64::MAX, Ordering::Relaxed);
+        let (mut applied, mut membership) = (None, StoredMembership::default());
+        if let Some(checkpoint) = checkpoints.load().await? {
+            applier.restore(&checkpoint.state).map_err(io::Error::other)?;
+            applied = checkpoint.meta.last_log_id;
+            membership = checkpoint.meta.last_membership;
+            let index = applied.as_ref().map_or(0, |id| id.index);
+            gauges.checkpointed.store(index, Ordering::Relaxed);
+            gauges.applied.store(index, Ordering::Relaxed);
+            log.checkpointed(index, applier.live());
+        }
+        Ok(Self { applier, log, checkpoints, gauges, applied, membership })
+    }
+
+    fn apply_one(
+        &mut self,
+        payload: EntryPayload<crate::Payload, u64, openraft::EmptyNode>,
+        id: LogId,
+    ) -> io::Result<Replies> {
+        let index = id.index;
+        self.applied = Some(id);
+        match payload {
+            EntryPayload::Blank => Ok(Replies(Box::new(()))),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(self.applied, membership);
+                Ok(Replies(Box::new(())))
+            }
+            EntryPayload::Normal(commands) => {
+                let bytes = commands.0.len() as u64;
+                self.gauges.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.gauges.recent.lock().expect("no panic while held").add(index, bytes);
+                self.applier.apply(index, commands.0).map_err(|error| {
+                    io::Error::other(format!("apply the entry at index {index}: {error}"))
+                })
+            }
+        }
+    }
+
+    /// Rings the keeper's bell if it has something to do sooner than it knows.
+    fn note_progress(&self, entries: u64) {
+        self.gauges.entries.fetch_add(entries, Ordering::Relaxed);
+        self.gauges
+            .applied
+            .store(self.applied.as_ref().map_or(0, |id| id.index), Ordering::Release);
+        let deadline = self.applier.next_deadline_ms().unwrap_or(u64::MAX);
+        let before = self.gauges.deadline_ms.swap(deadline, Ordering::AcqRel);
+        if deadline < before || self.gauges.checkpoint_due() {
+            self.gauges.bell.notify_one();
+        }
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
+            state: Bytes::from(self.applier.snapshot()),
+        }
+    }
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        let mut count = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let replies = self.apply_one(entry.payload, entry.log_id)?;
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+            count += 1;
+        }
+        self.note_progress(count);
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.gauges.bytes.store(0, Ordering::Relaxed);
+        self.gauges.entries.store(0, Ordering::Relaxed);
+        Builder {
+            checkpoint: self.checkpoint(),
+            live: self.applier.live(),
+            log: self.log.clone(),
+            checkpoints: self.checkpoints.clone(),
+            gauges: self.gauges.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        let checkpoint = Checkpoint { meta: meta.clone(), state: snapshot.state };
+        self.applier.restore(&checkpoint.state).map_err(io::Error::other)?;
+        self.checkpoints.save(&checkpoint).await?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        let index = self.applied.as_ref().map_or(0, |id| id.index);
+        self.gauges.checkpointed.store(index, Ordering::Relaxed);
+        self.log.checkpointed(index, self.applier.live());
+        self.note_progress(0);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let _pin = self.log.pin();
+        loop {
+            let Some(checkpoint) = self.checkpoints.load().await? else { return Ok(None) };
+            let index = checkpoint.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+            if let Some(live) = self.log.kept_live(index) {
+                let snapshot = SnapshotData::local(checkpoint.state, &self.log, live);
+                return Ok(Some(Snapshot { meta: checkpoint.meta, snapshot }));
+            }
+            // A builder has just saved this one and is about to say what it refers to.
+            tokio::time::sleep(BUILDER_PAUSE).await;
+        }
+    }
+}
+
+/// Makes a checkpoint durable, beside the state machine that goes on.
+pub struct Builder {
+    checkpoint: Checkpoint,
+    live: Vec<std::ops::RangeInclusive<u64>>,
+    log: Arc<ReplicaLog>,
+    checkpoints: Checkpoints,
+    gauges: Arc<Gauges>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        self.checkpoints.save(&self.checkpoint).await?;
+        let index = self.checkpoint.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        self.gauges.checkpointed.store(index, Ordering::Relaxed);
+        self.gauges.bell.notify_one();
+        self.log.checkpointed(index, self.live.clone());
+        let data = SnapshotData::local(self.checkpoint.state.clone(), &self.log, self.live.clone());
+        Ok(Snapshot { meta: self.checkpoint.meta.clone(), snapshot: data })
+    }
+}

@@ -1,0 +1,102 @@
+//! The types that openraft is instantiated with: one instantiation for every kind of machine, since
+//! each costs a long compile. What differs between machines is erased in [`Replies`] and in the
+//! state machine's applier.
+
+use std::any::Any;
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::RaftTypeConfig;
+use openraft::impls::leader_id_std;
+use openraft::raft::responder::Responder;
+use openraft::vote::{RaftLeaderId, RaftLeaderIdExt};
+
+use crate::state_machine::StateMachine;
+
+/// Runtime of openraft's tasks.
+pub type Runtime = openraft_rt_tokio::TokioRuntime;
+
+/// openraft's type configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Types;
+
+impl RaftTypeConfig for Types {
+    type D = Payload;
+    type R = Replies;
+    type NodeId = u64;
+    type Node = openraft::EmptyNode;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Payload, u64, openraft::EmptyNode>;
+    type Entry = openraft::Entry<Committed, Self::Payload>;
+    type AsyncRuntime = Runtime;
+    type Responder<T>
+        = OnComplete<T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: Send + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// openraft's handle of one replica.
+pub type Raft = openraft::Raft<Types, StateMachine>;
+pub(crate) type LogId = openraft::type_config::alias::LogIdOf<Types>;
+pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;
+pub(crate) type Entry = openraft::type_config::alias::EntryOf<Types>;
+pub(crate) type Membership = openraft::Membership<u64, openraft::EmptyNode>;
+pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
+pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
+type LeaderId = leader_id_std::LeaderId<u64, u64>;
+type Committed = <LeaderId as RaftLeaderId>::Committed;
+
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
+    LogId { leader_id: LeaderId::new_committed(term, 0), index }
+}
+
+pub(crate) fn term_of(id: &LogId) -> u64 {
+    id.leader_id.term
+}
+
+/// Commands of one entry, encoded by `quorate_machine::EntryBuilder`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The replies to the commands of one entry: a `Vec<M::Reply>` of the group's machine.
+pub struct Replies(pub(crate) Box<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replies")
+    }
+}
+
+/// Runs a closure where an entry's outcome becomes known, so that no task has to wait for it.
+pub struct OnComplete<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> OnComplete<T> {
+    pub(crate) fn new(run: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(run))
+    }
+}
+
+impl<T: Send + 'static> Responder<Types, T> for OnComplete<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
