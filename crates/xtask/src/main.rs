@@ -1,1 +1,150 @@
-fn main() {}
+//! `cargo xtask`: what a developer and the CI run, in one place and one order.
+//!
+//! ```text
+//! ci ── fmt --check ── clippy -D warnings ── doc -D warnings ── test
+//!                                                               │
+//! test ── build the release binary ── workspace tests with QUORATE_BIN set to it
+//! bench ── benches/
+//! ```
+//! The cheap checks come first, so that a slip is told within seconds. Steps are plain cargo calls; each is
+//! printed before it runs, so it can be repeated by hand.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+tasks:
+  test [ARGS]   unit and integration tests of the workspace, against the release binary;
+                ARGS go to the test runner, e.g. a part of a test's name
+  ci            format check, clippy, documentation, then test
+  bench [ARGS]  benchmarks; ARGS go to cargo bench
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let Some((task, rest)) = args.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let outcome = match task.as_str() {
+        "test" => test(rest),
+        "ci" => ci(),
+        "bench" => bench(rest),
+        "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        unknown => {
+            eprint!("error: there is no task {unknown:?}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    test(&[])
+}
+
+/// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once.
+fn test(args: &[String]) -> Result<()> {
+    run(cargo().args(["build", "--release", "--package", "quorate-cli"]))?;
+    let binary = target_dir().join("release").join(format!("quorate{}", env::consts::EXE_SUFFIX));
+    if !binary.is_file() {
+        bail!("{} was not built", binary.display());
+    }
+    if has_nextest() {
+        let mut nextest = cargo();
+        nextest.args(["nextest", "run", "--workspace", "--no-tests", "pass"]).args(args);
+        run(nextest.env("QUORATE_BIN", &binary))?;
+        // nextest leaves the examples in the documentation to cargo.
+        if args.is_empty() {
+            run(cargo().args(["test", "--workspace", "--doc"]).env("QUORATE_BIN", &binary))?;
+        }
+        return Ok(());
+    }
+    run(cargo().args(["test", "--workspace"]).args(args).env("QUORATE_BIN", &binary))
+}
+
+fn bench(args: &[String]) -> Result<()> {
+    run(cargo().args(["bench", "--package", "quorate-benches"]).args(args))
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace_root());
+    command
+}
+
+fn workspace_root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map_or(here.clone(), PathBuf::from)
+}
+
+fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => workspace_root().join(dir),
+        None => workspace_root().join("target"),
+    }
+}
+
+fn has_nextest() -> bool {
+    let mut probe = cargo();
+    probe.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let line = line_of(command);
+    eprintln!("xtask: {line}");
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` ended with {status}");
+    }
+    eprintln!("xtask: done in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The call as one would type it, settings in front.
+fn line_of(command: &Command) -> String {
+    let settings = command.get_envs().filter_map(|(name, value)| {
+        value.map(|value| format!("{}={:?}", name.to_string_lossy(), value.to_string_lossy()))
+    });
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = settings.chain(["cargo".to_owned()]).chain(words).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_printed_as_it_can_be_typed() {
+        let mut command = cargo();
+        command.args(["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+        assert_eq!(line_of(&command), "RUSTDOCFLAGS=\"-D warnings\" cargo doc --no-deps");
+    }
+
+    #[test]
+    fn the_root_is_where_the_workspace_is() {
+        let manifest = std::fs::read_to_string(workspace_root().join("Cargo.toml"));
+        assert!(manifest.is_ok_and(|text| text.contains("[workspace]")));
+    }
+}
