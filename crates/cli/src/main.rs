@@ -1,1 +1,68 @@
-fn main() {}
+//! The binary `quorate`: command line, settings and wiring. The work is done in `quorate-broker` (nodes) and
+//! `quorate-client` (everything that talks to them).
+//!
+//! ```text
+//! args ──► commands/* ──► broker::Node            (server)
+//!                   ├───► nodes: child processes  (dev, demo)
+//!                   └───► session ──► client      (publish, consume, queue, cluster, demo)
+//! every command returns Result<(), Failure>; main prints it and turns it into an exit code (exit.rs)
+//! ```
+
+mod args;
+mod commands;
+mod exit;
+mod failure;
+mod logging;
+mod nodes;
+mod session;
+mod settings;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server};
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return Exit::CannotStart.into();
+        }
+    };
+    let outcome = runtime.block_on(run(args));
+    // A read of standard input may still be blocked in a thread; it must not hold the exit.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            if !failure.is_quiet() {
+                eprintln!("{failure}");
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let global = &args.global;
+    match args.command {
+        Command::Server(args) => server::run(*args).await,
+        Command::Dev(args) => dev::run(args, global).await,
+        Command::Demo(args) => demo::run(args, global).await,
+        Command::Publish(args) => publish::run(args, global).await,
+        Command::Consume(args) => consume::run(args, global).await,
+        Command::Queue(command) => queue::run(command, global).await,
+        Command::Cluster(command) => cluster::run(command, global).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,229 @@
+//! `quorate consume QUEUE`.
+//!
+//! A message is acknowledged after it has been written out, so what a closed pipe or a kill interrupts is
+//! delivered again, never lost.
+
+use std::io::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use quorate_client::{Consumer, Delivery};
+
+use crate::args::{Format, Global};
+use crate::failure::Failure;
+use crate::session;
+use crate::units;
+
+/// Options of `consume`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without --count and --follow it ends once no message has come for --idle-timeout."
+)]
+pub struct Args {
+    /// The queue.
+    queue: String,
+    /// End after this many messages.
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "follow")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Wait for further messages until Ctrl-C.
+    #[arg(short, long)]
+    follow: bool,
+    /// Look only: give the messages back at the end. Counts as a delivery of each; shows at most --prefetch.
+    #[arg(long)]
+    no_ack: bool,
+    /// Messages taken ahead.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    prefetch: u32,
+    /// End once no message has come for this long.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(conflicts_with = "follow")]
+    idle_timeout: Option<Duration>,
+    /// Name shown in listings of consumers.
+    #[arg(long, default_value = "quorate consume", value_name = "NAME")]
+    name: String,
+}
+
+/// Without other wishes the queue counts as drained after this.
+const DRAINED_AFTER: Duration = Duration::from_secs(2);
+
+impl Args {
+    /// How long to wait for the next message; `None` = for ever.
+    fn patience(&self) -> Option<Duration> {
+        match (self.idle_timeout, self.follow, self.count) {
+            (Some(idle), _, _) => Some(idle),
+            (None, false, None) => Some(DRAINED_AFTER),
+            (None, _, _) => None,
+        }
+    }
+
+    /// Looking only frees no credit, so all that is to be seen must fit into it.
+    fn credit(&self) -> u32 {
+        let wanted = match (self.no_ack, self.count) {
+            (true, Some(count)) => u32::try_from(count).unwrap_or(u32::MAX).min(65_535),
+            _ => 0,
+        };
+        self.prefetch.max(wanted)
+    }
+}
+
+/// Takes messages, prints them, acknowledges them.
+pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
+    let client = session::connect(global).await?;
+    let building = client
+        .consumer(args.queue.as_str())
+        .name(args.name.as_str())
+        .prefetch(args.credit())
+        .build();
+    let mut consumer = session::within(global, "open consumer", building).await?;
+    let outcome = tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        outcome = take(&mut consumer, &args, global.output) => outcome,
+    };
+    // Gives back at once what was taken ahead, and waits for the acks under way.
+    let _ = tokio::time::timeout(global.timeout, consumer.close()).await;
+    outcome
+}
+
+async fn take(consumer: &mut Consumer, args: &Args, format: Format) -> Result<(), Failure> {
+    let doing = format!("consume from {:?}", args.queue);
+    let mut looked_at = Vec::new();
+    let mut taken = 0;
+    while args.count.is_none_or(|count| taken < count) {
+        let Some(delivery) = next(consumer, args.patience()).await else { break };
+        let delivery = delivery.map_err(|error| session::failure(&doing, &error))?;
+        print(&delivery, format)?;
+        taken += 1;
+        if args.no_ack {
+            // Held to the end: given back now, it would come again at once.
+            looked_at.push(delivery);
+        } else {
+            delivery.ack_later();
+        }
+    }
+    Ok(())
+}
+
+async fn next(
+    consumer: &mut Consumer,
+    patience: Option<Duration>,
+) -> Option<<Consumer as futures_util::Stream>::Item> {
+    match patience {
+        Some(limit) => tokio::time::timeout(limit, consumer.next()).await.ok().flatten(),
+        None => consumer.next().await,
+    }
+}
+
+fn print(delivery: &Delivery, format: Format) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Table => {
+            out.write_all(&delivery.body)?;
+            out.write_all(b"\n")?;
+        }
+        Format::Json => {
+            let headers = delivery.headers.iter().map(|(key, value)| {
+                let mut header = serde_json::Map::new();
+                header.insert("key".to_owned(), key.as_str().into());
+                insert_bytes(&mut header, "value", value);
+                serde_json::Value::Object(header)
+            });
+            let mut line = serde_json::Map::new();
+            line.insert("offset".to_owned(), delivery.offset.into());
+            line.insert("attempt".to_owned(), delivery.attempt.into());
+            line.insert("headers".to_owned(), headers.collect());
+            insert_bytes(&mut line, "body", &delivery.body);
+            writeln!(out, "{}", serde_json::Value::Object(line))?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Text as `name`, other bytes as `name_base64`.
+fn insert_bytes(
+    object: &mut serde_json::Map<String, serde_json::Value>,
+    name: &str,
+    bytes: &Bytes,
+) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), text.into()),
+        Err(_) => object.insert(format!("{name}_base64"), base64(bytes).into()),
+    };
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(*group.get(at).unwrap_or(&0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..4 {
+            let index = (bits >> (18 - 6 * place)) & 63;
+            text.push(if place <= group.len() { ALPHABET[index as usize] as char } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &[&str]) -> Args {
+        Only::parse_from(["consume", "orders"].iter().chain(words)).args
+    }
+
+    #[test]
+    fn it_waits_for_ever_only_if_asked_to() {
+        assert_eq!(parse(&[]).patience(), Some(DRAINED_AFTER));
+        assert_eq!(parse(&["--follow"]).patience(), None);
+        assert_eq!(parse(&["--count", "3"]).patience(), None);
+        let limited = parse(&["--count", "3", "--idle-timeout", "5s"]);
+        assert_eq!(limited.patience(), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn looking_only_takes_credit_for_all_that_is_to_be_seen() {
+        assert_eq!(parse(&["--count", "1000", "--no-ack"]).credit(), 1000);
+        assert_eq!(parse(&["--count", "1000"]).credit(), 256);
+        assert_eq!(parse(&["--count", "100000", "--no-ack"]).credit(), 65_535);
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_apart() {
+        let mut object = serde_json::Map::new();
+        insert_bytes(&mut object, "body", &Bytes::from_static(b"text"));
+        insert_bytes(&mut object, "value", &Bytes::from_static(&[0xff]));
+        let line = serde_json::Value::Object(object).to_string();
+        assert_eq!(line, r#"{"body":"text","value_base64":"/w=="}"#);
+    }
+}

@@ -1,0 +1,10 @@
+//! One file for each command, one directory for each noun: options and code side by side.
+
+pub mod cluster;
+pub mod completions;
+pub mod consume;
+pub mod demo;
+pub mod dev;
+pub mod publish;
+pub mod queue;
+pub mod server;

@@ -1,0 +1,258 @@
+//! `quorate publish QUEUE [MESSAGE...]`.
+//!
+//! ```text
+//! arguments | lines of stdin | lines of a file | a whole file ──► Input ──► Producer.send ──► receipts, in order
+//! ```
+//! Sending and collecting receipts run side by side, so a pipe into `publish` is as fast as the cluster.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quorate_client::{Message, Pending, Producer, PublishError};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::mpsc;
+
+use crate::args::{Format, Global};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session;
+use crate::table::Table;
+use crate::units;
+
+/// Options of `publish`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  quorate publish orders '{\"id\": 1}'\n  \
+cat orders.jsonl | quorate publish orders\n  quorate publish orders --whole-file invoice.pdf -H type=pdf")]
+pub struct Args {
+    /// The queue.
+    queue: String,
+    /// Messages; without any, or with `-`, each line of standard input is one.
+    #[arg(conflicts_with_all = ["file", "whole_file"])]
+    messages: Vec<String>,
+    /// Each line of this file is a message.
+    #[arg(long, value_name = "FILE", conflicts_with = "whole_file")]
+    file: Option<PathBuf>,
+    /// This file is one message.
+    #[arg(long, value_name = "FILE")]
+    whole_file: Option<PathBuf>,
+    /// Header for every message; repeatable.
+    #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// Publish each message this many times.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+}
+
+/// Up to here each receipt is printed in table form; beyond, a summary says more than a page of offsets.
+const RECEIPTS_LISTED: usize = 20;
+/// Receipts that may be waited for at once; the SDK bounds what is in flight below this.
+const PENDING_LIMIT: usize = 4096;
+/// Longest line taken as a message; the server's own limit is at most this.
+const LINE_BYTES_MAX: usize = 16 << 20;
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?}: write KEY=VALUE")),
+    }
+}
+
+/// Publishes and prints receipts.
+pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
+    let mut input = Input::open(&args).await?;
+    let client = session::connect(global).await?;
+    let building = client.producer(args.queue.as_str()).deadline(global.timeout).build();
+    let producer = session::within(global, "open producer", building).await?;
+    let started = Instant::now();
+    let (pending, receipts) = mpsc::channel(PENDING_LIMIT);
+    let doing = format!("publish to {:?}", args.queue);
+    let mut report = Report::new(global.output);
+    let (sent, collected) = tokio::join!(
+        send_all(&mut input, &args, &producer, pending, &doing),
+        collect(receipts, &mut report, &doing),
+    );
+    // What was confirmed is told even if something failed: those messages are in the queue.
+    report.finish(started)?;
+    let outcome = collected.and(sent);
+    outcome.map_err(|failure| match report.confirmed {
+        0 => failure,
+        n => failure.context(format!("{} messages were confirmed, then", units::count(n))),
+    })?;
+    producer.close().await;
+    Ok(())
+}
+
+async fn send_all(
+    input: &mut Input,
+    args: &Args,
+    producer: &Producer,
+    pending: mpsc::Sender<Pending>,
+    doing: &str,
+) -> Result<(), Failure> {
+    while let Some(body) = input.next().await? {
+        for _ in 0..args.count {
+            let message =
+                args.headers.iter().fold(Message::new(body.clone()), |message, (key, value)| {
+                    message.header(key.clone(), value.clone())
+                });
+            let sent = producer.send(message).await;
+            let sent = sent.map_err(|error| session::failure(doing, &error))?;
+            // The collector has met a failure and left: it reports it.
+            if pending.send(sent).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn collect(
+    mut receipts: mpsc::Receiver<Pending>,
+    report: &mut Report,
+    doing: &str,
+) -> Result<(), Failure> {
+    while let Some(pending) = receipts.recv().await {
+        let receipt: Result<_, PublishError> = pending.await;
+        let receipt = receipt.map_err(|error| session::failure(doing, &error))?;
+        report.receipt(receipt.offset, receipt.duplicate)?;
+    }
+    Ok(())
+}
+
+/// Receipts as they come in, printed as the format asks.
+struct Report {
+    format: Format,
+    confirmed: u64,
+    first: Vec<(u64, bool)>,
+    offsets: Option<(u64, u64)>,
+}
+
+impl Report {
+    fn new(format: Format) -> Report {
+        Report { format, confirmed: 0, first: Vec::new(), offsets: None }
+    }
+
+    fn receipt(&mut self, offset: u64, duplicate: bool) -> Result<(), Failure> {
+        self.confirmed += 1;
+        let (low, high) = self.offsets.unwrap_or((offset, offset));
+        self.offsets = Some((low.min(offset), high.max(offset)));
+        match self.format {
+            Format::Json => {
+                let line = serde_json::json!({ "offset": offset, "duplicate": duplicate });
+                writeln!(std::io::stdout().lock(), "{line}")?;
+            }
+            Format::Table if self.first.len() <= RECEIPTS_LISTED => {
+                self.first.push((offset, duplicate));
+            }
+            Format::Table => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&self, started: Instant) -> Result<(), Failure> {
+        let Some((low, high)) = self.offsets else { return Ok(()) };
+        if self.format == Format::Json {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        if self.first.len() <= RECEIPTS_LISTED {
+            let mut table = Table::new(&[">offset", "receipt"]);
+            for (offset, duplicate) in &self.first {
+                let receipt = if *duplicate { "duplicate" } else { "confirmed" };
+                table.row([offset.to_string(), receipt.to_owned()]);
+            }
+            write!(out, "{table}")?;
+            return Ok(());
+        }
+        let elapsed = started.elapsed();
+        let rate = self.confirmed as f64 / elapsed.as_secs_f64();
+        writeln!(
+            out,
+            "{} messages confirmed at offsets {low} to {high} in {} ({} messages/s)",
+            units::count(self.confirmed),
+            units::duration(elapsed),
+            units::count(rate as u64),
+        )?;
+        Ok(())
+    }
+}
+
+/// Where messages come from.
+enum Input {
+    Listed(std::vec::IntoIter<Bytes>),
+    Lines(Box<dyn AsyncBufRead>),
+}
+
+/// What lines are read from.
+trait AsyncBufRead: tokio::io::AsyncBufRead + Send + Unpin {}
+impl<R: AsyncRead + Send + Unpin> AsyncBufRead for BufReader<R> {}
+
+impl Input {
+    async fn open(args: &Args) -> Result<Input, Failure> {
+        let failed = |path: &PathBuf, error: std::io::Error| {
+            Failure::new(Exit::Failed, format!("read {}: {error}", path.display()))
+        };
+        if let Some(path) = &args.whole_file {
+            let body = tokio::fs::read(path).await.map_err(|error| failed(path, error))?;
+            return Ok(Input::Listed(vec![Bytes::from(body)].into_iter()));
+        }
+        if let Some(path) = &args.file {
+            let file = tokio::fs::File::open(path).await.map_err(|error| failed(path, error))?;
+            return Ok(Input::Lines(Box::new(BufReader::new(file))));
+        }
+        if args.messages.is_empty() || args.messages == ["-"] {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+            let stdin = tokio::fs::File::from_std(std::fs::File::from(stdin));
+            return Ok(Input::Lines(Box::new(BufReader::new(stdin))));
+        }
+        let bodies: Vec<Bytes> = args.messages.iter().cloned().map(Bytes::from).collect();
+        Ok(Input::Listed(bodies.into_iter()))
+    }
+
+    /// The next message; lines without their line end, whatever bytes they hold.
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let reader = match self {
+            Input::Listed(bodies) => return Ok(bodies.next()),
+            Input::Lines(reader) => reader,
+        };
+        let mut line = Vec::new();
+        if reader.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(None);
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        if line.len() > LINE_BYTES_MAX {
+            return Err(Failure::new(Exit::Failed, "a line is longer than 16 MiB")
+                .reason("MESSAGE_TOO_LARGE"));
+        }
+        Ok(Some(Bytes::from(line)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_key_and_a_value_that_may_hold_equal_signs() {
+        assert_eq!(parse_header("k=v=w"), Ok(("k".to_owned(), "v=w".to_owned())));
+        assert_eq!(parse_header("k="), Ok(("k".to_owned(), String::new())));
+        assert!(parse_header("=v").is_err());
+        assert!(parse_header("k").is_err());
+    }
+
+    #[tokio::test]
+    async fn lines_are_messages_without_their_line_ends() {
+        let text: &[u8] = b"one\n\ntwo \xff\nlast without end";
+        let mut input = Input::Lines(Box::new(BufReader::new(text)));
+        let mut lines = Vec::new();
+        while let Some(line) = input.next().await.expect("read") {
+            lines.push(line);
+        }
+        assert_eq!(lines, [&b"one"[..], b"", b"two \xff", b"last without end"]);
+    }
+}

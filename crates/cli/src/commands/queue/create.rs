@@ -1,0 +1,81 @@
+//! `quorate queue create NAME`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use quorate_client::QueueSettings;
+
+use crate::args::{Format, Global};
+use crate::commands::queue::describe;
+use crate::failure::Failure;
+use crate::{session, units};
+
+/// Options of `queue create`; what is left out gets the cluster's default.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// 1 to 128 characters of A-Z a-z 0-9 . _ -, starting with a letter or digit.
+    name: String,
+    /// Copies on different nodes: 1, 3 or 5; default 3, or 1 in a cluster of fewer than three nodes.
+    #[arg(long, value_name = "N")]
+    replicas: Option<u32>,
+    /// Most messages held; a publish beyond is refused.
+    #[arg(long, value_name = "N")]
+    max_messages: Option<u64>,
+    /// Most bytes held, e.g. 10GiB; a publish beyond is refused.
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    max_bytes: Option<u64>,
+    /// A message returned after this many deliveries leaves the queue.
+    #[arg(long, value_name = "N")]
+    max_deliveries: Option<u32>,
+    /// How long a consumer may hold a message; default 30s.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    lease: Option<Duration>,
+    /// How long a consumer that lost its connection keeps its messages; default 10s.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    session_grace: Option<Duration>,
+    /// How long a silent producer's sequence is remembered; default 10m.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    dedup_age: Option<Duration>,
+}
+
+impl Args {
+    fn settings(&self) -> Result<QueueSettings, Failure> {
+        Ok(QueueSettings {
+            replicas: self.replicas.unwrap_or_default(),
+            max_messages: self.max_messages.unwrap_or_default(),
+            max_bytes: self.max_bytes.unwrap_or_default(),
+            max_deliveries: self.max_deliveries.unwrap_or_default(),
+            lease_ms: millis("--lease", self.lease)?,
+            session_grace_ms: millis("--session-grace", self.session_grace)?,
+            dedup_age_ms: millis("--dedup-age", self.dedup_age)?,
+        })
+    }
+}
+
+/// 0 means "the default" to the cluster, so a span that rounds to 0 is refused.
+fn millis(option: &str, value: Option<Duration>) -> Result<u32, Failure> {
+    let Some(value) = value else { return Ok(0) };
+    match u32::try_from(value.as_millis()) {
+        Ok(millis) if millis > 0 => Ok(millis),
+        _ => Err(Failure::usage(format!("{option}: from 1ms to 49 days"))),
+    }
+}
+
+/// Creates the queue and shows it.
+pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
+    let settings = args.settings()?;
+    let client = session::connect(global).await?;
+    let creating = client.create_queue(args.name.as_str(), settings);
+    let created = session::within(global, "create queue", creating).await?;
+    let mut out = std::io::stdout().lock();
+    match global.output {
+        Format::Json => {
+            let mut line = describe::json(&created.queue);
+            line["created"] = created.created.into();
+            writeln!(out, "{line}")?;
+        }
+        Format::Table if created.created => writeln!(out, "queue {} is created", args.name)?,
+        Format::Table => writeln!(out, "queue {} exists already, with these settings", args.name)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! `quorate queue describe NAME`, and the JSON form of a queue that the other verbs print too.
+
+use std::io::Write;
+use std::time::Duration;
+
+use quorate_client::{QueueDescription, ReplicaRole};
+use serde_json::{Value, json};
+
+use crate::args::{Format, Global};
+use crate::failure::Failure;
+use crate::session;
+use crate::table::{Facts, Table};
+use crate::units;
+
+/// Options of `queue describe`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    name: String,
+}
+
+/// Shows one queue.
+pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
+    let client = session::connect(global).await?;
+    let asking = client.describe_queue(args.name.as_str());
+    let queue = session::within(global, "describe queue", asking).await?;
+    let mut out = std::io::stdout().lock();
+    match global.output {
+        Format::Json => writeln!(out, "{}", json(&queue))?,
+        Format::Table => write!(out, "{}", text(&queue))?,
+    }
+    Ok(())
+}
+
+fn text(queue: &QueueDescription) -> String {
+    let mut facts = Facts::default();
+    facts.fact("queue", &queue.name);
+    facts.fact(
+        "leader",
+        queue.leader.as_ref().map_or("none: no election has succeeded yet".to_owned(), |leader| {
+            format!("node {} at {}, term {}", leader.node_id, leader.address, leader.term)
+        }),
+    );
+    settings(queue, &mut facts);
+    counts(queue, &mut facts);
+    let mut text = facts.to_string();
+    text.push_str(&format!("\n{}", replicas(queue)));
+    if !queue.consumers.is_empty() {
+        text.push_str(&format!("\n{}", consumers(queue)));
+    }
+    text
+}
+
+fn settings(queue: &QueueDescription, facts: &mut Facts) {
+    let Some(settings) = &queue.settings else { return };
+    let limit = |value: u64, shown: String| if value == 0 { "no limit".to_owned() } else { shown };
+    let time = |millis: u32| units::duration(Duration::from_millis(u64::from(millis)));
+    facts
+        .fact("max messages", limit(settings.max_messages, units::count(settings.max_messages)))
+        .fact("max size", limit(settings.max_bytes, units::bytes(settings.max_bytes)))
+        .fact(
+            "max deliveries",
+            limit(settings.max_deliveries.into(), settings.max_deliveries.to_string()),
+        )
+        .fact("lease", time(settings.lease_ms))
+        .fact("session grace", time(settings.session_grace_ms))
+        .fact("dedup age", time(settings.dedup_age_ms));
+}
+
+fn counts(queue: &QueueDescription, facts: &mut Facts) {
+    let Some(counts) = &queue.counts else {
+        facts.fact("counts", "unknown: the leader did not answer");
+        return;
+    };
+    facts
+        .fact("published", units::count(counts.published))
+        .fact("ready", units::count(counts.ready))
+        .fact("leased", units::count(counts.leased))
+        .fact("delayed", units::count(counts.delayed))
+        .fact("acked", units::count(counts.acked))
+        .fact("rejected", units::count(counts.rejected))
+        .fact("exhausted", units::count(counts.exhausted))
+        .fact("purged", units::count(counts.purged))
+        .fact("size", units::bytes(counts.bytes))
+        .fact("offsets", format!("{} to before {}", counts.first_offset, counts.next_offset));
+}
+
+fn replicas(queue: &QueueDescription) -> Table {
+    let mut table = Table::new(&[">node", "address", "role", ">matched", ">lag"]);
+    for replica in &queue.replicas {
+        table.row([
+            replica.node_id.to_string(),
+            replica.address.clone(),
+            role(replica.role()).to_owned(),
+            units::count(replica.matched_index),
+            units::count(replica.lag),
+        ]);
+    }
+    table
+}
+
+fn consumers(queue: &QueueDescription) -> Table {
+    let mut table = Table::new(&["consumer", ">node", ">leased", ">prefetch", "connected"]);
+    for consumer in &queue.consumers {
+        table.row([
+            consumer.name.clone(),
+            consumer.node_id.to_string(),
+            units::count(consumer.leased.into()),
+            units::count(consumer.prefetch.into()),
+            if consumer.connected { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    table
+}
+
+fn role(role: ReplicaRole) -> &'static str {
+    match role {
+        ReplicaRole::Leader => "leader",
+        ReplicaRole::Follower => "follower",
+        ReplicaRole::Learner => "learner",
+        ReplicaRole::Unspecified => "unknown",
+    }
+}
+
+/// The queue as JSON, by the names of the API; what is unknown is null.
+pub fn json(queue: &QueueDescription) -> Value {
+    json!({
+        "name": queue.name,
+        "group_id": queue.group_id,
+        "leader": queue.leader.as_ref().map(|leader| json!({
+            "node_id": leader.node_id, "address": leader.address, "term": leader.term,
+        })),
+        "settings": queue.settings.as_ref().map(|settings| json!({
+            "replicas": settings.replicas,
+            "max_messages": settings.max_messages,
+            "max_bytes": settings.max_bytes,
+            "max_deliveries": settings.max_deliveries,
+            "lease_ms": settings.lease_ms,
+            "session_grace_ms": settings.session_grace_ms,
+            "dedup_age_ms": settings.dedup_age_ms,
+        })),
+        "counts": queue.counts.as_ref().map(|counts| json!({
+            "published": counts.published, "ready": counts.ready, "leased": counts.leased,
+            "delayed": counts.delayed, "acked": counts.acked, "rejected": counts.rejected,
+            "exhausted": counts.exhausted, "purged": counts.purged, "bytes": counts.bytes,
+            "first_offset": counts.first_offset, "next_offset": counts.next_offset,
+        })),
+        "replicas": queue.replicas.iter().map(|replica| json!({
+            "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),
+            "matched_index": replica.matched_index, "lag": replica.lag,
+        })).collect::<Vec<_>>(),
+        "consumers": queue.consumers.iter().map(|consumer| json!({
+            "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
+            "leased": consumer.leased, "connected": consumer.connected,
+        })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,39 @@
+//! `quorate queue …`: administration of queues, a file for each verb.
+
+mod confirm;
+mod create;
+mod delete;
+mod describe;
+mod list;
+mod purge;
+
+use clap::Subcommand;
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// Verbs of `queue`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a queue; succeeds if it exists with the same settings.
+    Create(create::Args),
+    /// List the queues.
+    List,
+    /// Show one queue: settings, replicas, counts, consumers.
+    Describe(describe::Args),
+    /// Drop every message of a queue.
+    Purge(purge::Args),
+    /// Remove a queue and its messages.
+    Delete(delete::Args),
+}
+
+/// Runs one verb.
+pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create::run(args, global).await,
+        Command::List => list::run(global).await,
+        Command::Describe(args) => describe::run(&args, global).await,
+        Command::Purge(args) => purge::run(&args, global).await,
+        Command::Delete(args) => delete::run(&args, global).await,
+    }
+}

@@ -1,0 +1,91 @@
+//! The exit codes of `quorate`: the only place that says what each number means.
+//!
+//! Scripts rely on these, so a code never changes its meaning.
+
+use std::process::ExitCode;
+
+/// How the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Ok,
+    /// 1: tried and failed, for a reason that has no code of its own. `demo`: a confirmed message is missing.
+    Failed,
+    /// 2: the command line is wrong; nothing was tried. clap ends with the same code.
+    Usage,
+    /// 3: a node could not start: configuration, data directory or listen address.
+    CannotStart,
+    /// 4: no node answered in time, or the cluster has no majority.
+    Unavailable,
+    /// 5: what was named does not exist.
+    NotFound,
+    /// 6: the cluster understood and refused: queue full, exists with other settings, message too large, and so on.
+    Refused,
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::CannotStart => 3,
+            Exit::Unavailable => 4,
+            Exit::NotFound => 5,
+            Exit::Refused => 6,
+        }
+    }
+
+    /// The code for an error reason as in `google.rpc.ErrorInfo.reason`.
+    pub fn of_reason(reason: &str) -> Exit {
+        match reason {
+            "QUEUE_NOT_FOUND" => Exit::NotFound,
+            "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" => Exit::Unavailable,
+            "QUEUE_EXISTS"
+            | "QUEUE_NOT_EMPTY"
+            | "QUEUE_FULL"
+            | "DISK_FULL"
+            | "MESSAGE_TOO_LARGE"
+            | "INVALID_ARGUMENT"
+            | "NOT_ENOUGH_NODES"
+            | "QUOTA_EXCEEDED"
+            | "RESOURCE_EXHAUSTED"
+            | "UNSUPPORTED_VERSION" => Exit::Refused,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exit;
+
+    #[test]
+    fn codes_are_what_scripts_were_promised() {
+        let all = [
+            Exit::Ok,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::CannotStart,
+            Exit::Unavailable,
+            Exit::NotFound,
+            Exit::Refused,
+        ];
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn reasons_map_to_the_code_a_script_would_branch_on() {
+        assert_eq!(Exit::of_reason("QUEUE_NOT_FOUND"), Exit::NotFound);
+        assert_eq!(Exit::of_reason("NO_QUORUM"), Exit::Unavailable);
+        assert_eq!(Exit::of_reason("QUEUE_FULL"), Exit::Refused);
+        assert_eq!(Exit::of_reason("SOMETHING_NEW"), Exit::Failed);
+    }
+}
