@@ -235,4 +235,35 @@ mod tests {
             assert_eq!(section_variable(other), None, "{other}");
         }
     }
+
+    /// The example for deployments, with its defaults no longer commented out.
+    fn example() -> String {
+        let text = include_str!("../../../deploy/quorate.toml");
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(char::is_alphabetic) => setting,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_file_shows_the_defaults() {
+        let shown: Config = toml::from_str(&example()).expect("the example is valid");
+        assert_eq!(format!("{shown:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn the_example_file_shows_every_setting() {
+        let example = example();
+        let all = format!("{:#?}", Config::default());
+        let names =
+            all.lines().filter_map(|line| line.trim().split_once(':')).map(|(name, _)| name);
+        for name in names {
+            let shown = [format!("{name} ="), format!("# {name} ="), format!("[{name}]")];
+            assert!(
+                example.lines().any(|line| shown.iter().any(|form| line.starts_with(form))),
+                "deploy/quorate.toml does not show {name}"
+            );
+        }
+    }
 }

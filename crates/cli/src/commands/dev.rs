@@ -30,8 +30,8 @@ use crate::units;
     after_help = "Ctrl-C stops all nodes and keeps the data; the same command goes on with it."
 )]
 pub struct Args {
-    /// Number of nodes, 1 to 9; default 3, or what the directory holds.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    /// Number of nodes, 1 to 5; default 3, or what the directory holds.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=5))]
     nodes: Option<u16>,
     /// Where data and logs are kept.
     #[arg(long, value_name = "DIR", default_value = "./quorate-dev")]
@@ -173,7 +173,7 @@ async fn sleep_until(when: Option<Instant>) {
     }
 }
 
-/// Asks until the catalog has a leader; says who it is.
+/// Asks until the catalog has a leader that reaches all nodes; says who it is.
 pub async fn wait_for_leader(addresses: Vec<String>) -> Result<u64, Failure> {
     const ASK_EVERY: Duration = Duration::from_millis(100);
     let started = Instant::now();
@@ -185,14 +185,18 @@ pub async fn wait_for_leader(addresses: Vec<String>) -> Result<u64, Failure> {
         if let Ok(client) = builder.connect().await
             && let Ok(status) = client.status().await
             && let Some(leader) = status.catalog_leader
+            && status.nodes.iter().filter(|node| node.reachable).count() >= addresses.len()
         {
             return Ok(leader.node_id);
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
-    Err(Failure::new(Exit::Unavailable, format!("the nodes elected no leader in {LEADER_LIMIT:?}"))
-        .reason("NO_QUORUM")
-        .cure("look into the nodes' logs"))
+    Err(Failure::new(
+        Exit::Unavailable,
+        format!("the nodes have not found together in {LEADER_LIMIT:?}"),
+    )
+    .reason("NO_QUORUM")
+    .cure("look into the nodes' logs"))
 }
 
 fn print_nodes(nodes: &Nodes, output: Format) -> Result<(), Failure> {
