@@ -233,7 +233,7 @@ mod tests {
         for index in 0..10_000 {
             backlog.append(batch(index, index * 2, 2, 10), false);
         }
-        backlog.remove(1, 9_999 * 2 - 2);
+        backlog.remove(1, 9_999 * 2 - 1);
         assert_eq!(backlog.len(), 2);
         assert!(backlog.batches.len() <= 2 + DEAD_MIN);
         assert!(backlog.batches.capacity() <= 1024);

@@ -153,6 +153,7 @@ impl Queue {
     fn purge(&mut self) -> Reply {
         let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
         self.backlog.clear();
+        self.merge = false;
         self.consumers.release_all();
         self.gone.purged += count;
         Reply::Purged { count }

@@ -117,20 +117,24 @@ fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
 
 fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     let cursor = queue.ready.cursor();
+    let mut end = 0;
     for _ in 0..item_count(buf, 3)? {
         let span = read_span(buf, cursor)?;
-        // The counts add up to no more than the cursor, or else two runs overlap.
-        if span.count > cursor - queue.ready.returned_count() {
+        if span.first < end {
             return Err(OVERLAP);
         }
+        end = span.end();
         queue.ready.give_back(span);
     }
+    let mut end = (Millis(0), 0);
     for _ in 0..item_count(buf, 4)? {
         let due = Millis(varint(buf)?);
         let span = read_span(buf, cursor)?;
-        if span.count > cursor - queue.delayed.len() {
+        // Runs of one due time follow each other; those of others are compared by `check`.
+        if (due, span.first) < end || span.count > cursor - queue.delayed.len() {
             return Err(OVERLAP);
         }
+        end = (due, span.end());
         queue.delayed.insert(due, span);
     }
     Ok(())
@@ -325,4 +329,103 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
         return Err(DecodeError::Invalid { what: "producer", why: "it has no sequence" });
     }
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+    use super::super::ids::Offset;
+    use super::*;
+    use crate::{At, Machine, frame};
+
+    /// A queue that has something of everything.
+    fn queue() -> Queue {
+        let mut queue = Queue::new();
+        let settle = |kind, first, count| {
+            let item = SettleItem { kind, token: Token(4), first: Offset(first), count };
+            Command::Settle { session: Session(7), items: vec![item] }
+        };
+        let attach = |session, node| {
+            Command::Attach(Attach {
+                session: Session(session),
+                node: NodeId(node),
+                name: "consumer".to_owned(),
+                prefetch: 9,
+                lease_ms: (node == 2).then_some(5_000),
+            })
+        };
+        let log = [
+            attach(7, 1),
+            publish(0, 5),
+            publish(5, 6),
+            settle(SettleKind::Nack { delay_ms: 5_000 }, 2, 2),
+            settle(SettleKind::Nack { delay_ms: 0 }, 5, 1),
+            settle(SettleKind::Ack, 0, 1),
+            settle(SettleKind::Reject, 7, 1),
+            attach(8, 2),
+            Command::Disconnect { session: Session(7), attachment: Attachment(1) },
+            publish(11, 40),
+        ];
+        // The publishes share an index, so that the tokens above are known.
+        for (command, index) in log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11]) {
+            let at = At { index, now: Millis(index * 10) };
+            queue.apply(at, 0, command, &mut Vec::new());
+            queue.finish(at, &mut Vec::new());
+        }
+        let stats = queue.stats();
+        assert!(stats.ready > 0 && stats.leased > 0 && stats.delayed > 0 && stats.rejected > 0);
+        queue
+    }
+
+    fn publish(sequence: u64, count: u32) -> Command {
+        let id = ProducerId::new(&b"producer"[..]).unwrap();
+        let producer = Some(Producer { id, epoch: 1, sequence });
+        let frame = Bytes::from(vec![0; count as usize * 6]);
+        Command::Publish(Publish { producer, count, layout: frame::LAYOUT, frame })
+    }
+
+    #[test]
+    fn a_restored_queue_is_the_same() {
+        let queue = queue();
+        let restored = Queue::restore(&queue.snapshot()).unwrap();
+        assert_eq!(restored.snapshot(), queue.snapshot());
+        assert_eq!(restored.stats(), queue.stats());
+        assert_eq!(restored.next_deadline(), queue.next_deadline());
+    }
+
+    #[test]
+    fn a_count_that_does_not_add_up_is_refused() {
+        let mut queue = queue();
+        queue.gone.acked += 1;
+        let refused = Queue::restore(&queue.snapshot()).unwrap_err();
+        let rule = "every message published is held or gone";
+        assert_eq!(refused, SnapshotError::Inconsistent(rule));
+    }
+
+    proptest! {
+        /// The checksum is made to fit, so that what is behind it is reached.
+        #[test]
+        fn arbitrary_snapshots_never_panic(bytes: Vec<u8>) {
+            let _ = Queue::restore(&bytes);
+            let _ = read(&wire::seal([vec![VERSION], bytes].concat()));
+        }
+
+        #[test]
+        fn changed_snapshots_never_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut bytes = state(&queue());
+            for (at, byte) in changes {
+                *at.get_mut(&mut bytes) = byte;
+            }
+            if let Ok(mut queue) = read(&wire::seal(bytes)) {
+                queue.check().unwrap();
+                let at = At { index: u64::MAX, now: Millis(u64::MAX) };
+                queue.apply(at, 0, Command::Purge, &mut Vec::new());
+            }
+        }
+    }
 }

@@ -1,0 +1,157 @@
+//! Commands come back as they were written, and nothing else does any harm.
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use quorate_machine::catalog::{self, Catalog, QueueName};
+use quorate_machine::queue::{
+    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
+    SettleItem, SettleKind, Token, body,
+};
+use quorate_machine::{Machine, NodeId};
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let limit = || prop::option::of(1..u64::MAX);
+    (limit(), limit(), any::<[u32; 4]>(), any::<[u64; 2]>()).prop_map(
+        |(max_messages, max_bytes, words, longs)| Settings {
+            max_messages,
+            max_bytes,
+            max_deliveries: words[0],
+            lease_ms: words[1],
+            session_grace_ms: words[2],
+            dedup_window: words[3],
+            dedup_age_ms: longs[0],
+            version: longs[1],
+        },
+    )
+}
+
+fn publishes() -> impl Strategy<Value = Publish> {
+    let producer = (prop::collection::vec(any::<u8>(), 1..=ProducerId::BYTES_MAX), any::<u32>())
+        .prop_map(|(id, epoch)| Producer {
+            id: ProducerId::new(id).unwrap(),
+            epoch,
+            sequence: u64::from(epoch) << 20,
+        });
+    (prop::option::of(producer), any::<u32>(), any::<u8>(), any::<Vec<u8>>()).prop_map(
+        |(producer, count, layout, frame)| Publish { producer, count, layout, frame: frame.into() },
+    )
+}
+
+fn attaches() -> impl Strategy<Value = Attach> {
+    (any::<u128>(), any::<u64>(), ".{0,60}", any::<u32>(), any::<Option<u32>>()).prop_map(
+        |(session, node, name, prefetch, lease_ms)| Attach {
+            session: Session(session),
+            node: NodeId(node),
+            name,
+            prefetch,
+            lease_ms,
+        },
+    )
+}
+
+fn items() -> impl Strategy<Value = SettleItem> {
+    let kind = prop_oneof![
+        Just(SettleKind::Ack),
+        any::<u32>().prop_map(|delay_ms| SettleKind::Nack { delay_ms }),
+        Just(SettleKind::Reject),
+        any::<u32>().prop_map(|lease_ms| SettleKind::Extend { lease_ms }),
+    ];
+    (kind, any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(kind, token, first, count)| {
+        SettleItem { kind, token: Token(token), first: Offset(first), count }
+    })
+}
+
+fn commands() -> impl Strategy<Value = Command> {
+    let session = || (any::<u128>(), any::<u64>()).prop_map(|(s, a)| (Session(s), Attachment(a)));
+    prop_oneof![
+        settings().prop_map(Command::Configure),
+        publishes().prop_map(Command::Publish),
+        attaches().prop_map(Command::Attach),
+        session().prop_map(|(session, attachment)| Command::Detach { session, attachment }),
+        session().prop_map(|(session, attachment)| Command::Disconnect { session, attachment }),
+        (any::<u128>(), prop::collection::vec(items(), 0..20))
+            .prop_map(|(session, items)| Command::Settle { session: Session(session), items }),
+        Just(Command::Tick),
+        Just(Command::Purge),
+        any::<u64>().prop_map(Queue::leader_changed),
+    ]
+}
+
+fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
+    use catalog::{Command, CreateQueue, RegisterNode};
+    let name = || "[A-Za-z0-9][A-Za-z0-9._-]{0,127}".prop_map(|n| QueueName::parse(&n).unwrap());
+    let register = (any::<u64>(), any::<u128>(), ".{0,40}", ".{0,20}", any::<u32>(), any::<bool>());
+    let create = (name(), settings(), any::<u8>(), prop::collection::vec(any::<u64>(), 0..9));
+    prop_oneof![
+        any::<u128>().prop_map(|cluster_id| Command::Bootstrap { cluster_id }),
+        register.prop_map(|(id, incarnation, address, zone, version, replace)| {
+            let id = NodeId(id);
+            Command::RegisterNode(RegisterNode { id, incarnation, address, zone, version, replace })
+        }),
+        create.prop_map(|(name, settings, replicas, candidates)| {
+            let candidates = candidates.into_iter().map(NodeId).collect();
+            Command::CreateQueue(CreateQueue { name, settings, replicas, candidates })
+        }),
+        name().prop_map(|name| Command::DeleteQueue { name }),
+        (name(), settings()).prop_map(|(name, settings)| Command::UpdateQueue { name, settings }),
+        Just(Command::Tick),
+        any::<u64>().prop_map(Catalog::leader_changed),
+    ]
+}
+
+fn encoded<M: Machine>(command: &M::Command) -> Bytes {
+    let mut out = BytesMut::new();
+    M::encode(command, &mut out);
+    out.freeze()
+}
+
+proptest! {
+    #[test]
+    fn queue_commands_come_back(command in commands()) {
+        let bytes = encoded::<Queue>(&command);
+        prop_assert_eq!(Queue::decode(&mut bytes.clone()).unwrap(), command);
+        for cut in 0..bytes.len() {
+            prop_assert!(Queue::decode(&mut bytes.slice(..cut)).is_err());
+        }
+    }
+
+    #[test]
+    fn catalog_commands_come_back(command in catalog_commands()) {
+        let bytes = encoded::<Catalog>(&command);
+        prop_assert_eq!(Catalog::decode(&mut bytes.clone()).unwrap(), command);
+        for cut in 0..bytes.len() {
+            prop_assert!(Catalog::decode(&mut bytes.slice(..cut)).is_err());
+        }
+    }
+
+    #[test]
+    fn changed_commands_never_panic(
+        command in commands(),
+        at: prop::sample::Index,
+        byte: u8,
+    ) {
+        let mut bytes = encoded::<Queue>(&command).to_vec();
+        *at.get_mut(&mut bytes) = byte;
+        let _ = Queue::decode(&mut bytes.into());
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..12u8) {
+        let command = [&[1, kind], bytes.as_slice()].concat();
+        let _ = Queue::decode(&mut command.clone().into());
+        let _ = Catalog::decode(&mut command.into());
+        let _ = Catalog::restore(&bytes);
+        let _ = body(&bytes.into(), 0, 0, 3);
+    }
+}
+
+#[test]
+fn a_decoded_frame_shares_the_memory_of_its_entry() {
+    let frame = Bytes::from_static(b"some messages");
+    let publish = Publish { producer: None, count: 1, layout: 1, frame };
+    let bytes = encoded::<Queue>(&Command::Publish(publish));
+    let Command::Publish(decoded) = Queue::decode(&mut bytes.clone()).unwrap() else {
+        panic!("it was a publish");
+    };
+    assert!(bytes.as_ptr_range().contains(&decoded.frame.as_ptr()));
+}
