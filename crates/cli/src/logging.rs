@@ -17,7 +17,7 @@ pub enum LogFormat {
 
 /// Starts logging; `level` is a level (`info`) or a filter by module (`info,quorate_broker=debug`).
 pub fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter = EnvFilter::try_new(filter_of(level)).map_err(|error| {
         Failure::usage(format!("--log-level {level}: {error}"))
             .cure("error, warn, info, debug, trace, or a filter like info,quorate_broker=debug")
     })?;
@@ -30,4 +30,32 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// Crates below us that tell at `info` what only helps at `debug`.
+const CHATTY: [&str; 6] = ["openraft", "h2", "hyper", "hyper_util", "tonic", "tower"];
+
+/// A bare level means ours: what lies below is a level quieter. A filter is taken as it is.
+fn filter_of(level: &str) -> String {
+    let quieter = match level {
+        "info" => "warn",
+        "debug" => "info",
+        "trace" => "debug",
+        _ => return level.to_owned(),
+    };
+    let below = CHATTY.iter().map(|name| format!(",{name}={quieter}"));
+    std::iter::once(level.to_owned()).chain(below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_level_quietens_what_lies_below() {
+        assert!(filter_of("info").starts_with("info,openraft=warn,"));
+        assert_eq!(filter_of("error"), "error");
+        assert_eq!(filter_of("warn,quorate_broker=trace"), "warn,quorate_broker=trace");
+        assert!(EnvFilter::try_new(filter_of("trace")).is_ok());
+    }
 }

@@ -59,13 +59,15 @@ impl Args {
         }
     }
 
-    /// Looking only frees no credit, so all that is to be seen must fit into it.
+    /// What is taken ahead. Looking only frees no credit, so all that is to be seen must fit into it; and who
+    /// wants few messages takes no more than those, as each one given back counts as delivered.
     fn credit(&self) -> u32 {
-        let wanted = match (self.no_ack, self.count) {
-            (true, Some(count)) => u32::try_from(count).unwrap_or(u32::MAX).min(65_535),
-            _ => 0,
-        };
-        self.prefetch.max(wanted)
+        let wanted = self.count.map(|count| u32::try_from(count).unwrap_or(u32::MAX).min(65_535));
+        match (self.no_ack, wanted) {
+            (_, None) => self.prefetch,
+            (true, Some(wanted)) => self.prefetch.max(wanted),
+            (false, Some(wanted)) => self.prefetch.min(wanted),
+        }
     }
 }
 
@@ -198,8 +200,14 @@ mod tests {
     #[test]
     fn looking_only_takes_credit_for_all_that_is_to_be_seen() {
         assert_eq!(parse(&["--count", "1000", "--no-ack"]).credit(), 1000);
-        assert_eq!(parse(&["--count", "1000"]).credit(), 256);
         assert_eq!(parse(&["--count", "100000", "--no-ack"]).credit(), 65_535);
+    }
+
+    #[test]
+    fn who_wants_few_takes_few() {
+        assert_eq!(parse(&["--count", "1"]).credit(), 1);
+        assert_eq!(parse(&["--count", "1000"]).credit(), 256);
+        assert_eq!(parse(&["--follow", "--prefetch", "7"]).credit(), 7);
     }
 
     #[test]
