@@ -54,11 +54,6 @@ impl Ready {
         self.next - self.cursor
     }
 
-    /// How many have been delivered before.
-    pub fn returned_count(&self) -> u64 {
-        self.returned_count
-    }
-
     /// The first offset that has never been delivered.
     pub fn cursor(&self) -> u64 {
         self.cursor

@@ -1,0 +1,233 @@
+//! Scripts for the queue.
+//!
+//! ```text
+//! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
+//! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
+//! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
+//! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
+//!           [window=N] [age=MS] [version=N]
+//! tick   purge   leader N                          at MS   after MS   restore   deadline
+//! stats   live   outstanding
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use quorate_machine::queue::{
+    Attach, Attachment, Command, Effect, Offset, Producer, ProducerId, Publish, Queue, Reply, Run,
+    Session, SettleItem, SettleKind, Settled, Token,
+};
+use quorate_machine::{Machine, NodeId};
+
+use super::{Log, Runner, Words};
+
+pub struct Script {
+    log: Log<Queue>,
+    attachments: BTreeMap<Session, Attachment>,
+}
+
+impl Script {
+    pub fn new() -> Self {
+        Self { log: Log::new(), attachments: BTreeMap::new() }
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let words = Words::parse(line);
+        match words.verb {
+            "publish" => publish(&words),
+            "attach" => attach(&words),
+            "detach" => {
+                let (session, attachment) = self.attachment(&words);
+                Command::Detach { session, attachment }
+            }
+            "disconnect" => {
+                let (session, attachment) = self.attachment(&words);
+                Command::Disconnect { session, attachment }
+            }
+            "ack" | "nack" | "reject" | "extend" => settle(&words),
+            "configure" => self.configure(&words),
+            "tick" => Command::Tick,
+            "purge" => Command::Purge,
+            "leader" => Queue::leader_changed(words.number(0)),
+            verb => panic!("unknown command {verb}"),
+        }
+    }
+
+    fn attachment(&self, words: &Words) -> (Session, Attachment) {
+        let session = session(words);
+        let latest = self.attachments.get(&session).copied().unwrap_or(Attachment(0));
+        (session, words.get("attachment").map_or(latest, Attachment))
+    }
+
+    fn configure(&self, words: &Words) -> Command {
+        let mut settings = self.log.machine.settings().clone();
+        let or = |key, old| words.get(key).unwrap_or(old);
+        settings.max_messages = words.get("max_messages").or(settings.max_messages);
+        settings.max_bytes = words.get("max_bytes").or(settings.max_bytes);
+        settings.max_deliveries = or("max_deliveries", settings.max_deliveries);
+        settings.lease_ms = or("lease", settings.lease_ms);
+        settings.session_grace_ms = or("grace", settings.session_grace_ms);
+        settings.dedup_window = or("window", settings.dedup_window);
+        settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
+        settings.version = words.get("version").unwrap_or(settings.version + 1);
+        Command::Configure(settings)
+    }
+
+    fn show(&self, verb: &str, output: &mut String) -> bool {
+        match verb {
+            "stats" => show_stats(&self.log.machine, output),
+            "live" => writeln!(output, "live {:?}", self.log.machine.live()).unwrap(),
+            "outstanding" => {
+                let mut effects = Vec::new();
+                self.log.machine.outstanding(&mut effects);
+                effects.iter().for_each(|effect| show_effect(effect, output));
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl Runner for Script {
+    fn line(&mut self, line: &str, output: &mut String) {
+        if self.log.common(line, output) || self.show(line, output) {
+            return;
+        }
+        let commands: Vec<Command> = line.split(';').map(|part| self.command(part)).collect();
+        let (replies, effects) = self.log.apply(&commands);
+        for (command, reply) in commands.iter().zip(&replies) {
+            if let (Command::Attach(attach), Reply::Attached { attachment, .. }) = (command, reply)
+            {
+                self.attachments.insert(attach.session, *attachment);
+            }
+            show_reply(self.log.index, reply, output);
+        }
+        effects.iter().for_each(|effect| show_effect(effect, output));
+        self.log.machine.check().unwrap();
+    }
+}
+
+fn session(words: &Words) -> Session {
+    Session(u128::from(words.word(0).as_bytes()[0]))
+}
+
+fn publish(words: &Words) -> Command {
+    let count = words.number(0) as u32;
+    let bytes = words.get("bytes").unwrap_or(10 * count as usize);
+    let producer = words.text("producer").map(|id| Producer {
+        id: ProducerId::new(id.to_owned().into_bytes()).unwrap(),
+        epoch: words.get("epoch").unwrap_or(0),
+        sequence: words.get("sequence").unwrap_or(0),
+    });
+    let layout = words.get("layout").unwrap_or(1);
+    Command::Publish(Publish { producer, count, layout, frame: Bytes::from(vec![0; bytes]) })
+}
+
+fn attach(words: &Words) -> Command {
+    Command::Attach(Attach {
+        session: session(words),
+        node: NodeId(words.get("node").unwrap_or(1)),
+        name: words.word(0).to_owned(),
+        prefetch: words.get("prefetch").unwrap_or(10),
+        lease_ms: words.get("lease"),
+    })
+}
+
+fn settle(words: &Words) -> Command {
+    let kind = match words.verb {
+        "ack" => SettleKind::Ack,
+        "nack" => SettleKind::Nack { delay_ms: words.get("delay").unwrap_or(0) },
+        "reject" => SettleKind::Reject,
+        _ => SettleKind::Extend { lease_ms: words.get("lease").expect("extend needs lease=") },
+    };
+    let range = words.word(1);
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+    let token = Token(words.get("token").expect("a settle needs token="));
+    let count = (last - first + 1) as u32;
+    let item = SettleItem { kind, token, first: Offset(first), count };
+    Command::Settle { session: session(words), items: vec![item] }
+}
+
+fn show_reply(index: u64, reply: &Reply, output: &mut String) {
+    let text = match reply {
+        Reply::Done => "done".to_owned(),
+        Reply::Published { first_offset, count, duplicate } => {
+            let duplicate = if *duplicate { ", a duplicate" } else { "" };
+            format!("published {}{duplicate}", range(first_offset.0, *count))
+        }
+        Reply::Attached { attachment, resumed } => {
+            let how = if *resumed { "resumed" } else { "attached" };
+            format!("{how} as {}", attachment.0)
+        }
+        Reply::Settled(Settled { settled, lost }) => {
+            let lost: String = lost
+                .iter()
+                .map(|(first, count)| format!(", lost {}", range(first.0, *count)))
+                .collect();
+            format!("settled {settled}{lost}")
+        }
+        Reply::Purged { count } => format!("purged {count}"),
+        Reply::Rejected(rejection) => format!("rejected: {rejection}"),
+    };
+    writeln!(output, "[{index}] {text}").unwrap();
+}
+
+fn show_effect(effect: &Effect, output: &mut String) {
+    match effect {
+        Effect::Deliver { session, node, token, runs } => {
+            let name = name(*session);
+            writeln!(output, "  deliver to {name} at node {}, token {}:", node.0, token.0).unwrap();
+            runs.iter().for_each(|run| show_run(run, output));
+        }
+        Effect::Closed { session, node, attachment, reason } => {
+            let (name, attachment) = (name(*session), attachment.0);
+            writeln!(
+                output,
+                "  close {name} at node {}, attachment {attachment}: {reason:?}",
+                node.0
+            )
+            .unwrap();
+        }
+    }
+}
+
+fn show_run(run: &Run, output: &mut String) {
+    let Run { first_offset, count, attempt, index, ordinal, skip } = run;
+    let range = range(first_offset.0, *count);
+    writeln!(output, "    {range} attempt {attempt} from {}.{ordinal}+{skip}", index.0).unwrap();
+}
+
+fn show_stats(queue: &Queue, output: &mut String) {
+    let s = queue.stats();
+    writeln!(
+        output,
+        "published {} = ready {} + leased {} + delayed {} + acked {} + rejected {} + exhausted {} + purged {}",
+        s.published, s.ready, s.leased, s.delayed, s.acked, s.rejected, s.exhausted, s.purged
+    )
+    .unwrap();
+    writeln!(
+        output,
+        "offsets {}..{}, {} bytes in {} batches, {} producers",
+        s.first_offset.0, s.next_offset.0, s.bytes, s.batches, s.producers
+    )
+    .unwrap();
+    for consumer in s.consumers {
+        let state = if consumer.connected { "connected" } else { "waited for" };
+        let (name, leased, prefetch) = (consumer.name, consumer.leased, consumer.prefetch);
+        writeln!(output, "{name} at node {}: {leased} of {prefetch}, {state}", consumer.node.0)
+            .unwrap();
+    }
+}
+
+fn name(session: Session) -> char {
+    char::from(session.0 as u8)
+}
+
+fn range(first: u64, count: u32) -> String {
+    match count {
+        1 => first.to_string(),
+        _ => format!("{first}-{}", first + u64::from(count) - 1),
+    }
+}
