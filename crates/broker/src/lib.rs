@@ -1,1 +1,39 @@
-//! placeholder
+//! One node of Quorate: its gRPC services, the delivery of messages, its connections to the other
+//! nodes, the catalog and what follows from it.
+//!
+//! ```text
+//!  server       binds, opens the data directory, starts and ends everything below
+//!  founding     how a node comes to belong to a cluster
+//!  member       what the parts share; answers other nodes
+//!  reconciler   makes this node what the catalog says
+//!  queue        one queue's replica here: serving, and the consumers whose streams end here
+//!  service/     gRPC, thin: publish, consume, administration, cluster
+//!  routing      here, or forwarded to the leader
+//!  refusal      why a call was refused
+//!  budget       memory, streams, disk space
+//!  peers/       the connections between nodes
+//!  config       settings
+//! ```
+//!
+//! Below is the `group` crate, which knows no services; beside it the `client` crate, which knows
+//! only the protobuf files.
+
+mod budget;
+mod config;
+mod founding;
+mod member;
+pub mod peers;
+mod queue;
+mod reconciler;
+mod refusal;
+mod routing;
+mod server;
+mod service;
+mod shutdown;
+
+pub use config::{
+    Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,
+};
+pub use founding::{JoinError, Joined, join};
+pub use refusal::Refusal;
+pub use server::{Node, StartError};

@@ -1,0 +1,325 @@
+//! What a node can be told, in one place: each setting with its unit and default, checked once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Settings of a node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Data directory. Made if missing. Default `./quorate-data`.
+    pub data: PathBuf,
+    /// Address to serve clients and other nodes at. Default `127.0.0.1:7100`.
+    pub listen: SocketAddr,
+    /// host:port at which clients and other nodes reach this node; default: `listen`.
+    pub advertise: Option<String>,
+    /// This node's id, 1 or higher. Needed at the first start of a new cluster of several nodes;
+    /// later the data directory knows it. Default 1.
+    pub node_id: Option<u64>,
+    /// All nodes of a new cluster, this one included, 1 to 5. The same on each of them. Only used
+    /// until the data directory knows its cluster. Default: this node alone.
+    pub peers: Vec<Peer>,
+    /// Failure zone of this node; replicas of a queue spread over zones. Default empty.
+    pub zone: String,
+    /// Serve without TLS at an address that is not loopback. Default false.
+    pub insecure: bool,
+    /// What is refused and how much is held at most.
+    pub limits: Limits,
+    /// The node's log.
+    pub storage: StorageConfig,
+    /// Timing of replication.
+    pub raft: RaftConfig,
+}
+
+/// One node of a new cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its id, 1 or higher.
+    pub id: u64,
+    /// host:port.
+    pub address: String,
+}
+
+/// What is refused and how much is held at most. Each is named in the errors that it causes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest message with its headers, in bytes. Default 1 MiB, at most 16 MiB.
+    pub max_message_bytes: u32,
+    /// Largest batch in one frame, in bytes. Default 4 MiB; at least `max_message_bytes`.
+    pub max_frame_bytes: u32,
+    /// Bytes of publishes that wait for their quorum, whole node. Beyond it, streams are not read
+    /// from, and after `memory_wait_ms` calls fail with RESOURCE_EXHAUSTED. Default 64 MiB.
+    pub publish_memory_bytes: u32,
+    /// How long a publish waits for memory, in milliseconds. Default 5,000.
+    pub memory_wait_ms: u32,
+    /// Streams open at a time, publishers and consumers together. Default 10,000.
+    pub max_streams: u32,
+    /// Queues of the cluster. Default 10,000.
+    pub max_queues: u32,
+    /// How long a call waits for a leader and its quorum, in milliseconds. Default 10,000.
+    pub request_timeout_ms: u32,
+    /// With less free on the data directory's file system, in bytes, the node refuses publishes
+    /// with DISK_FULL; it goes on settling, and accepts again by itself. Default 512 MiB.
+    pub disk_reserve_bytes: u64,
+}
+
+/// The node's log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Size of a segment file, in bytes. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// Recent entries kept in memory, in bytes, whole node. Default 32 MiB.
+    pub tail_bytes: u64,
+}
+
+/// Timing of replication.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftConfig {
+    /// An idle leader says that it is there this often, in milliseconds. Default 150.
+    pub heartbeat_ms: u32,
+    /// A follower that hears nothing for between this and twice this, in milliseconds, stands for
+    /// election. Default 600; at least 3 heartbeats.
+    pub election_timeout_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("quorate-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7100)),
+            advertise: None,
+            node_id: None,
+            peers: Vec::new(),
+            zone: String::new(),
+            insecure: false,
+            limits: Limits::default(),
+            storage: StorageConfig::default(),
+            raft: RaftConfig::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 1 << 20,
+            max_frame_bytes: 4 << 20,
+            publish_memory_bytes: 64 << 20,
+            memory_wait_ms: 5_000,
+            max_streams: 10_000,
+            max_queues: 10_000,
+            request_timeout_ms: 10_000,
+            disk_reserve_bytes: 512 << 20,
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, tail_bytes: 32 << 20 }
+    }
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self { heartbeat_ms: 150, election_timeout_ms: 600 }
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("setting `{setting}`: {reason}")]
+pub struct ConfigError {
+    /// Its name.
+    pub setting: &'static str,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+/// Most nodes that form a cluster together; further ones join it.
+pub const FOUNDERS_MAX: usize = 5;
+/// The largest `max_message_bytes`.
+pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+impl Config {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// For the first setting that cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_addresses()?;
+        self.validate_peers()?;
+        let limits = &self.limits;
+        check(
+            "limits.max_message_bytes",
+            (1..=MESSAGE_BYTES_MAX).contains(&limits.max_message_bytes),
+            || format!("{} is not within 1 and {MESSAGE_BYTES_MAX}", limits.max_message_bytes),
+        )?;
+        let frames = limits.max_message_bytes..=2 * MESSAGE_BYTES_MAX;
+        check("limits.max_frame_bytes", frames.contains(&limits.max_frame_bytes), || {
+            format!(
+                "{} is not within {} and {}",
+                limits.max_frame_bytes,
+                frames.start(),
+                frames.end()
+            )
+        })?;
+        check(
+            "limits.publish_memory_bytes",
+            limits.publish_memory_bytes >= limits.max_frame_bytes,
+            || format!("must hold at least one frame of {} bytes", limits.max_frame_bytes),
+        )?;
+        check("limits.request_timeout_ms", limits.request_timeout_ms >= 100, || {
+            "must be at least 100 ms".into()
+        })?;
+        check(
+            "storage.segment_bytes",
+            self.storage.segment_bytes >= SEGMENT_BYTES_MIN
+                && self.storage.segment_bytes.is_multiple_of(4096),
+            || format!("must be a multiple of 4096 and at least {SEGMENT_BYTES_MIN}"),
+        )?;
+        check("raft.heartbeat_ms", self.raft.heartbeat_ms >= 10, || {
+            "must be at least 10 ms".into()
+        })?;
+        check(
+            "raft.election_timeout_ms",
+            self.raft.election_timeout_ms >= 3 * self.raft.heartbeat_ms,
+            || "must be at least three heartbeats".into(),
+        )
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let loopback = self.listen.ip().is_loopback();
+        check("listen", loopback || self.insecure, || {
+            format!(
+                "{} is not a loopback address and there is no TLS: anyone who reaches it can read and \
+                 write. Add --insecure (insecure = true) if the network is trusted",
+                self.listen
+            )
+        })?;
+        let unspecified =
+            self.listen.ip() == IpAddr::from([0, 0, 0, 0]) || self.listen.ip().is_unspecified();
+        check("advertise", !unspecified || self.advertise.is_some(), || {
+            format!(
+                "needed with `listen` {}: the host:port at which others reach this node",
+                self.listen
+            )
+        })?;
+        if let Some(address) = &self.advertise {
+            check("advertise", is_host_port(address), || format!("`{address}` is not host:port"))?;
+        }
+        Ok(())
+    }
+
+    fn validate_peers(&self) -> Result<(), ConfigError> {
+        if self.node_id == Some(0) {
+            return Err(ConfigError { setting: "node_id", reason: "must be 1 or higher".into() });
+        }
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        check("peers", self.peers.len() <= FOUNDERS_MAX, || {
+            format!(
+                "{} nodes; at most {FOUNDERS_MAX} form a cluster, others join it",
+                self.peers.len()
+            )
+        })?;
+        let mut ids: Vec<u64> = self.peers.iter().map(|peer| peer.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        check("peers", ids.len() == self.peers.len() && !ids.contains(&0), || {
+            "ids must be distinct and 1 or higher".into()
+        })?;
+        for peer in &self.peers {
+            check("peers", is_host_port(&peer.address), || {
+                format!("`{}` is not host:port", peer.address)
+            })?;
+        }
+        let Some(node) = self.node_id else {
+            return Err(ConfigError { setting: "node_id", reason: "needed with `peers`".into() });
+        };
+        check("peers", ids.contains(&node), || format!("this node's id {node} is not among them"))
+    }
+
+    /// host:port that others use.
+    #[must_use]
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+}
+
+impl Limits {
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms.into())
+    }
+}
+
+fn is_host_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+fn check(
+    setting: &'static str,
+    holds: bool,
+    reason: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError { setting, reason: reason() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> &'static str {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate().expect_err("refused").setting
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn an_open_address_without_tls_needs_insecure() {
+        assert_eq!(refused(|c| c.listen = "10.0.0.1:7100".parse().unwrap()), "listen");
+    }
+
+    #[test]
+    fn an_unspecified_address_needs_one_to_advertise() {
+        let open = |c: &mut Config| {
+            c.insecure = true;
+            c.listen = "0.0.0.0:7100".parse().unwrap();
+        };
+        assert_eq!(refused(open), "advertise");
+    }
+
+    #[test]
+    fn peers_need_this_nodes_id_among_them() {
+        let peer = |id| Peer { id, address: format!("127.0.0.1:{}", 7100 + id) };
+        assert_eq!(refused(|c| c.peers = vec![peer(1)]), "node_id");
+        assert_eq!(
+            refused(|c| {
+                c.node_id = Some(3);
+                c.peers = vec![peer(1), peer(2)];
+            }),
+            "peers"
+        );
+    }
+
+    #[test]
+    fn an_election_timeout_below_three_heartbeats_is_refused() {
+        assert_eq!(refused(|c| c.raft.election_timeout_ms = 200), "raft.election_timeout_ms");
+    }
+}

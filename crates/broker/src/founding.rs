@@ -1,0 +1,430 @@
+//! How a node comes to belong to a cluster: by founding one with its peers, or by joining one.
+//!
+//! A cluster is founded once. The node with the lowest id among `peers` leads it:
+//!
+//! ```text
+//!  every node   fresh: serves Identify and Welcome, nothing else
+//!  lowest id    asks all peers who they are; every one must be fresh, or of the cluster that it is
+//!               founding; keeps the new cluster's id; welcomes the others, which keep it too
+//!  every node   starts the catalog's group; the lowest id begins it with all peers as voters
+//! ```
+//!
+//! A founder that lost its disk finds peers that belong to a cluster and refuses to found another
+//! over them; so does a peer that returns with an empty disk and is not welcomed again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use quorate_group::Replica;
+use quorate_machine::NodeId;
+use quorate_machine::catalog::{Command, RegisterNode, Reply};
+use quorate_proto::internal as pb;
+use quorate_proto::internal::peer_client::PeerClient;
+use quorate_proto::v1;
+use quorate_storage::{DataDir, DirError, Identity};
+use tokio::sync::Notify;
+use tonic::Status;
+use tonic::transport::Endpoint;
+
+use crate::config::Config;
+use crate::member::{COMMANDS_VERSION, Member};
+use crate::peers::{Directory, PeerService, peer_server};
+use crate::server::{Listener, StartError};
+use crate::shutdown::Shutdown;
+
+/// Longest wait for one answer of a peer.
+const ASK_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two rounds of asking.
+const ROUND: Duration = Duration::from_millis(100);
+/// How often a wait for peers is logged.
+const LOG_EVERY: u32 = 50;
+
+/// 128 random bits as 32 hexadecimal digits.
+fn new_cluster_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Opens the node's data directory, after founding or waiting for its cluster if it is new.
+pub(crate) async fn open(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
+    match DataDir::open(&config.data) {
+        Ok(dir) => {
+            check_identity(config, dir.identity())?;
+            Ok(dir)
+        }
+        Err(DirError::Uninitialised { .. }) => found(config, listener).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn check_identity(config: &Config, identity: &Identity) -> Result<(), StartError> {
+    match config.node_id {
+        Some(node) if node != identity.node_id => Err(StartError::Identity(format!(
+            "{} belongs to node {}, but node_id is {node}; use the node's own data directory",
+            config.data.display(),
+            identity.node_id
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A node that belongs to no cluster yet.
+struct Fresh {
+    config: Config,
+    incarnation: u64,
+    welcomed: Mutex<Option<Result<DataDir, DirError>>>,
+    bell: Notify,
+}
+
+impl Directory for Fresh {
+    fn replica(&self, _group: u64) -> Option<Replica> {
+        None
+    }
+
+    fn admit(&self, _hello: &pb::Hello) -> Result<(), Status> {
+        Err(Status::unavailable("this node does not belong to a cluster yet"))
+    }
+
+    fn identify(&self) -> pb::IdentifyResponse {
+        pb::IdentifyResponse {
+            node_id: self.config.node_id.unwrap_or(1),
+            incarnation: self.incarnation,
+            address: self.config.advertised(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            process_id: std::process::id(),
+            zone: self.config.zone.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn welcome(&self, request: pb::WelcomeRequest) -> BoxFuture<'_, Result<(), Status>> {
+        let outcome = self.take_in(&request);
+        std::future::ready(outcome).boxed()
+    }
+
+    fn accepts_entries(&self) -> bool {
+        false
+    }
+}
+
+impl Fresh {
+    fn take_in(&self, request: &pb::WelcomeRequest) -> Result<(), Status> {
+        let me = self.identify();
+        if (request.node_id, request.incarnation) != (me.node_id, me.incarnation) {
+            return Err(Status::failed_precondition("this node has restarted since; ask again"));
+        }
+        let identity = Identity {
+            cluster_id: request.cluster_id.clone(),
+            node_id: me.node_id,
+            incarnation: me.incarnation,
+        };
+        let mut welcomed = self.welcomed.lock().expect("no panic while held");
+        match &*welcomed {
+            Some(Ok(dir)) if *dir.identity() == identity => return Ok(()),
+            Some(_) => return Err(Status::failed_precondition("welcomed by another cluster")),
+            None => {}
+        }
+        let made = DataDir::create(&self.config.data, identity);
+        let outcome = match &made {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Status::internal(error.to_string())),
+        };
+        *welcomed = Some(made);
+        self.bell.notify_one();
+        outcome
+    }
+}
+
+async fn found(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
+    let me = config.node_id.unwrap_or(1);
+    let identity = |cluster_id| Identity { cluster_id, node_id: me, incarnation: rand::random() };
+    if config.peers.len() <= 1 {
+        return Ok(DataDir::create(&config.data, identity(new_cluster_id()))?);
+    }
+    let lowest = config.peers.iter().map(|peer| peer.id).min();
+    if lowest == Some(me) {
+        for peer in config.peers.iter().filter(|peer| peer.id != me) {
+            let told = identify_until(peer.id, &peer.address).await;
+            if !told.cluster_id.is_empty() {
+                return Err(StartError::Identity(format!(
+                    "node {} at {} belongs to cluster {} already, so this node cannot found one with \
+                     it. If this node lost its data directory, let it join as a new node: `quorate \
+                     cluster join`",
+                    peer.id, peer.address, told.cluster_id
+                )));
+            }
+        }
+        // From here on the cluster has an id; the others are welcomed once the catalog starts.
+        return Ok(DataDir::create(&config.data, identity(new_cluster_id()))?);
+    }
+    wait_for_welcome(config, listener).await
+}
+
+async fn wait_for_welcome(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
+    let fresh = Arc::new(Fresh {
+        config: config.clone(),
+        incarnation: rand::random(),
+        welcomed: Mutex::default(),
+        bell: Notify::new(),
+    });
+    let stop = Shutdown::default();
+    let service = peer_server(PeerService::new(fresh.clone(), COMMANDS_VERSION));
+    let router = crate::peers::server().add_service(service);
+    let serving = listener.serve(router, stop.clone());
+    tracing::info!(node = ?config.node_id, "waits for the node with the lowest id to found the cluster");
+    let serving = tokio::spawn(serving);
+    let told = loop {
+        fresh.bell.notified().await;
+        if let Some(told) = fresh.welcomed.lock().expect("no panic while held").take() {
+            break told;
+        }
+    };
+    stop.say();
+    let _ = serving.await;
+    Ok(told?)
+}
+
+async fn peer_client(address: &str) -> Result<PeerClient<tonic::transport::Channel>, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
+    let channel = endpoint.connect_timeout(ASK_WAIT).connect().await.map_err(|e| e.to_string())?;
+    Ok(PeerClient::new(channel))
+}
+
+async fn identify_once(node: u64, address: &str) -> Result<pb::IdentifyResponse, String> {
+    let ask = async {
+        let mut client = peer_client(address).await?;
+        let answer = client.identify(pb::IdentifyRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_string())
+    };
+    let told = tokio::time::timeout(ASK_WAIT, ask).await.map_err(|_| "no answer".to_string())??;
+    if told.node_id == node {
+        Ok(told)
+    } else {
+        Err(format!("{address} is node {}, not {node}", told.node_id))
+    }
+}
+
+/// Asks a peer who it is until it answers: all founders have to be there.
+async fn identify_until(node: u64, address: &str) -> pb::IdentifyResponse {
+    let mut round = 0;
+    loop {
+        match identify_once(node, address).await {
+            Ok(told) => return told,
+            Err(reason) if round % LOG_EVERY == 0 => {
+                tracing::info!(peer = node, address, %reason, "waits for a founding peer");
+            }
+            Err(_) => {}
+        }
+        round += 1;
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// A founding node, as it is registered.
+#[derive(Clone)]
+struct Founder {
+    address: String,
+    zone: String,
+    incarnation: u64,
+}
+
+/// Founds the cluster, if this node is to and has not: welcomes the peers, begins the catalog's
+/// group, and registers all nodes. Safe to do again after a crash in the middle.
+pub(crate) async fn complete(member: Arc<Member>) {
+    let config = &member.config;
+    let lowest = config.peers.iter().map(|peer| peer.id).min().unwrap_or(member.id());
+    if lowest != member.id() || has_joined(member.meta.as_ref()) || is_registered(&member) {
+        return;
+    }
+    let me = Founder {
+        address: config.advertised(),
+        zone: config.zone.clone(),
+        incarnation: member.identity.incarnation,
+    };
+    let mut founders = BTreeMap::from([(member.id(), me)]);
+    for peer in config.peers.iter().filter(|peer| peer.id != member.id()) {
+        match welcome(&member, peer.id, &peer.address).await {
+            Ok(founder) => founders.insert(peer.id, founder),
+            Err(reason) => return member.fail(reason),
+        };
+    }
+    let ids = founders.keys().copied().collect();
+    if let Err(error) = member.catalog.initialize(&ids).await {
+        return member.fail(format!("begin the catalog: {error}"));
+    }
+    while !member.shutdown.is_said() && !is_registered(&member) {
+        if let Err(error) = register_founders(&member, &founders).await {
+            tracing::debug!(error = error.message, "found the cluster");
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+}
+
+/// True if the catalog, as far as it is known here, has every founder.
+fn is_registered(member: &Member) -> bool {
+    let peers = member.config.peers.iter().map(|peer| peer.id);
+    let ids: Vec<u64> = peers.chain([member.id()]).collect();
+    member.catalog.read(|catalog| {
+        catalog.cluster_id().is_some() && ids.iter().all(|id| catalog.node(NodeId(*id)).is_some())
+    })
+}
+
+const JOINED: &[u8] = b"joined";
+
+fn has_joined(meta: &dyn quorate_storage::Meta) -> bool {
+    meta.get(JOINED).is_ok_and(|mark| mark.is_some())
+}
+
+async fn welcome(member: &Member, node: u64, address: &str) -> Result<Founder, String> {
+    loop {
+        let told = identify_until(node, address).await;
+        let founder = Founder {
+            address: address.into(),
+            zone: told.zone.clone(),
+            incarnation: told.incarnation,
+        };
+        if told.cluster_id == member.cluster_id() {
+            return Ok(founder);
+        }
+        if !told.cluster_id.is_empty() {
+            return Err(format!("node {node} at {address} belongs to cluster {}", told.cluster_id));
+        }
+        let request = pb::WelcomeRequest {
+            cluster_id: member.cluster_id().into(),
+            node_id: node,
+            incarnation: told.incarnation,
+        };
+        let sent = async {
+            let mut client = peer_client(address).await?;
+            client.welcome(request).await.map_err(|status| status.message().to_string())
+        };
+        match tokio::time::timeout(ASK_WAIT, sent).await {
+            Ok(Ok(_)) => return Ok(founder),
+            Ok(Err(reason)) => tracing::info!(peer = node, %reason, "welcome a founding peer"),
+            Err(_) => tracing::info!(peer = node, "no answer to a welcome"),
+        }
+        if member.shutdown.is_said() {
+            return Err("shut down while the cluster was founded".into());
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+async fn register_founders(
+    member: &Member,
+    founders: &BTreeMap<u64, Founder>,
+) -> Result<(), crate::refusal::Refusal> {
+    let cluster_id = u128::from_str_radix(member.cluster_id(), 16).unwrap_or_default();
+    member.propose_catalog(Command::Bootstrap { cluster_id }).await?;
+    for (node, founder) in founders {
+        let register = RegisterNode {
+            id: NodeId(*node),
+            incarnation: founder.incarnation.into(),
+            address: founder.address.clone(),
+            zone: founder.zone.clone(),
+            version: COMMANDS_VERSION,
+            replace: false,
+        };
+        if let Reply::Rejected(rejection) =
+            member.propose_catalog(Command::RegisterNode(register)).await?
+        {
+            member.fail(format!("register node {node}: {rejection}"));
+        }
+    }
+    tracing::info!(cluster = member.cluster_id(), nodes = founders.len(), "founded the cluster");
+    Ok(())
+}
+
+/// A node that has been registered and may be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The id that it was given.
+    pub node_id: u64,
+    /// The cluster, 32 hexadecimal digits.
+    pub cluster_id: String,
+}
+
+/// A node that could not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// No server could be asked.
+    #[error("reach the cluster at {servers}: {reason}")]
+    Unreachable {
+        /// Those that were tried.
+        servers: String,
+        /// What the last one said.
+        reason: String,
+    },
+    /// The cluster refused.
+    #[error("the cluster refused: {0}")]
+    Refused(String),
+    /// The data directory could not be made.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// What the cluster told could not be kept.
+    #[error("keep the cluster's addresses: {0}")]
+    Meta(#[from] quorate_storage::MetaError),
+}
+
+/// Registers a new node that will be reached at `address`, and makes its data directory. It can
+/// then be started with that directory alone.
+///
+/// # Errors
+/// When the directory is in use or the cluster cannot be reached or refuses.
+pub async fn join(
+    data: &Path,
+    servers: &[String],
+    address: &str,
+    zone: &str,
+) -> Result<Joined, JoinError> {
+    match DataDir::open(data) {
+        Err(DirError::Uninitialised { .. }) => {}
+        Ok(dir) => {
+            let identity = Box::new(dir.identity().clone());
+            return Err(DirError::AlreadyInitialised { path: data.to_owned(), identity }.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let incarnation: u64 = rand::random();
+    let mut reason = "no address given".to_string();
+    for server in servers {
+        let request =
+            v1::JoinClusterRequest { address: address.into(), zone: zone.into(), incarnation };
+        let endpoint = Endpoint::from_shared(format!("http://{server}"));
+        let channel = match endpoint {
+            Ok(endpoint) => endpoint.connect_timeout(ASK_WAIT).connect().await,
+            Err(error) => Err(error),
+        };
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(error) => {
+                reason = format!("{server}: {error}");
+                continue;
+            }
+        };
+        let mut client = v1::cluster_service_client::ClusterServiceClient::new(channel);
+        let told = client.join_cluster(request).await;
+        let told = told.map_err(|s| JoinError::Refused(s.message().into()))?.into_inner();
+        let node_id = told.node_id;
+        let cluster_id = told.cluster_id.clone();
+        let dir = DataDir::create(data, Identity { cluster_id, node_id, incarnation })?;
+        keep_peers(&dir, &told.peers)?;
+        return Ok(Joined { node_id, cluster_id: told.cluster_id });
+    }
+    Err(JoinError::Unreachable { servers: servers.join(", "), reason })
+}
+
+fn keep_peers(dir: &DataDir, peers: &[String]) -> Result<(), quorate_storage::MetaError> {
+    use quorate_storage::Meta;
+    let (meta, _) = quorate_storage::SledMeta::open(dir.meta_path())?;
+    for peer in peers {
+        let Some((node, address)) = peer.split_once('=') else { continue };
+        let Ok(node) = node.parse::<u64>() else { continue };
+        meta.put(&crate::reconciler::address_key(node), address.as_bytes())?;
+    }
+    meta.put(JOINED, b"1")?;
+    meta.sync()
+}

@@ -1,0 +1,190 @@
+//! This node as a member of its cluster: what its services and tasks share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, RwLock};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use quorate_group::{Handle, Replica};
+use quorate_machine::NodeId;
+use quorate_machine::catalog::Catalog;
+use quorate_proto::internal as pb;
+use quorate_storage::{Identity, Log, Meta};
+use tokio::sync::Notify;
+use tonic::Status;
+
+use crate::budget::{Budget, DiskSpace};
+use crate::config::Config;
+use crate::peers::{Addresses, Connections, Directory};
+use crate::queue::Queue;
+use crate::shutdown::Shutdown;
+
+/// Version of the log commands and peer messages that this build knows.
+pub(crate) const COMMANDS_VERSION: u32 = 1;
+
+/// The group of the catalog.
+pub(crate) const CATALOG: u64 = 0;
+
+/// The queues that have a replica here, by group.
+#[derive(Default)]
+pub(crate) struct Queues(RwLock<BTreeMap<u64, Arc<Queue>>>);
+
+impl Queues {
+    pub(crate) fn get(&self, group: u64) -> Option<Arc<Queue>> {
+        self.0.read().expect("no panic while held").get(&group).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Queue>> {
+        self.0.read().expect("no panic while held").values().cloned().collect()
+    }
+
+    pub(crate) fn groups(&self) -> BTreeSet<u64> {
+        self.0.read().expect("no panic while held").keys().copied().collect()
+    }
+
+    pub(crate) fn insert(&self, group: u64, queue: Arc<Queue>) {
+        self.0.write().expect("no panic while held").insert(group, queue);
+    }
+
+    pub(crate) fn remove(&self, group: u64) -> Option<Arc<Queue>> {
+        self.0.write().expect("no panic while held").remove(&group)
+    }
+}
+
+pub(crate) struct Member {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) log: Log,
+    pub(crate) meta: Arc<dyn Meta>,
+    pub(crate) catalog: Handle<Catalog>,
+    pub(crate) queues: Queues,
+    pub(crate) connections: Connections,
+    pub(crate) addresses: Addresses,
+    pub(crate) budget: Budget,
+    pub(crate) disk: Arc<DiskSpace>,
+    pub(crate) shutdown: Shutdown,
+    /// Rung when the catalog has changed.
+    pub(crate) changed: Notify,
+    pub(crate) failure: Failure,
+}
+
+/// Why the node must stop, once something failed that it cannot go on without.
+#[derive(Default)]
+pub(crate) struct Failure {
+    reason: Mutex<Option<String>>,
+    bell: Notify,
+}
+
+impl Failure {
+    fn set(&self, reason: String) {
+        self.reason.lock().expect("no panic while held").get_or_insert(reason);
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn get(&self) -> Option<String> {
+        self.reason.lock().expect("no panic while held").clone()
+    }
+
+    /// Resolves with the first failure.
+    pub(crate) async fn happened(&self) -> String {
+        loop {
+            if let Some(reason) = self.get() {
+                return reason;
+            }
+            self.bell.notified().await;
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.node_id
+    }
+
+    pub(crate) fn cluster_id(&self) -> &str {
+        &self.identity.cluster_id
+    }
+
+    /// Stops the node for a failure that it must not go on with.
+    pub(crate) fn fail(&self, reason: String) {
+        if !self.shutdown.is_said() {
+            tracing::error!(node = self.id(), %reason, "this node must stop");
+        }
+        self.failure.set(reason);
+    }
+
+    /// Queues that this node leads.
+    pub(crate) fn led(&self) -> u64 {
+        self.queues.all().iter().filter(|queue| queue.handle.leadership().leads).count() as u64
+    }
+}
+
+impl Directory for Member {
+    fn replica(&self, group: u64) -> Option<Replica> {
+        match group {
+            CATALOG => Some(self.catalog.replica().clone()),
+            group => self.queues.get(group).map(|queue| queue.handle.replica().clone()),
+        }
+    }
+
+    fn admit(&self, hello: &pb::Hello) -> Result<(), Status> {
+        if hello.cluster_id != self.cluster_id() {
+            return Err(Status::failed_precondition(format!(
+                "wrong cluster: node {} belongs to cluster {}, this is node {} of cluster {}; check \
+                 the addresses of both",
+                hello.node_id,
+                hello.cluster_id,
+                self.id(),
+                self.cluster_id()
+            )));
+        }
+        let known = self
+            .catalog
+            .read(|catalog| catalog.node(NodeId(hello.node_id)).map(|node| node.incarnation));
+        // A node that the catalog here does not know yet may be one that has just joined.
+        if known.is_some_and(|known| known != u128::from(hello.incarnation)) {
+            return Err(Status::failed_precondition(format!(
+                "wrong incarnation: node {} was known with another data directory; it must not come \
+                 back under its old id with an empty or older one. Let it join as a new node: \
+                 `quorate cluster join`",
+                hello.node_id
+            )));
+        }
+        Ok(())
+    }
+
+    fn identify(&self) -> pb::IdentifyResponse {
+        pb::IdentifyResponse {
+            cluster_id: self.cluster_id().into(),
+            node_id: self.id(),
+            incarnation: self.identity.incarnation,
+            address: self.config.advertised(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            disk_full: self.disk.is_full(),
+            disk_free_bytes: self.disk.free_bytes(),
+            process_id: std::process::id(),
+            leaders: self.led(),
+            zone: self.config.zone.clone(),
+        }
+    }
+
+    fn welcome(&self, request: pb::WelcomeRequest) -> BoxFuture<'_, Result<(), Status>> {
+        let same = request.cluster_id == self.cluster_id()
+            && request.node_id == self.id()
+            && request.incarnation == self.identity.incarnation;
+        std::future::ready(if same {
+            Ok(())
+        } else {
+            Err(Status::failed_precondition(format!(
+                "this is node {} of cluster {} already",
+                self.id(),
+                self.cluster_id()
+            )))
+        })
+        .boxed()
+    }
+
+    fn accepts_entries(&self) -> bool {
+        self.disk.takes_entries()
+    }
+}

@@ -1,0 +1,382 @@
+//! The connections that this node makes: one keeper task a peer, from first use on.
+//!
+//! ```text
+//!            ┌───────── refused, broken, silent: wait 50 ms … 1 s ─────────┐
+//!            ▼                                                             │
+//!  first ─► Connecting ── Hello answered ─► Up(Line) ────────────────────► Down(reason)
+//!  use      callers wait                    callers use the line           callers fail at once
+//! ```
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_stream::stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, Stream, StreamExt};
+use quorate_group::{AppendLink, LinkError, Peers};
+use quorate_proto::internal as pb;
+use quorate_proto::internal::peer_client::PeerClient;
+use quorate_proto::internal::rpc::Body;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::line::Line;
+use super::outbox::{Outgoing, outbox};
+use super::tuning::{self, MESSAGE_BYTES_MAX};
+use super::{
+    AbortOnDrop, Addresses, BACK_OFF_MAX, BACK_OFF_MIN, CONNECT_TIME_MAX, Myself, REACHABLE_WITHIN,
+    SILENCE_MAX, lock,
+};
+
+/// The connections to the other nodes. Cheap to clone; they end with the last clone.
+#[derive(Clone)]
+pub struct Connections(Arc<Inner>);
+
+struct Inner {
+    myself: Arc<Myself>,
+    addresses: Addresses,
+    /// `None` once closed.
+    peers: Mutex<Option<BTreeMap<u64, Kept>>>,
+}
+
+struct Kept {
+    peer: Arc<Peer>,
+    keeper: AbortOnDrop,
+}
+
+/// One peer, shared by its keeper and its callers.
+struct Peer {
+    node: u64,
+    addresses: Addresses,
+    state: Mutex<State>,
+    channel: Mutex<Option<(String, Channel)>>,
+}
+
+enum State {
+    Connecting(Vec<oneshot::Sender<Result<Arc<Line>, String>>>),
+    Up(Arc<Line>),
+    Down(String),
+}
+
+impl Connections {
+    /// No connections yet: each is made when it is first used.
+    #[must_use]
+    pub fn new(myself: Myself, addresses: Addresses) -> Self {
+        let peers = Mutex::new(Some(BTreeMap::new()));
+        Self(Arc::new(Inner { myself: Arc::new(myself), addresses, peers }))
+    }
+
+    /// Whether a connection to `node` stands and `node` was heard of within
+    /// [`REACHABLE_WITHIN`].
+    #[must_use]
+    pub fn reachable(&self, node: u64) -> bool {
+        let peers = lock(&self.0.peers);
+        let Some(kept) = peers.as_ref().and_then(|peers| peers.get(&node)) else { return false };
+        match &*lock(&kept.peer.state) {
+            State::Up(line) => line.silent_for() <= REACHABLE_WITHIN,
+            State::Connecting(_) | State::Down(_) => false,
+        }
+    }
+
+    /// The HTTP/2 connection to `node` for calls of other services. It connects when it is used,
+    /// and again after a failure.
+    ///
+    /// # Errors
+    /// When the node's address is not known or is no address, or after [`Connections::close`].
+    pub fn channel(&self, node: u64) -> Result<Channel, LinkError> {
+        self.peer(node)?.channel().map_err(|reason| LinkError { node, reason })
+    }
+
+    /// Ends all connections; what waits on them fails, and so does every later call.
+    pub async fn close(&self) {
+        let peers = lock(&self.0.peers).take();
+        for kept in peers.into_iter().flat_map(BTreeMap::into_values) {
+            kept.keeper.0.abort();
+            kept.peer.set_down("this node is closing its connections");
+            lock(&kept.peer.channel).take();
+            kept.keeper.ended().await;
+        }
+    }
+
+    fn peer(&self, node: u64) -> Result<Arc<Peer>, LinkError> {
+        let failed = |reason: &str| LinkError { node, reason: reason.to_owned() };
+        let mut peers = lock(&self.0.peers);
+        let Some(peers) = peers.as_mut() else {
+            return Err(failed("this node has closed its connections"));
+        };
+        if let Some(kept) = peers.get(&node) {
+            return Ok(kept.peer.clone());
+        }
+        if self.0.addresses.get(node).is_none() {
+            return Err(failed(NO_ADDRESS));
+        }
+        let peer = Arc::new(Peer {
+            node,
+            addresses: self.0.addresses.clone(),
+            state: Mutex::new(State::Connecting(Vec::new())),
+            channel: Mutex::new(None),
+        });
+        let keeper = keep(peer.clone(), self.0.myself.clone());
+        let keeper = AbortOnDrop(tokio::spawn(keeper));
+        peers.insert(node, Kept { peer: peer.clone(), keeper });
+        Ok(peer)
+    }
+
+    async fn line(&self, node: u64) -> Result<Arc<Line>, LinkError> {
+        let peer = self.peer(node)?;
+        let failed = |reason: String| LinkError { node, reason };
+        let outcome = match &mut *lock(&peer.state) {
+            State::Up(line) => return Ok(line.clone()),
+            State::Down(reason) => return Err(failed(reason.clone())),
+            State::Connecting(waiting) => {
+                waiting.retain(|waiting| !waiting.is_closed());
+                let (sender, outcome) = oneshot::channel();
+                waiting.push(sender);
+                outcome
+            }
+        };
+        let outcome = outcome.await.unwrap_or_else(|_| Err("the connections were closed".into()));
+        outcome.map_err(failed)
+    }
+}
+
+const NO_ADDRESS: &str = "its address is not known to this node";
+
+impl Peers for Connections {
+    fn call(&self, node: u64, group: u64, body: Body) -> BoxFuture<'_, Result<Body, LinkError>> {
+        async move { self.line(node).await?.call(group, body).await }.boxed()
+    }
+
+    fn open(&self, node: u64, group: u64) -> BoxFuture<'_, Result<Box<dyn AppendLink>, LinkError>> {
+        async move {
+            let link = self.line(node).await?.link(group)?;
+            Ok(Box::new(link) as Box<dyn AppendLink>)
+        }
+        .boxed()
+    }
+
+    fn snapshot(
+        &self,
+        node: u64,
+        chunks: BoxStream<'static, pb::SnapshotChunk>,
+    ) -> BoxFuture<'_, Result<pb::SnapshotAnswer, LinkError>> {
+        let chunks = Introduced { hello: self.0.myself.hello(), chunks };
+        async move {
+            let mut client = client(self.channel(node)?);
+            let answer = client.install_snapshot(chunks).await;
+            answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| LinkError { node, reason: describe(&status) })
+        }
+        .boxed()
+    }
+}
+
+/// A snapshot whose head says who sends it.
+struct Introduced {
+    hello: pb::Hello,
+    chunks: BoxStream<'static, pb::SnapshotChunk>,
+}
+
+impl Stream for Introduced {
+    type Item = pb::SnapshotChunk;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use pb::snapshot_chunk::Chunk;
+        let mut next = ready!(self.chunks.poll_next_unpin(cx));
+        if let Some(pb::SnapshotChunk { chunk: Some(Chunk::Head(head)) }) = &mut next {
+            head.hello = Some(self.hello.clone());
+        }
+        Poll::Ready(next)
+    }
+}
+
+fn client(channel: Channel) -> PeerClient<Channel> {
+    PeerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+impl Peer {
+    fn channel(&self) -> Result<Channel, String> {
+        let address = self.addresses.get(self.node).ok_or(NO_ADDRESS)?;
+        let mut channel = lock(&self.channel);
+        if let Some((made_for, channel)) = &*channel
+            && *made_for == address
+        {
+            return Ok(channel.clone());
+        }
+        let endpoint = tuning::endpoint(&address)
+            .map_err(|error| format!("{address:?} is no address of a node: {error}"))?;
+        let made = endpoint.connect_lazy();
+        *channel = Some((address, made.clone()));
+        Ok(made)
+    }
+
+    fn set_up(&self, line: &Arc<Line>) {
+        let before = std::mem::replace(&mut *lock(&self.state), State::Up(line.clone()));
+        if let State::Connecting(waiting) = before {
+            for waiting in waiting {
+                let _ = waiting.send(Ok(line.clone()));
+            }
+        }
+    }
+
+    fn set_down(&self, reason: &str) {
+        match std::mem::replace(&mut *lock(&self.state), State::Down(reason.to_owned())) {
+            State::Connecting(waiting) => {
+                for waiting in waiting {
+                    let _ = waiting.send(Err(reason.to_owned()));
+                }
+            }
+            State::Up(line) => line.break_off(reason),
+            State::Down(_) => {}
+        }
+    }
+}
+
+/// Keeps a connection to one peer until it is aborted.
+async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
+    // However this task ends, nobody goes on waiting.
+    let _down = DownOnDrop(peer.clone());
+    let mut pause = BACK_OFF_MIN;
+    loop {
+        let reason = match connect(&peer, &myself).await {
+            Ok((line, connection)) => {
+                tracing::info!(node = myself.node_id, peer = peer.node, "connected to a peer");
+                let since = Instant::now();
+                peer.set_up(&line);
+                let reason = receive(&line, connection).await;
+                if since.elapsed() > BACK_OFF_MAX {
+                    pause = BACK_OFF_MIN;
+                }
+                tracing::info!(node = myself.node_id, peer = peer.node, %reason, "lost a peer");
+                reason
+            }
+            Err(reason) => {
+                tracing::debug!(node = myself.node_id, peer = peer.node, %reason, "reach a peer");
+                reason
+            }
+        };
+        peer.set_down(&reason);
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(BACK_OFF_MAX);
+        // What is left of a connection that failed is not used again.
+        lock(&peer.channel).take();
+        *lock(&peer.state) = State::Connecting(Vec::new());
+    }
+}
+
+/// Both ways of a connection that the peer has answered.
+struct Connection {
+    incoming: tonic::Streaming<pb::Envelope>,
+    /// Dropped, it ends what is sent.
+    _sending: oneshot::Sender<()>,
+}
+
+async fn connect(peer: &Peer, myself: &Myself) -> Result<(Arc<Line>, Connection), String> {
+    let mut client = client(peer.channel()?);
+    let (outbox, outgoing) = outbox();
+    let (sending, ended) = oneshot::channel();
+    let requests = requests(myself.hello(), outgoing, ended);
+    let opened = async {
+        let status = |status: tonic::Status| describe(&status);
+        let mut incoming = client.exchange(requests).await.map_err(status)?.into_inner();
+        let first = incoming.message().await.map_err(status)?;
+        let hello = first.and_then(|first| first.hello);
+        expect(peer, myself, &hello.ok_or("it did not say who it is")?)?;
+        Ok::<_, String>(incoming)
+    };
+    let incoming = tokio::time::timeout(CONNECT_TIME_MAX, opened)
+        .await
+        .unwrap_or_else(|_| Err(format!("no connection within {CONNECT_TIME_MAX:?}")))?;
+    let line = Arc::new(Line::new(peer.node, outbox));
+    Ok((line, Connection { incoming, _sending: sending }))
+}
+
+/// An address can come to belong to another node.
+fn expect(peer: &Peer, myself: &Myself, hello: &pb::Hello) -> Result<(), String> {
+    let address = peer.addresses.get(peer.node).unwrap_or_default();
+    if hello.cluster_id != myself.cluster_id {
+        return Err(format!(
+            "{address} belongs to cluster {:?}, this node to {:?}: correct the address of node {}",
+            hello.cluster_id, myself.cluster_id, peer.node
+        ));
+    }
+    if hello.node_id != peer.node {
+        return Err(format!(
+            "{address} is node {}: correct the address of node {}",
+            hello.node_id, peer.node
+        ));
+    }
+    Ok(())
+}
+
+fn requests(
+    hello: pb::Hello,
+    mut outgoing: Outgoing,
+    mut ended: oneshot::Receiver<()>,
+) -> impl Stream<Item = pb::Envelope> + Send + 'static {
+    stream! {
+        yield pb::Envelope { hello: Some(hello), rpcs: Vec::new() };
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = &mut ended => None,
+                next = outgoing.next() => next,
+            };
+            match next {
+                Some(envelope) => yield envelope,
+                None => return,
+            }
+        }
+    }
+}
+
+/// Hands answers out until the connection ends; returns why it did.
+async fn receive(line: &Line, mut connection: Connection) -> String {
+    loop {
+        let next = tokio::time::timeout(SILENCE_MAX, connection.incoming.message()).await;
+        match next {
+            Ok(Ok(Some(envelope))) => line.take_in(envelope),
+            Ok(Ok(None)) => return "the peer ended the connection".to_owned(),
+            Ok(Err(status)) => return describe(&status),
+            Err(_) => return format!("nothing was heard of it for {SILENCE_MAX:?}"),
+        }
+    }
+}
+
+/// A status as a reason, with what lies behind it.
+fn describe(status: &tonic::Status) -> String {
+    let mut reason = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = error.source();
+    }
+    reason
+}
+
+/// Peers that were cut off by the same fault do not come back at the same moment.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * rand::random::<f64>())
+}
+
+struct DownOnDrop(Arc<Peer>);
+
+impl Drop for DownOnDrop {
+    fn drop(&mut self) {
+        self.0.set_down("this node has closed its connections");
+    }
+}

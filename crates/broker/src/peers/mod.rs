@@ -1,0 +1,146 @@
+//! The connections between the nodes of a cluster.
+//!
+//! A node calls another over one stream, [`Exchange`](pb::peer_client::PeerClient::exchange), which
+//! carries the requests of all groups one way and their answers the other; so each pair of nodes
+//! that talk both ways has two. Snapshots, and clients' calls that are forwarded, are streams of
+//! their own on the same HTTP/2 connection.
+//!
+//! ```text
+//!  group: call, AppendLink ─► Line ─► outbox ─► Envelope ═══► Serving ─► Replica::answer
+//!                              ▲     (gathers)      │            │       Replica::answer_appends
+//!                              └── by id ◄══════════╧═ outbox ◄──┘
+//!  keeper: one task a peer: connects, reads answers, backs off; fails all that waits when it ends
+//! ```
+//!
+//! What bounds memory: a caller keeps at most [`OUTSTANDING_BYTES_MAX`] of appends unanswered a
+//! peer and [`LINK_BYTES_MAX`] an append stream, so that neither its own queue nor the peer's can
+//! grow beyond that; a request that nobody waits for any more is not sent.
+
+mod addresses;
+mod connections;
+mod line;
+mod link;
+mod outbox;
+mod service;
+mod serving;
+#[cfg(all(test, not(madsim)))]
+mod tests;
+mod tuning;
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use quorate_proto::internal as pb;
+use quorate_proto::internal::rpc::Body;
+
+pub use addresses::Addresses;
+pub use connections::Connections;
+pub use link::{LINK_APPENDS_MAX, LINK_BYTES_MAX};
+pub use outbox::{ENVELOPE_BYTES, QUEUED_MAX};
+pub use service::{PeerService, peer_server};
+pub use serving::{APPENDS_WAITING_MAX, CALLS_MAX, STREAMS_MAX};
+pub use tuning::{MESSAGE_BYTES_MAX, server};
+
+/// Largest request, in bytes: what fits into a message with room for what surrounds it.
+const RPC_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
+/// Bytes of appends to one peer that may be unanswered, over all groups. Senders wait beyond it.
+pub const OUTSTANDING_BYTES_MAX: usize = 32 << 20;
+/// Longest wait for a connection and the peer's Hello.
+pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+/// A connection on which nothing was sent for so long says that it is alive.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// A peer that was heard of within this time counts as reachable.
+pub const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
+/// A connection that was silent for so long is given up. It leaves a message of
+/// [`MESSAGE_BYTES_MAX`] the time to cross a slow network; a peer that is gone is noticed sooner, by
+/// HTTP/2's own pings.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// First pause before a connection is tried again; it doubles with each failure.
+pub const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a connection is tried again.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// What this node tells of itself when it connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Myself {
+    /// The cluster that it belongs to.
+    pub cluster_id: String,
+    /// Its id in the cluster.
+    pub node_id: u64,
+    /// Its incarnation: raised whenever it comes back with an empty disk.
+    pub incarnation: u64,
+    /// Highest version of peer messages and log commands that it knows.
+    pub version: u32,
+}
+
+impl Myself {
+    fn hello(&self) -> pb::Hello {
+        pb::Hello {
+            cluster_id: self.cluster_id.clone(),
+            node_id: self.node_id,
+            incarnation: self.incarnation,
+            version: self.version,
+        }
+    }
+}
+
+/// What the serving side asks of the node.
+pub trait Directory: Send + Sync + 'static {
+    /// This node's replica of `group`, if it has one.
+    fn replica(&self, group: u64) -> Option<quorate_group::Replica>;
+
+    /// Lets a peer in.
+    ///
+    /// # Errors
+    /// Refuses a peer of another cluster, of an unknown or another incarnation, or of an unknown
+    /// version, with a message that names the cure.
+    fn admit(&self, hello: &pb::Hello) -> Result<(), tonic::Status>;
+
+    /// Who this node is.
+    fn identify(&self) -> pb::IdentifyResponse;
+
+    /// Takes this node, if it is fresh, into a cluster.
+    ///
+    /// # Errors
+    /// When it belongs to another one, or cannot keep what it was told.
+    fn welcome(&self, request: pb::WelcomeRequest) -> BoxFuture<'_, Result<(), tonic::Status>>;
+
+    /// False while this node's disk is too full to take entries in: appends that carry entries are
+    /// refused, so that the leader sees the replica lag instead of losing it.
+    fn accepts_entries(&self) -> bool;
+}
+
+/// About how many bytes a message takes, encoded.
+fn size_of(body: &Body) -> usize {
+    const FIXED: usize = 128;
+    const ENTRY: usize = 32;
+    match body {
+        Body::Append(append) | Body::StreamAppend(append) => {
+            let entries = append.entries.iter();
+            FIXED + entries.map(|entry| ENTRY + entry.payload.len()).sum::<usize>()
+        }
+        Body::Failed(reason) => FIXED + reason.len(),
+        _ => FIXED,
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Waits until the task has ended.
+    async fn ended(mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A mutex whose holders do not panic.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while held")
+}

@@ -1,0 +1,174 @@
+//! One queue's replica on this node: its group, and the consumers whose streams end here.
+//!
+//! ```text
+//!  group ── Leading ──► configure, then serve        ── Following ──► close every stream
+//!        ── Deliver{session, runs} ──► the session's outlet ──► its stream reads the bodies
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use quorate_group::{Event, Handle};
+use quorate_machine::catalog::QueueName;
+use quorate_machine::queue::{
+    Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token,
+};
+use tokio::sync::mpsc;
+
+use crate::member::Member;
+use crate::refusal::Refusal;
+
+/// What a consumer's stream is told.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Messages were leased to it.
+    Deliver { token: Token, runs: Vec<Run> },
+    /// The stream ends; the client attaches again where the refusal says.
+    Close(Refusal),
+}
+
+/// The sending end of a consumer's stream, from the machine's effects.
+struct Outlet {
+    /// Distinguishes two streams of one session.
+    stream: u64,
+    sender: mpsc::UnboundedSender<Outgoing>,
+}
+
+pub(crate) struct Queue {
+    pub(crate) name: QueueName,
+    pub(crate) handle: Handle<Machine>,
+    outlets: Mutex<BTreeMap<Session, Outlet>>,
+    streams: AtomicU64,
+    /// Term in which this replica leads and is configured; 0 = it does not serve.
+    serving: AtomicU64,
+}
+
+impl Queue {
+    pub(crate) fn new(name: QueueName, handle: Handle<Machine>) -> Self {
+        Self {
+            name,
+            handle,
+            outlets: Mutex::default(),
+            streams: AtomicU64::new(0),
+            serving: AtomicU64::new(0),
+        }
+    }
+
+    /// True if this replica leads, as far as it knows, and has the queue's settings.
+    pub(crate) fn serves(&self) -> bool {
+        let term = self.serving.load(Ordering::Acquire);
+        let now = self.handle.leadership();
+        term > 0 && now.leads && now.term == term
+    }
+
+    /// Registers a consumer's stream, before its session is attached, so that no delivery is
+    /// missed. A former stream of the session is closed.
+    pub(crate) fn open(&self, session: Session) -> (u64, mpsc::UnboundedReceiver<Outgoing>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let former = self.lock().insert(session, Outlet { stream, sender });
+        if let Some(former) = former {
+            let moved = Refusal::invalid("the session was attached again by another stream");
+            let _ = former.sender.send(Outgoing::Close(moved));
+        }
+        (stream, receiver)
+    }
+
+    /// Forgets a consumer's stream, unless the session has another one by now.
+    pub(crate) fn close(&self, session: Session, stream: u64) {
+        let mut outlets = self.lock();
+        if outlets.get(&session).is_some_and(|outlet| outlet.stream == stream) {
+            outlets.remove(&session);
+        }
+    }
+
+    /// Tells the machine that a session's stream broke, if this replica still leads.
+    pub(crate) async fn disconnect(&self, session: Session, attachment: Attachment) {
+        let outcome = self.handle.propose(Command::Disconnect { session, attachment }).await;
+        if let Err(error) = outcome {
+            tracing::debug!(queue = %self.name, %error, "disconnect: the next leader does it");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Session, Outlet>> {
+        self.outlets.lock().expect("no panic while held")
+    }
+
+    fn close_all(&self, refusal: &Refusal) {
+        for outlet in std::mem::take(&mut *self.lock()).into_values() {
+            let _ = outlet.sender.send(Outgoing::Close(refusal.clone()));
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Deliver { session, token, runs, .. } => {
+                if let Some(outlet) = self.lock().get(&session) {
+                    let _ = outlet.sender.send(Outgoing::Deliver { token, runs });
+                }
+            }
+            Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
+                if let Some(outlet) = self.lock().remove(&session) {
+                    let ended = Refusal::invalid("the session has ended: its grace expired");
+                    let _ = outlet.sender.send(Outgoing::Close(ended));
+                }
+            }
+            // The new stream took the old one's place when it opened.
+            Effect::Closed { reason: CloseReason::Moved, .. } => {}
+        }
+    }
+
+    /// Gives the machine the settings that the catalog has for it.
+    async fn configure(&self, node: &Member) -> Result<(), quorate_group::ProposeError> {
+        let wanted = node
+            .catalog
+            .read(|catalog| catalog.queue(&self.name).map(|queue| queue.settings.clone()));
+        let Some(wanted) = wanted else { return Ok(()) };
+        if self.handle.read(|machine| machine.settings().version) >= wanted.version {
+            return Ok(());
+        }
+        match self.handle.propose(Command::Configure(wanted)).await? {
+            Reply::Rejected(rejection) => {
+                tracing::debug!(queue = %self.name, %rejection, "configure");
+            }
+            _ => tracing::debug!(queue = %self.name, "configured"),
+        }
+        Ok(())
+    }
+}
+
+/// Owns a queue's events until its replica stops.
+pub(crate) async fn own(
+    queue: Arc<Queue>,
+    mut events: mpsc::UnboundedReceiver<Event<Effect>>,
+    node: Weak<Member>,
+) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Effects { effects, .. } => {
+                effects.into_iter().for_each(|effect| queue.carry_out(effect));
+            }
+            Event::Leading { term } => {
+                let Some(node) = node.upgrade() else { return };
+                tracing::info!(node = node.id(), queue = %queue.name, term, "leads");
+                match queue.configure(&node).await {
+                    Ok(()) => queue.serving.store(term, Ordering::Release),
+                    Err(error) => tracing::debug!(queue = %queue.name, %error, "configure"),
+                }
+            }
+            Event::Following => {
+                queue.serving.store(0, Ordering::Release);
+                tracing::info!(queue = %queue.name, "leads no more");
+                queue.close_all(&Refusal::not_leader(None));
+            }
+            Event::Failed(reason) => {
+                if let Some(node) = node.upgrade() {
+                    node.fail(format!("queue {}: {reason}", queue.name));
+                }
+            }
+        }
+    }
+    queue.serving.store(0, Ordering::Release);
+    queue.close_all(&Refusal::shutting_down());
+}

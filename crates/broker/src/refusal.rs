@@ -1,0 +1,220 @@
+//! Why a call was refused, once for all ways of saying it: a gRPC status with `ErrorInfo`, or a
+//! `Failure` inside of a stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_group::ProposeError;
+use quorate_machine::{catalog, queue};
+use quorate_proto::{reason, v1};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// A refused call: reason, words for people, and what helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One of the documented reasons.
+    pub reason: &'static str,
+    /// What happened and what to do.
+    pub message: String,
+    /// A retry helps after this long.
+    pub retry_after: Option<Duration>,
+    /// The node that can serve the call.
+    pub leader: Option<v1::Leader>,
+    /// Facts for programs.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// After an election has had a chance.
+const RETRY_LEADER: Duration = Duration::from_millis(50);
+/// After some of what is held may have gone.
+const RETRY_LOAD: Duration = Duration::from_millis(500);
+
+impl Refusal {
+    /// A refusal for which a retry of the same call does not help.
+    #[must_use]
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            retry_after: None,
+            leader: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.into(), value.to_string());
+        self
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(reason::INVALID_ARGUMENT, message)
+    }
+
+    pub(crate) fn queue_not_found(name: &str) -> Self {
+        let message =
+            format!("there is no queue `{name}`; create it with `quorate queue create {name}`");
+        Self::new(reason::QUEUE_NOT_FOUND, message).with("queue", name)
+    }
+
+    pub(crate) fn not_leader(leader: Option<v1::Leader>) -> Self {
+        let message = match &leader {
+            Some(leader) => format!("node {} at {} leads; ask it", leader.node_id, leader.address),
+            None => "this node does not lead and knows no leader; retry".to_string(),
+        };
+        Self { leader, ..Self::new(reason::NOT_LEADER, message).retry(RETRY_LEADER) }
+    }
+
+    pub(crate) fn no_quorum(what: &str) -> Self {
+        let message = format!(
+            "{what}: no majority of the replicas answered in time; check `quorate cluster status`"
+        );
+        Self::new(reason::NO_QUORUM, message).retry(RETRY_LOAD)
+    }
+
+    pub(crate) fn unknown_outcome() -> Self {
+        let message = "the outcome is not known: it may have been done; retry with the same producer \
+                       sequence, or look before you repeat";
+        Self::new(reason::UNKNOWN_OUTCOME, message).retry(RETRY_LEADER)
+    }
+
+    pub(crate) fn disk_full() -> Self {
+        let message = "the node's disk is below its reserve: publishes are refused until there is \
+                       space; consume and settle, or free space (limits.disk_reserve_bytes)";
+        Self::new(reason::DISK_FULL, message).retry(RETRY_LOAD).with("limit", "disk_reserve_bytes")
+    }
+
+    pub(crate) fn exhausted(limit: &str, message: impl Into<String>) -> Self {
+        Self::new(reason::RESOURCE_EXHAUSTED, message).retry(RETRY_LOAD).with("limit", limit)
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(reason::SHUTTING_DOWN, "this node is shutting down; ask another")
+            .retry(RETRY_LEADER)
+    }
+
+    pub(crate) fn message_too_large(bytes: u64, limit: u64, name: &str) -> Self {
+        let message =
+            format!("{bytes} bytes are more than {name} = {limit}; split it, or raise the limit");
+        Self::new(reason::MESSAGE_TOO_LARGE, message).with("limit", name).with("max", limit)
+    }
+
+    fn code(&self) -> Code {
+        match self.reason {
+            reason::INVALID_ARGUMENT | reason::MESSAGE_TOO_LARGE => Code::InvalidArgument,
+            reason::QUEUE_NOT_FOUND => Code::NotFound,
+            reason::QUEUE_EXISTS => Code::AlreadyExists,
+            reason::QUEUE_FULL
+            | reason::DISK_FULL
+            | reason::QUOTA_EXCEEDED
+            | reason::RESOURCE_EXHAUSTED => Code::ResourceExhausted,
+            reason::NOT_LEADER | reason::NO_QUORUM | reason::SHUTTING_DOWN => Code::Unavailable,
+            reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
+            reason::UNSUPPORTED_VERSION => Code::Unimplemented,
+            _ => Code::FailedPrecondition,
+        }
+    }
+
+    /// The same as a message inside of a stream.
+    #[must_use]
+    pub fn into_failure(self) -> v1::Failure {
+        v1::Failure {
+            reason: self.reason.into(),
+            message: self.message,
+            retry_after_ms: self.retry_after.map_or(0, |after| after.as_millis() as u32),
+            leader: self.leader,
+            metadata: self.metadata.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = refusal.code();
+        let mut metadata: std::collections::HashMap<String, String> =
+            refusal.metadata.into_iter().collect();
+        if let Some(leader) = refusal.leader {
+            metadata.insert("leader_id".into(), leader.node_id.to_string());
+            metadata.insert("leader_address".into(), leader.address);
+            metadata.insert("leader_term".into(), leader.term.to_string());
+        }
+        let mut details = ErrorDetails::new();
+        details.set_error_info(refusal.reason, reason::DOMAIN, metadata);
+        if refusal.retry_after.is_some() {
+            details.set_retry_info(refusal.retry_after);
+        }
+        Status::with_error_details(code, refusal.message, details)
+    }
+}
+
+impl From<ProposeError> for Refusal {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => Self::not_leader(None),
+            ProposeError::Unknown => Self::unknown_outcome(),
+            ProposeError::Stopped => Self::shutting_down(),
+        }
+    }
+}
+
+impl From<queue::Rejection> for Refusal {
+    fn from(rejection: queue::Rejection) -> Self {
+        use queue::Rejection as R;
+        let message = rejection.to_string();
+        match rejection {
+            R::QueueFull { limit, max, held } => Self::new(
+                reason::QUEUE_FULL,
+                format!("{message}; consume, purge, or raise the limit"),
+            )
+            .retry(RETRY_LOAD)
+            .with("limit", limit)
+            .with("max", max)
+            .with("held", held),
+            R::OutOfOrder { expected } => {
+                Self::new(reason::OUT_OF_ORDER, message).with("expected_sequence", expected)
+            }
+            R::TooOldToDeduplicate { oldest } => {
+                Self::new(reason::TOO_OLD_TO_DEDUPLICATE, message).with("oldest_sequence", oldest)
+            }
+            R::SequenceConflict { expected } => {
+                Self::new(reason::SEQUENCE_CONFLICT, message).with("expected_sequence", expected)
+            }
+            R::Fenced { epoch } => Self::new(reason::PRODUCER_FENCED, message).with("epoch", epoch),
+            R::TooManyConsumers { .. } => {
+                Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
+            }
+            R::UnknownLayout { .. } => Self::new(reason::UNSUPPORTED_VERSION, message),
+            _ => Self::invalid(message),
+        }
+    }
+}
+
+impl From<catalog::Rejection> for Refusal {
+    fn from(rejection: catalog::Rejection) -> Self {
+        use catalog::Rejection as R;
+        let message = rejection.to_string();
+        match rejection {
+            R::QueueExists { .. } => Self::new(
+                reason::QUEUE_EXISTS,
+                "a queue of this name exists with other settings; see `quorate queue describe`",
+            ),
+            R::NotEnoughNodes { have, need } => Self::new(
+                reason::NOT_ENOUGH_NODES,
+                format!("{message}; start more nodes or ask for fewer replicas"),
+            )
+            .with("have", have)
+            .with("need", need),
+            R::TooManyQueues { limit } => Self::new(reason::QUOTA_EXCEEDED, message)
+                .with("limit", "max_queues")
+                .with("max", limit),
+            R::NotFound => Self::new(reason::QUEUE_NOT_FOUND, message),
+            _ => Self::invalid(message),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Where a call is to be carried out: here, or at another node that the call is forwarded to.
+//!
+//! A call may be forwarded twice: once by a node that has no replica of the queue, to one that has,
+//! which knows the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_machine::NodeId;
+use quorate_machine::catalog::QueueName;
+use quorate_proto::v1;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
+
+use crate::member::Member;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+
+/// Metadata key with the number of times that a call was forwarded.
+pub(crate) const HOPS: &str = "quorate-hops";
+const HOPS_MAX: u32 = 2;
+/// Time between two looks for a leader.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Where a call goes.
+pub(crate) enum Place {
+    /// This node leads the queue.
+    Here(Arc<Queue>),
+    /// Another node leads it, or knows more.
+    There(u64),
+}
+
+pub(crate) fn hops(metadata: &MetadataMap) -> u32 {
+    metadata.get(HOPS).and_then(|hops| hops.to_str().ok()).and_then(|h| h.parse().ok()).unwrap_or(0)
+}
+
+/// The request as it is forwarded.
+pub(crate) fn forwarded<T>(message: T, hops: u32) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(HOPS, (hops + 1).into());
+    request
+}
+
+pub(crate) fn queue_name(name: &str) -> Result<QueueName, Refusal> {
+    QueueName::parse(name).map_err(|error| Refusal::invalid(error.to_string()))
+}
+
+impl Member {
+    /// Where a call for a queue goes, waiting for an election in progress.
+    pub(crate) async fn place(&self, name: &str, hops: u32) -> Result<Place, Refusal> {
+        let name = queue_name(name)?;
+        let look = self.look_for(&name, hops);
+        match tokio::time::timeout(self.config.limits.request_timeout(), look).await {
+            Ok(place) => place,
+            Err(_) => Err(Refusal::no_quorum(&format!("find the leader of queue `{name}`"))),
+        }
+    }
+
+    async fn look_for(&self, name: &QueueName, hops: u32) -> Result<Place, Refusal> {
+        loop {
+            if self.shutdown.is_said() {
+                return Err(Refusal::shutting_down());
+            }
+            if let Some(place) = self.look_once(name, hops)? {
+                return Ok(place);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn look_once(&self, name: &QueueName, hops: u32) -> Result<Option<Place>, Refusal> {
+        let known = self
+            .catalog
+            .read(|catalog| catalog.queue(name).map(|queue| (queue.group, queue.replicas.clone())));
+        let Some((group, replicas)) = known else { return self.unknown_queue(name, hops) };
+        let Some(queue) = self.queues.get(group.0) else {
+            let others = replicas.iter().filter(|node| node.0 != self.id());
+            let there = others.copied().find(|node| self.connections.reachable(node.0));
+            return there.map(|node| self.forward_to(node.0, hops)).transpose();
+        };
+        if queue.serves() {
+            return Ok(Some(Place::Here(queue)));
+        }
+        let leader = queue.handle.leadership().leader.filter(|leader| *leader != self.id());
+        leader.map(|leader| self.forward_to(leader, hops)).transpose()
+    }
+
+    /// This node's catalog may be behind: its leader's is not.
+    fn unknown_queue(&self, name: &QueueName, hops: u32) -> Result<Option<Place>, Refusal> {
+        let leadership = self.catalog.leadership();
+        match leadership.leader {
+            Some(leader) if leader == self.id() => Err(Refusal::queue_not_found(name.as_str())),
+            Some(leader) if hops == 0 => self.forward_to(leader, hops).map(Some),
+            Some(_) => Err(Refusal::queue_not_found(name.as_str())),
+            None => Ok(None),
+        }
+    }
+
+    fn forward_to(&self, node: u64, hops: u32) -> Result<Place, Refusal> {
+        if hops >= HOPS_MAX {
+            return Err(Refusal::not_leader(self.leader(node, 0)));
+        }
+        Ok(Place::There(node))
+    }
+
+    /// The catalog's leader, waiting for an election in progress; `None` = this node.
+    pub(crate) async fn catalog_place(&self, hops: u32) -> Result<Option<u64>, Refusal> {
+        let look = async {
+            loop {
+                if self.shutdown.is_said() {
+                    return Err(Refusal::shutting_down());
+                }
+                let leadership = self.catalog.leadership();
+                match leadership.leader {
+                    Some(_) if leadership.leads => return Ok(None),
+                    Some(leader) if leader != self.id() && hops < HOPS_MAX => {
+                        return Ok(Some(leader));
+                    }
+                    Some(leader) if leader != self.id() => {
+                        return Err(Refusal::not_leader(self.leader(leader, leadership.term)));
+                    }
+                    _ => tokio::time::sleep(LOOK_EVERY).await,
+                }
+            }
+        };
+        match tokio::time::timeout(self.config.limits.request_timeout(), look).await {
+            Ok(place) => place,
+            Err(_) => Err(Refusal::no_quorum("find the catalog's leader")),
+        }
+    }
+
+    /// A node as a leader hint, if its address is known.
+    pub(crate) fn leader(&self, node: u64, term: u64) -> Option<v1::Leader> {
+        let address = self.address_of(node)?;
+        Some(v1::Leader { node_id: node, address, term })
+    }
+
+    /// host:port of a node.
+    pub(crate) fn address_of(&self, node: u64) -> Option<String> {
+        if node == self.id() {
+            return Some(self.config.advertised());
+        }
+        self.catalog
+            .read(|catalog| catalog.node(NodeId(node)).map(|node| node.address.clone()))
+            .or_else(|| self.addresses.get(node))
+    }
+
+    /// A channel to another node, for forwarding a client's call.
+    pub(crate) fn channel(&self, node: u64) -> Result<tonic::transport::Channel, Status> {
+        self.connections.channel(node).map_err(|error| {
+            let mut refusal = Refusal::not_leader(None);
+            refusal.message = format!("{error}; retry");
+            refusal.into()
+        })
+    }
+
+    /// What a proposal's refusal for leadership says, with the new leader if it is known.
+    pub(crate) fn redirect(&self, queue: &Queue, error: quorate_group::ProposeError) -> Refusal {
+        match error {
+            quorate_group::ProposeError::NotLeader { leader } => {
+                let leader =
+                    leader.or(queue.handle.leadership().leader).filter(|l| *l != self.id());
+                let term = queue.handle.leadership().term;
+                Refusal::not_leader(leader.and_then(|leader| self.leader(leader, term)))
+            }
+            error => error.into(),
+        }
+    }
+}

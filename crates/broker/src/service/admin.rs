@@ -1,0 +1,354 @@
+//! Queues: create, show, empty, remove.
+
+use std::time::Duration;
+
+use quorate_machine::catalog::{self, CreateQueue, QueueName};
+use quorate_machine::queue::{Command, Reply, Settings};
+use quorate_proto::{reason, v1};
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use crate::member::Member;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+use crate::routing::{Place, forwarded, hops, queue_name};
+
+const PAGE_DEFAULT: u32 = 1_000;
+const PAGE_MAX: u32 = 10_000;
+/// Time between two looks whether a new queue has a leader.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+fn settings_of(wanted: &v1::QueueSettings) -> Settings {
+    let limit = |limit: u64| (limit > 0).then_some(limit);
+    let or = |value: u32, default: u32| if value > 0 { value } else { default };
+    let default = Settings::default();
+    Settings {
+        max_messages: limit(wanted.max_messages),
+        max_bytes: limit(wanted.max_bytes),
+        max_deliveries: wanted.max_deliveries,
+        lease_ms: or(wanted.lease_ms, default.lease_ms),
+        session_grace_ms: or(wanted.session_grace_ms, default.session_grace_ms),
+        dedup_age_ms: limit(wanted.dedup_age_ms.into()).unwrap_or(default.dedup_age_ms),
+        ..default
+    }
+}
+
+fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
+    v1::QueueSettings {
+        replicas: replicas as u32,
+        max_messages: settings.max_messages.unwrap_or(0),
+        max_bytes: settings.max_bytes.unwrap_or(0),
+        max_deliveries: settings.max_deliveries,
+        lease_ms: settings.lease_ms,
+        session_grace_ms: settings.session_grace_ms,
+        dedup_age_ms: settings.dedup_age_ms.min(u32::MAX.into()) as u32,
+    }
+}
+
+fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal> {
+    const LEASE_MS_MIN: u32 = 100;
+    let max = quorate_machine::queue::LEASE_MS_MAX;
+    if settings.lease_ms != 0 && !(LEASE_MS_MIN..=max).contains(&settings.lease_ms) {
+        return Err(Refusal::invalid(format!(
+            "`lease_ms` must be within {LEASE_MS_MIN} and {max}"
+        )));
+    }
+    if settings.session_grace_ms > max {
+        return Err(Refusal::invalid(format!("`session_grace_ms` is at most {max}")));
+    }
+    if !matches!(settings.replicas, 0 | 1 | 3 | 5) {
+        let message = format!("a queue has 1, 3 or 5 replicas, not {}", settings.replicas);
+        return Err(Refusal::invalid(message));
+    }
+    Ok(())
+}
+
+impl Member {
+    /// A queue as this node knows it: counts and consumers from its own replica, if it has one.
+    fn describe(&self, queue: &catalog::Queue) -> v1::QueueDescription {
+        let local = self.queues.get(queue.group.0);
+        let mut description = v1::QueueDescription {
+            name: queue.name.as_str().into(),
+            settings: Some(settings_to(&queue.settings, queue.replicas.len())),
+            group_id: queue.group.0,
+            replicas: queue.replicas.iter().map(|node| self.replica(node.0, None)).collect(),
+            ..Default::default()
+        };
+        if let Some(local) = local {
+            self.describe_local(&local, &mut description);
+        }
+        description
+    }
+
+    fn replica(&self, node: u64, leader: Option<u64>) -> v1::Replica {
+        let role = match leader {
+            Some(leader) if leader == node => v1::ReplicaRole::Leader,
+            Some(_) => v1::ReplicaRole::Follower,
+            None => v1::ReplicaRole::Unspecified,
+        };
+        v1::Replica {
+            node_id: node,
+            address: self.address_of(node).unwrap_or_default(),
+            role: role.into(),
+            matched_index: 0,
+            lag: 0,
+        }
+    }
+
+    fn describe_local(&self, local: &Queue, description: &mut v1::QueueDescription) {
+        let leadership = local.handle.leadership();
+        description.leader =
+            leadership.leader.and_then(|leader| self.leader(leader, leadership.term));
+        let progress = local.handle.progress();
+        for replica in &mut description.replicas {
+            *replica = self.replica(replica.node_id, leadership.leader);
+            if let Some(seen) = progress.iter().find(|seen| seen.node == replica.node_id) {
+                replica.matched_index = seen.matched;
+                replica.lag = seen.lag;
+                if !seen.voter {
+                    replica.role = v1::ReplicaRole::Learner.into();
+                }
+            }
+        }
+        let stats = local.handle.read(|machine| machine.stats());
+        description.counts = Some(v1::QueueCounts {
+            published: stats.published,
+            ready: stats.ready,
+            leased: stats.leased,
+            delayed: stats.delayed,
+            acked: stats.acked,
+            rejected: stats.rejected,
+            exhausted: stats.exhausted,
+            purged: stats.purged,
+            bytes: stats.bytes,
+            first_offset: stats.first_offset.0,
+            next_offset: stats.next_offset.0,
+        });
+        description.consumers = stats
+            .consumers
+            .into_iter()
+            .map(|consumer| v1::ConsumerDescription {
+                name: consumer.name,
+                session: consumer.session.0.to_be_bytes().to_vec().into(),
+                node_id: consumer.node.0,
+                prefetch: consumer.prefetch,
+                leased: consumer.leased,
+                connected: consumer.connected,
+            })
+            .collect();
+    }
+
+    fn known(&self, name: &QueueName) -> Option<catalog::Queue> {
+        self.catalog.read(|catalog| catalog.queue(name).cloned())
+    }
+
+    async fn create(
+        &self,
+        request: v1::CreateQueueRequest,
+    ) -> Result<v1::CreateQueueResponse, Refusal> {
+        let name = queue_name(&request.name)?;
+        let wanted = request.settings.unwrap_or_default();
+        check_settings(&wanted)?;
+        let (nodes, queues) = self.catalog.read(|catalog| {
+            let nodes: Vec<_> = catalog.nodes().map(|node| node.id).collect();
+            (nodes, catalog.queues().len())
+        });
+        let limit = self.config.limits.max_queues as usize;
+        if queues >= limit && self.known(&name).is_none() {
+            let message =
+                format!("the cluster has {queues} queues, as many as limits.max_queues allows");
+            return Err(Refusal::new(reason::QUOTA_EXCEEDED, message));
+        }
+        let alive =
+            |id: &quorate_machine::NodeId| id.0 == self.id() || self.connections.reachable(id.0);
+        let candidates: Vec<_> = nodes.iter().copied().filter(alive).collect();
+        let default = if nodes.len() < 3 { 1 } else { 3 };
+        let replicas = if wanted.replicas == 0 { default } else { wanted.replicas as u8 };
+        let command = catalog::Command::CreateQueue(CreateQueue {
+            name: name.clone(),
+            settings: settings_of(&wanted),
+            replicas,
+            candidates,
+        });
+        let created = match self.propose_catalog(command).await? {
+            catalog::Reply::Created { .. } => true,
+            catalog::Reply::Rejected(catalog::Rejection::QueueExists {
+                same_settings: true,
+                ..
+            }) => false,
+            catalog::Reply::Rejected(rejection) => return Err(rejection.into()),
+            _ => return Err(Refusal::unknown_outcome()),
+        };
+        let queue = self.wait_for_leader(&name).await?;
+        Ok(v1::CreateQueueResponse { queue: Some(queue), created })
+    }
+
+    async fn wait_for_leader(&self, name: &QueueName) -> Result<v1::QueueDescription, Refusal> {
+        let look = async {
+            loop {
+                let Some(queue) = self.known(name) else {
+                    return Err(Refusal::queue_not_found(name.as_str()));
+                };
+                let mut description = self.describe(&queue);
+                if description.leader.is_none() && self.queues.get(queue.group.0).is_none() {
+                    description.leader = self.locate(name.as_str(), 0).await.ok();
+                }
+                if description.leader.is_some() {
+                    return Ok(description);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let limit = self.config.limits.request_timeout();
+        match tokio::time::timeout(limit, look).await {
+            Ok(found) => found,
+            Err(_) => Err(Refusal::no_quorum(&format!("elect a leader of queue `{name}`"))),
+        }
+    }
+
+    async fn delete(&self, request: v1::DeleteQueueRequest) -> Result<(), Refusal> {
+        let name = queue_name(&request.name)?;
+        let command = catalog::Command::DeleteQueue { name: name.clone() };
+        match self.propose_catalog(command).await? {
+            catalog::Reply::Deleted { .. } => Ok(()),
+            catalog::Reply::Rejected(catalog::Rejection::NotFound) => {
+                Err(Refusal::queue_not_found(name.as_str()))
+            }
+            catalog::Reply::Rejected(rejection) => Err(rejection.into()),
+            _ => Err(Refusal::unknown_outcome()),
+        }
+    }
+
+    pub(crate) async fn propose_catalog(
+        &self,
+        command: catalog::Command,
+    ) -> Result<catalog::Reply, Refusal> {
+        let limit = self.config.limits.request_timeout();
+        match tokio::time::timeout(limit, self.catalog.propose(command)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Refusal::no_quorum("write the catalog")),
+        }
+    }
+}
+
+type Client = v1::admin_service_client::AdminServiceClient<tonic::transport::Channel>;
+
+impl Services {
+    fn admin(&self, node: u64) -> Result<Client, Status> {
+        Ok(Client::new(self.node.channel(node)?))
+    }
+
+    /// The queue's description at its leader, wherever that is.
+    async fn describe_at_leader(
+        &self,
+        name: &str,
+        hops: u32,
+    ) -> Result<v1::QueueDescription, Status> {
+        match self.node.place(name, hops).await? {
+            Place::Here(queue) => {
+                let known = self.node.known(&queue.name);
+                let known = known.ok_or_else(|| Refusal::queue_not_found(name))?;
+                Ok(self.node.describe(&known))
+            }
+            Place::There(node) => {
+                let request = v1::DescribeQueueRequest { name: name.into() };
+                let answer = self.admin(node)?.describe_queue(forwarded(request, hops)).await?;
+                answer.into_inner().queue.ok_or_else(|| Refusal::unknown_outcome().into())
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::admin_service_server::AdminService for Services {
+    async fn create_queue(
+        &self,
+        request: Request<v1::CreateQueueRequest>,
+    ) -> Result<Response<v1::CreateQueueResponse>, Status> {
+        let hops = hops(request.metadata());
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            return self.admin(node)?.create_queue(forwarded(request.into_inner(), hops)).await;
+        }
+        Ok(Response::new(self.node.create(request.into_inner()).await?))
+    }
+
+    async fn describe_queue(
+        &self,
+        request: Request<v1::DescribeQueueRequest>,
+    ) -> Result<Response<v1::DescribeQueueResponse>, Status> {
+        let hops = hops(request.metadata());
+        let queue = self.describe_at_leader(&request.into_inner().name, hops).await?;
+        Ok(Response::new(v1::DescribeQueueResponse { queue: Some(queue) }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<v1::ListQueuesRequest>,
+    ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        let request = request.into_inner();
+        let size =
+            if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size.min(PAGE_MAX) };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(queue_name(token)?),
+        };
+        let mut page: Vec<catalog::Queue> = self.node.catalog.read(|catalog| match &after {
+            None => catalog.queues().take(size as usize + 1).cloned().collect(),
+            Some(after) => catalog.queues_after(after).take(size as usize + 1).cloned().collect(),
+        });
+        let more = page.len() > size as usize;
+        page.truncate(size as usize);
+        let next_page_token = match page.last() {
+            Some(last) if more => last.name.as_str().to_string(),
+            _ => String::new(),
+        };
+        let queues = page.iter().map(|queue| self.node.describe(queue)).collect();
+        Ok(Response::new(v1::ListQueuesResponse { queues, next_page_token }))
+    }
+
+    async fn purge_queue(
+        &self,
+        request: Request<v1::PurgeQueueRequest>,
+    ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        let queue = match self.node.place(&request.name, hops).await? {
+            Place::Here(queue) => queue,
+            Place::There(node) => {
+                return self.admin(node)?.purge_queue(forwarded(request, hops)).await;
+            }
+        };
+        let limit = self.node.config.limits.request_timeout();
+        match tokio::time::timeout(limit, queue.handle.propose(Command::Purge)).await {
+            Ok(Ok(Reply::Purged { count })) => {
+                Ok(Response::new(v1::PurgeQueueResponse { purged: count }))
+            }
+            Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
+            Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),
+            Err(_) => Err(Refusal::no_quorum("purge the queue").into()),
+        }
+    }
+
+    async fn delete_queue(
+        &self,
+        request: Request<v1::DeleteQueueRequest>,
+    ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        let hops = hops(request.metadata());
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            return self.admin(node)?.delete_queue(forwarded(request.into_inner(), hops)).await;
+        }
+        let request = request.into_inner();
+        if request.if_empty {
+            let counts =
+                self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
+            let held = counts.ready + counts.leased + counts.delayed;
+            if held > 0 {
+                let message = format!("queue `{}` holds {held} messages", request.name);
+                return Err(Refusal::new(reason::QUEUE_NOT_EMPTY, message).into());
+            }
+        }
+        self.node.delete(request).await?;
+        Ok(Response::new(v1::DeleteQueueResponse {}))
+    }
+}

@@ -1,0 +1,379 @@
+//! Consuming: one consumer's stream.
+//!
+//! ```text
+//!  client ── settles ──► reader task ──► the group ──► outcomes ─┐
+//!  the queue's effects ──► inlet ── bodies from the log ─────────┴──► answers to the client
+//! ```
+//! Reading and answering are apart, so that a client that is slow to read is still heard.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use quorate_group::Outcome;
+use quorate_machine::queue::{
+    self as machine, Attach, Attachment, Command, Offset, Reply, Run, Session, SettleItem,
+    SettleKind, Token,
+};
+use quorate_machine::{NodeId, frame};
+use quorate_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::queue::FIRST_MESSAGE;
+use super::{Answers, Services, requests};
+use crate::member::Member;
+use crate::queue::{Outgoing, Queue};
+use crate::refusal::Refusal;
+use crate::routing::{Place, forwarded, hops};
+
+/// Settle requests of one stream that may wait for their outcome.
+const SETTLES_IN_FLIGHT: usize = 1024;
+/// Shortest lease that a consumer may ask for, in milliseconds.
+const LEASE_MS_MIN: u32 = 100;
+/// Longest name of a consumer, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// A consumer's attachment, for as long as its stream lives; when that ends, whichever way, the
+/// machine is told.
+struct Attached {
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    session: Session,
+    stream: u64,
+    attachment: Attachment,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.queue.close(self.session, self.stream);
+        if self.node.shutdown.is_said() {
+            return;
+        }
+        let (queue, session, attachment) = (self.queue.clone(), self.session, self.attachment);
+        tokio::spawn(async move { queue.disconnect(session, attachment).await });
+    }
+}
+
+enum Underway {
+    Settle { id: u64, outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal> },
+    Detached,
+}
+
+fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
+    let bytes: [u8; 16] =
+        bytes.try_into().map_err(|_| Refusal::invalid("`session` must be 16 random bytes"))?;
+    Ok(Session(u128::from_be_bytes(bytes)))
+}
+
+fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
+    if attach.name.len() > NAME_BYTES_MAX {
+        return Err(Refusal::invalid(format!("`name` is longer than {NAME_BYTES_MAX} bytes")));
+    }
+    let lease_ms = (attach.lease_ms > 0).then_some(attach.lease_ms);
+    let leases = LEASE_MS_MIN..=machine::LEASE_MS_MAX;
+    if lease_ms.is_some_and(|lease| !leases.contains(&lease)) {
+        let (min, max) = (leases.start(), leases.end());
+        return Err(Refusal::invalid(format!("`lease_ms` must be within {min} and {max}")));
+    }
+    Ok(Attach {
+        session: session_of(&attach.session)?,
+        node: NodeId(node),
+        name: attach.name.clone(),
+        prefetch: attach.prefetch,
+        lease_ms,
+    })
+}
+
+fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
+    let kind = match item.kind() {
+        v1::SettleKind::Ack => SettleKind::Ack,
+        v1::SettleKind::Nack => SettleKind::Nack { delay_ms: item.delay_ms },
+        v1::SettleKind::Reject => SettleKind::Reject,
+        v1::SettleKind::Extend if item.delay_ms >= LEASE_MS_MIN => {
+            SettleKind::Extend { lease_ms: item.delay_ms.min(machine::LEASE_MS_MAX) }
+        }
+        v1::SettleKind::Extend => {
+            return Err(Refusal::invalid(format!("an extension is at least {LEASE_MS_MIN} ms")));
+        }
+        v1::SettleKind::Unspecified => return Err(Refusal::invalid("a settle needs its `kind`")),
+    };
+    if item.count == 0 {
+        return Err(Refusal::invalid("a settle's `count` is at least 1"));
+    }
+    let (token, first) = (Token(item.token), Offset(item.first_offset));
+    Ok(SettleItem { kind, token, first, count: item.count })
+}
+
+impl Attached {
+    async fn submit(
+        &self,
+        items: &[v1::SettleItem],
+    ) -> Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal> {
+        const ITEM_BYTES: usize = 32;
+        if items.len() > SettleItem::ITEMS_MAX {
+            let max = SettleItem::ITEMS_MAX;
+            return Err(Refusal::invalid(format!("a settle has at most {max} items")));
+        }
+        let items = items.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
+        let bytes = ITEM_BYTES * (items.len() + 1);
+        let command = Command::Settle { session: self.session, items };
+        Ok(self.queue.handle.submit(command, bytes).await?)
+    }
+
+    /// Reads what the client settles until it ends.
+    async fn read(
+        self: Arc<Self>,
+        mut requests: Streaming<v1::ConsumeRequest>,
+        underway: mpsc::Sender<Underway>,
+    ) {
+        use v1::consume_request::Request;
+        while let Ok(Some(request)) = requests.message().await {
+            let next = match request.request {
+                Some(Request::Settle(settle)) => {
+                    Underway::Settle { id: settle.id, outcome: self.submit(&settle.items).await }
+                }
+                Some(Request::Detach(_)) => {
+                    let (session, attachment) = (self.session, self.attachment);
+                    let detach = Command::Detach { session, attachment };
+                    if let Err(error) = self.queue.handle.propose(detach).await {
+                        tracing::debug!(queue = %self.queue.name, %error, "detach");
+                    }
+                    Underway::Detached
+                }
+                Some(Request::Attach(_)) | None => {
+                    let refusal =
+                        Refusal::invalid("a consume stream takes one `attach`, then settles");
+                    Underway::Settle { id: 0, outcome: Err(refusal) }
+                }
+            };
+            let ends = matches!(next, Underway::Detached);
+            if underway.send(next).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    async fn settled(
+        &self,
+        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+    ) -> Result<Vec<v1::OffsetRange>, Refusal> {
+        let limit = self.node.config.limits.request_timeout();
+        match tokio::time::timeout(limit, outcome?).await {
+            Ok(Ok(Ok(Reply::Settled(settled)))) => Ok(settled
+                .lost
+                .into_iter()
+                .map(|(first, count)| v1::OffsetRange { first_offset: first.0, count })
+                .collect()),
+            Ok(Ok(Ok(Reply::Rejected(rejection)))) => Err(rejection.into()),
+            Ok(Ok(Err(error))) => Err(self.node.redirect(&self.queue, error)),
+            _ => Err(Refusal::unknown_outcome()),
+        }
+    }
+
+    async fn answer(
+        &self,
+        id: u64,
+        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+    ) -> v1::ConsumeResponse {
+        let settled = match self.settled(outcome).await {
+            Ok(lost) => v1::Settled { id, lost, failure: None },
+            Err(refusal) => {
+                v1::Settled { id, lost: Vec::new(), failure: Some(refusal.into_failure()) }
+            }
+        };
+        v1::ConsumeResponse { response: Some(v1::consume_response::Response::Settled(settled)) }
+    }
+
+    /// A run of leased messages with their bodies; `None` if they are gone meanwhile, by a purge
+    /// or because the lease ended.
+    async fn delivery(&self, token: Token, run: Run) -> Option<v1::ConsumeResponse> {
+        let frame = match self.bodies(run).await {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::warn!(
+                    queue = %self.queue.name, index = run.index.0, offset = run.first_offset.0,
+                    %error, "read the body of a leased message"
+                );
+                return None;
+            }
+        };
+        let delivery = v1::Delivery {
+            token: token.0,
+            first_offset: run.first_offset.0,
+            attempt: run.attempt,
+            frame: Some(frame),
+        };
+        Some(v1::ConsumeResponse {
+            response: Some(v1::consume_response::Response::Delivery(delivery)),
+        })
+    }
+
+    async fn bodies(&self, run: Run) -> std::io::Result<v1::Frame> {
+        let entry = self.queue.handle.entry(run.index.0).await?;
+        let slices = machine::body(&entry, run.ordinal, run.skip, run.count)
+            .map_err(std::io::Error::other)?;
+        Ok(v1::Frame { layout: frame::LAYOUT.into(), count: run.count, messages: joined(slices) })
+    }
+}
+
+/// One frame of the slices of several: their messages one after the other.
+fn joined(mut slices: Vec<Bytes>) -> Bytes {
+    if slices.len() == 1 {
+        return slices.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
+    slices.iter().for_each(|slice| all.extend_from_slice(slice));
+    all.freeze()
+}
+
+#[tonic::async_trait]
+impl v1::consumer_service_server::ConsumerService for Services {
+    type ConsumeStream = Answers<v1::ConsumeResponse>;
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<v1::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        use v1::consume_request::Request as Kind;
+        let hops = hops(request.metadata());
+        let permit = self.node.budget.stream()?;
+        let mut rest = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE, rest.message()).await;
+        let first =
+            first.map_err(|_| Refusal::invalid("the stream's first message did not come"))??;
+        let Some(v1::ConsumeRequest { request: Some(Kind::Attach(attach)) }) = first else {
+            return Err(
+                Refusal::invalid("the first message of a consume stream is `attach`").into()
+            );
+        };
+        let queue = match self.node.place(&attach.queue, hops).await? {
+            Place::Here(queue) => queue,
+            Place::There(node) => {
+                let channel = self.node.channel(node)?;
+                let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel)
+                    .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
+                let first = v1::ConsumeRequest { request: Some(Kind::Attach(attach)) };
+                let request = forwarded(requests(first, rest), hops);
+                let answers = client.consume(request).await?.into_inner();
+                return Ok(Response::new(Box::pin(answers)));
+            }
+        };
+        let (attached, lease_ms, inlet) = self.attach(queue, &attach).await?;
+        let attached = Arc::new(attached);
+        let (sender, underway) = mpsc::channel(SETTLES_IN_FLIGHT);
+        // The reader ends with the client's half of the stream, or when the answers end.
+        tokio::spawn(attached.clone().read_until_closed(rest, sender));
+        let answers = async_stream::stream! {
+            let _permit = permit;
+            yield Ok(attached.hello(lease_ms));
+            for await answer in answers(attached, inlet, underway) {
+                yield answer;
+            }
+        };
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+impl Services {
+    async fn attach(
+        &self,
+        queue: Arc<Queue>,
+        attach: &v1::Attach,
+    ) -> Result<(Attached, u32, mpsc::UnboundedReceiver<Outgoing>), Refusal> {
+        let command = attach_of(attach, self.node.id())?;
+        let session = command.session;
+        let lease_ms = command.lease_ms;
+        let (stream, inlet) = queue.open(session);
+        let limit = self.node.config.limits.request_timeout();
+        let proposed = queue.handle.propose(Command::Attach(command));
+        let refusal = match tokio::time::timeout(limit, proposed).await {
+            Ok(Ok(Reply::Attached { attachment, .. })) => {
+                let node = self.node.clone();
+                let lease_ms = lease_ms
+                    .unwrap_or_else(|| queue.handle.read(|machine| machine.settings().lease_ms));
+                return Ok((
+                    Attached { node, queue, session, stream, attachment },
+                    lease_ms,
+                    inlet,
+                ));
+            }
+            Ok(Ok(Reply::Rejected(rejection))) => rejection.into(),
+            Ok(Ok(_)) => Refusal::unknown_outcome(),
+            Ok(Err(error)) => self.node.redirect(&queue, error),
+            Err(_) => Refusal::no_quorum("attach the consumer"),
+        };
+        queue.close(session, stream);
+        Err(refusal)
+    }
+}
+
+impl Attached {
+    fn hello(&self, lease_ms: u32) -> v1::ConsumeResponse {
+        let term = self.queue.handle.leadership().term;
+        let leader = self.node.leader(self.node.id(), term);
+        let attached = v1::Attached { leader, lease_ms };
+        v1::ConsumeResponse { response: Some(v1::consume_response::Response::Attached(attached)) }
+    }
+
+    async fn read_until_closed(
+        self: Arc<Self>,
+        requests: Streaming<v1::ConsumeRequest>,
+        underway: mpsc::Sender<Underway>,
+    ) {
+        let closed = underway.clone();
+        tokio::select! {
+            biased;
+            () = closed.closed() => {}
+            () = self.node.shutdown.said() => {}
+            () = self.clone().read(requests, underway) => {}
+        }
+    }
+}
+
+/// What the client is told, until one side ends.
+fn answers(
+    attached: Arc<Attached>,
+    mut inlet: mpsc::UnboundedReceiver<Outgoing>,
+    mut underway: mpsc::Receiver<Underway>,
+) -> impl futures_util::Stream<Item = Result<v1::ConsumeResponse, Status>> + Send {
+    async_stream::stream! {
+        // In the order of the requests, while deliveries go on.
+        let mut settling = FuturesOrdered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = settling.next(), if !settling.is_empty() => yield Ok(answer),
+                next = underway.recv() => match next {
+                    Some(Underway::Settle { id, outcome }) => {
+                        settling.push_back(attached.answer(id, outcome));
+                    }
+                    Some(Underway::Detached) | None => {
+                        while let Some(answer) = settling.next().await {
+                            yield Ok(answer);
+                        }
+                        return;
+                    }
+                },
+                next = inlet.recv() => match next {
+                    Some(Outgoing::Deliver { token, runs }) => {
+                        for run in runs {
+                            if let Some(delivery) = attached.delivery(token, run).await {
+                                yield Ok(delivery);
+                            }
+                        }
+                    }
+                    Some(Outgoing::Close(refusal)) => {
+                        yield Err(refusal.into());
+                        return;
+                    }
+                    None => {
+                        yield Err(Refusal::not_leader(None).into());
+                        return;
+                    }
+                },
+            }
+        }
+    }
+}

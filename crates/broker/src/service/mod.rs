@@ -1,0 +1,42 @@
+//! The gRPC services: thin over the node, one file each.
+
+mod admin;
+mod cluster;
+mod consumer;
+mod queue;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use tonic::Status;
+
+use crate::member::Member;
+
+/// A stream of answers.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// All services of one node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Services {
+    node: Arc<Member>,
+}
+
+impl Services {
+    pub(crate) fn new(node: Arc<Member>) -> Self {
+        Self { node }
+    }
+}
+
+/// The messages of a client's stream as they are forwarded: it ends where the client's breaks.
+fn requests<T: Send + 'static>(
+    first: T,
+    mut rest: tonic::Streaming<T>,
+) -> impl Stream<Item = T> + Send + 'static {
+    async_stream::stream! {
+        yield first;
+        while let Ok(Some(next)) = rest.message().await {
+            yield next;
+        }
+    }
+}
