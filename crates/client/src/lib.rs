@@ -1,1 +1,56 @@
-//! placeholder
+//! The Rust SDK of Quorate, a replicated message queue.
+//!
+//! ```text
+//!            ┌─ Producer ── task ── window              one batch after the other, each enters once
+//!  Client ───┼─ Consumer ── task ── ledger, settles     leases kept over reconnects, settles in ranges
+//!    │       └─ calls about queues and the cluster
+//!  nodes ◄── link                                       finds the leader, goes around dead nodes
+//! ```
+//!
+//! Start with [`Client::connect`]. Publishing: [`Client::producer`]. Consuming: [`Client::consumer`].
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use futures_util::StreamExt;
+//! use quorate_client::{Client, Message, QueueSettings};
+//!
+//! let client = Client::connect(["127.0.0.1:7101", "127.0.0.1:7102"]).await?;
+//! client.create_queue("orders", QueueSettings::default()).await?;
+//!
+//! let producer = client.producer("orders").build().await?;
+//! let receipt = producer.publish(Message::new("hello").header("lang", "en")).await?;
+//! println!("on disk on a majority, at offset {}", receipt.offset);
+//!
+//! let mut consumer = client.consumer("orders").build().await?;
+//! if let Some(delivery) = consumer.next().await {
+//!     delivery?.ack().await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod admin;
+mod backoff;
+mod client;
+mod consumer;
+mod error;
+mod fault;
+mod link;
+mod message;
+mod nodes;
+mod producer;
+mod random;
+
+pub use admin::CreatedQueue;
+pub use client::{Client, ClientBuilder};
+pub use consumer::{Consumer, ConsumerBuilder, Delivery};
+pub use error::{ConnectError, ConsumeError, Error, PublishError, Refusal, SettleError};
+pub use message::Message;
+pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
+pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
+pub use quorate_proto::reason;
+pub use quorate_proto::v1::{
+    ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, NodeDescription, QueueCounts,
+    QueueDescription, QueueSettings, Replica, ReplicaRole,
+};

@@ -1,0 +1,210 @@
+//! Calls about queues and the cluster. Each is retried at other nodes within the request time limit.
+
+use quorate_proto::v1;
+use quorate_proto::v1::admin_service_client::AdminServiceClient;
+use tonic::transport::Channel;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::nodes::{self, Effect, Failed, MAX_ANSWER_BYTES};
+use quorate_proto::reason;
+
+/// What [`Client::create_queue`] has found or made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreatedQueue {
+    /// The queue as it is now.
+    pub queue: v1::QueueDescription,
+    /// False if it existed already, with the same settings.
+    pub created: bool,
+}
+
+/// Queues asked for in one call when listing.
+const PAGE: u32 = 1_000;
+
+fn admin(channel: Channel) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+fn described(queue: Option<v1::QueueDescription>) -> Result<v1::QueueDescription, Error> {
+    queue.ok_or_else(|| Error::Invalid("the server's answer does not describe a queue".to_owned()))
+}
+
+impl Client {
+    /// Creates a queue and waits until it has a leader. Creating one that exists with the same settings
+    /// succeeds. Settings left at 0 are the server's defaults.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_EXISTS` (with other settings), `INVALID_ARGUMENT`,
+    /// `NOT_ENOUGH_NODES` or `QUOTA_EXCEEDED`; after a retry `created` may be false although this call
+    /// created the queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::QueueSettings;
+    /// let settings = QueueSettings { replicas: 3, max_messages: 1_000_000, ..Default::default() };
+    /// let created = client.create_queue("orders", settings).await?;
+    /// assert_eq!(created.queue.name, "orders");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create_queue(
+        &self,
+        name: impl Into<String>,
+        settings: v1::QueueSettings,
+    ) -> Result<CreatedQueue, Error> {
+        let request = v1::CreateQueueRequest { name: name.into(), settings: Some(settings) };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).create_queue(request).await }
+        };
+        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        Ok(CreatedQueue { queue: described(answer.queue)?, created: answer.created })
+    }
+
+    /// Settings, leader, replicas, counts and consumers of a queue.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let queue = client.describe_queue("orders").await?;
+    /// println!("{} replicas", queue.replicas.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn describe_queue(
+        &self,
+        name: impl Into<String>,
+    ) -> Result<v1::QueueDescription, Error> {
+        let request = v1::DescribeQueueRequest { name: name.into() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).describe_queue(request).await }
+        };
+        described(self.nodes.call(Effect::Reads, ask).await?.queue)
+    }
+
+    /// All queues, in order of name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers in time.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for queue in client.list_queues().await? {
+    ///     println!("{}", queue.name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn list_queues(&self) -> Result<Vec<v1::QueueDescription>, Error> {
+        let mut queues = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListQueuesRequest { page_size: PAGE, page_token };
+            let ask = |channel| {
+                let request = request.clone();
+                async move { admin(channel).list_queues(request).await }
+            };
+            let page = self.nodes.call(Effect::Reads, ask).await?;
+            queues.extend(page.queues);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(queues);
+            }
+            if page_token == request.page_token {
+                return Err(Error::Invalid("the server's listing does not end".to_owned()));
+            }
+        }
+    }
+
+    /// Drops every message of a queue, leased ones too, and returns how many. After a retry, that is how
+    /// many the last attempt dropped.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::UnknownOutcome`] when the answer was lost.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// println!("{} messages dropped", client.purge_queue("orders").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn purge_queue(&self, name: impl Into<String>) -> Result<u64, Error> {
+        let request = v1::PurgeQueueRequest { name: name.into() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).purge_queue(request).await }
+        };
+        Ok(self.nodes.call(Effect::Writes, ask).await?.purged)
+    }
+
+    /// Removes a queue and its messages; with `if_empty` only if it holds none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND` or `QUEUE_NOT_EMPTY`; [`Error::UnknownOutcome`] when the
+    /// answer was lost.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// client.delete_queue("orders", true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn delete_queue(&self, name: impl Into<String>, if_empty: bool) -> Result<(), Error> {
+        let request = v1::DeleteQueueRequest { name: name.into(), if_empty };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).delete_queue(request).await }
+        };
+        match self.nodes.call(Effect::Writes, ask).await {
+            Ok(_) => Ok(()),
+            Err(Failed { fault, maybe_done: true, .. })
+                if fault.refusal.reason == reason::QUEUE_NOT_FOUND =>
+            {
+                // An earlier attempt, whose answer was lost, has removed it.
+                Ok(())
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Nodes and catalog, as the node that answers sees them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers in time.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for node in client.status().await?.nodes {
+    ///     println!("{} at {}: {}", node.node_id, node.address, node.reachable);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn status(&self) -> Result<v1::GetStatusResponse, Error> {
+        let status = self.nodes.call(Effect::Reads, nodes::get_status).await?;
+        self.nodes.learn(status.nodes.iter().map(|node| &node.address));
+        Ok(status)
+    }
+
+    /// Which node leads a queue; waits for an election in progress.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] while there is no leader.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// println!("led by {}", client.locate("orders").await?.address);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn locate(&self, queue: impl Into<String>) -> Result<v1::Leader, Error> {
+        let queue = queue.into();
+        let ask = |channel| nodes::locate_queue(channel, queue.clone());
+        let answer = self.nodes.call(Effect::Reads, ask).await?;
+        self.nodes.learn(&answer.nodes);
+        answer.leader.ok_or_else(|| Error::Invalid("the server named no leader".to_owned()))
+    }
+}

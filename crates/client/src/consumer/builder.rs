@@ -1,0 +1,126 @@
+//! Settings of a consumer, and its attachment.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1;
+use quorate_proto::v1::consume_request::Request;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Client;
+use crate::consumer::Consumer;
+use crate::consumer::task::Task;
+use crate::error::Error;
+use crate::link::Link;
+use crate::random;
+
+/// Prefetch that a server takes.
+const PREFETCH: RangeInclusive<u32> = 1..=65_535;
+/// Length of a lease that a server takes, in milliseconds: 100 ms to 12 h.
+const LEASE_MS: RangeInclusive<u128> = 100..=43_200_000;
+/// Most bytes of a consumer's name.
+const MAX_NAME_BYTES: usize = 128;
+/// Session grace of a queue that does not say its own.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// Settings of a [`Consumer`]; made by [`Client::consumer`].
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// use std::time::Duration;
+/// let consumer = client
+///     .consumer("orders")
+///     .name("billing")
+///     .prefetch(32)
+///     .lease(Duration::from_secs(10))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ConsumerBuilder {
+    client: Client,
+    queue: String,
+    name: String,
+    prefetch: u32,
+    lease: Option<Duration>,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
+        Self { client, queue, name: String::new(), prefetch: 256, lease: None }
+    }
+
+    /// Shown to people in listings; at most 128 bytes, empty unless set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Most messages leased to this consumer at a time, 1 to 65,535; 256 unless set.
+    pub fn prefetch(mut self, messages: u32) -> Self {
+        self.prefetch = messages;
+        self
+    }
+
+    /// Length of a lease, 100 ms to 12 h; the queue's setting unless set. It is how long others wait for a
+    /// message whose consumer has died; a living consumer extends it.
+    pub fn lease(mut self, length: Duration) -> Self {
+        self.lease = Some(length);
+        self
+    }
+
+    /// Attaches the consumer at the node that leads the queue.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
+    /// within the client's request time limit; [`Error::Invalid`] when a setting is out of its range.
+    pub async fn build(self) -> Result<Consumer, Error> {
+        let request = self.attach()?;
+        let queue = self.client.describe_queue(self.queue.as_str()).await?;
+        let nodes = self.client.nodes;
+        let mut link = Link::new(Arc::clone(&nodes), self.queue, request);
+        let answer = link.open_within(nodes.request_timeout()).await?;
+        let (handle, commands) = mpsc::unbounded_channel();
+        let (shown, deliveries) = mpsc::unbounded_channel();
+        let grace = grace(queue.settings);
+        let mut task = Task::new(link, self.prefetch, grace, handle, commands, shown);
+        task.attached(answer);
+        let (close, closed) = oneshot::channel();
+        tokio::spawn(task.run(closed));
+        Ok(Consumer { close, deliveries })
+    }
+
+    fn attach(&self) -> Result<v1::ConsumeRequest, Error> {
+        let invalid = |what: String| Err(Error::Invalid(what));
+        if !PREFETCH.contains(&self.prefetch) {
+            return invalid(format!("prefetch is {}; from 1 to 65,535", self.prefetch));
+        }
+        if self.name.len() > MAX_NAME_BYTES {
+            return invalid(format!("the name has {} bytes; at most 128", self.name.len()));
+        }
+        let lease_ms = match self.lease {
+            None => 0,
+            Some(lease) if LEASE_MS.contains(&lease.as_millis()) => lease.as_millis() as u32,
+            Some(lease) => return invalid(format!("the lease is {lease:?}; from 100 ms to 12 h")),
+        };
+        let attach = v1::Attach {
+            queue: self.queue.clone(),
+            session: random::session().to_vec().into(),
+            name: self.name.clone(),
+            prefetch: self.prefetch,
+            lease_ms,
+        };
+        Ok(v1::ConsumeRequest { request: Some(Request::Attach(attach)) })
+    }
+}
+
+fn grace(settings: Option<v1::QueueSettings>) -> Duration {
+    match settings.map(|settings| settings.session_grace_ms) {
+        Some(millis @ 1..) => Duration::from_millis(millis.into()),
+        Some(0) | None => DEFAULT_GRACE,
+    }
+}

@@ -1,0 +1,155 @@
+//! A message in the hands of the application.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::frame::Headers;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::consumer::ledger::Lease;
+use crate::consumer::settles::{Kind, Settle};
+use crate::error::SettleError;
+
+pub(crate) enum Command {
+    Settle(Settle),
+    /// The delivery was dropped unsettled.
+    Dropped(Lease),
+}
+
+/// A message leased to this consumer. While it is held, its lease is extended in time; settle it with
+/// [`ack`](Self::ack), [`nack`](Self::nack) or [`reject`](Self::reject).
+///
+/// **Dropping it unsettled is a `nack` without delay**: the message goes back to its place in the queue.
+///
+/// ```no_run
+/// # use quorate_client::{Delivery, SettleError};
+/// # fn work(body: &[u8]) -> bool { true }
+/// # async fn example(delivery: Delivery) -> Result<(), SettleError> {
+/// if work(&delivery.body) {
+///     delivery.ack().await
+/// } else {
+///     delivery.nack(Some(std::time::Duration::from_secs(5))).await
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping it gives the message back"]
+pub struct Delivery {
+    /// The message's place in the queue.
+    pub offset: u64,
+    /// 1 at the first delivery of the message, one more at each further one.
+    pub attempt: u32,
+    /// Names the lease: what fences off a consumer that was too slow.
+    pub token: u64,
+    /// The message's headers, in the order in which they were given.
+    pub headers: Headers,
+    /// The message's payload.
+    pub body: Bytes,
+    pub(crate) handle: Handle,
+}
+
+impl Delivery {
+    /// Done: the message is never delivered again. Returns once a majority has that on disk.
+    ///
+    /// # Errors
+    /// See [`SettleError`].
+    pub async fn ack(self) -> Result<(), SettleError> {
+        self.handle.settle(Kind::Ack).await
+    }
+
+    /// Gives the message back to its place in the queue, to be delivered again, not before `delay` if one
+    /// is given (at most 49 days).
+    ///
+    /// # Errors
+    /// See [`SettleError`].
+    pub async fn nack(self, delay: Option<Duration>) -> Result<(), SettleError> {
+        self.handle.settle(nack(delay)).await
+    }
+
+    /// Not wanted: the message leaves the queue.
+    ///
+    /// # Errors
+    /// See [`SettleError`].
+    pub async fn reject(self) -> Result<(), SettleError> {
+        self.handle.settle(Kind::Reject).await
+    }
+
+    /// As [`ack`](Self::ack), without waiting: many of them make one request. If it fails, the message is
+    /// delivered again. [`Consumer::close`](crate::Consumer::close) waits for those under way.
+    ///
+    /// ```no_run
+    /// # async fn example(delivery: quorate_client::Delivery) {
+    /// delivery.ack_later();
+    /// # }
+    /// ```
+    pub fn ack_later(self) {
+        self.handle.settle_later(Kind::Ack);
+    }
+
+    /// As [`nack`](Self::nack), without waiting.
+    pub fn nack_later(self, delay: Option<Duration>) {
+        self.handle.settle_later(nack(delay));
+    }
+
+    /// As [`reject`](Self::reject), without waiting. If it fails, the message is delivered again.
+    pub fn reject_later(self) {
+        self.handle.settle_later(Kind::Reject);
+    }
+}
+
+fn nack(delay: Option<Duration>) -> Kind {
+    // Rounded up: never earlier than asked for.
+    let millis = delay.unwrap_or_default().as_micros().div_ceil(1_000);
+    Kind::Nack { delay_ms: u32::try_from(millis).unwrap_or(u32::MAX) }
+}
+
+/// Settles one lease, at the latest when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    lease: Lease,
+    /// Taken when settled.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+}
+
+impl Handle {
+    pub fn new(lease: Lease, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { lease, commands: Some(commands) }
+    }
+
+    async fn settle(mut self, kind: Kind) -> Result<(), SettleError> {
+        let (waiter, outcome) = oneshot::channel();
+        self.send(Settle::new(kind, self.lease, Some(waiter)));
+        outcome.await.unwrap_or(Err(SettleError::Closed))
+    }
+
+    fn settle_later(mut self, kind: Kind) {
+        self.send(Settle::new(kind, self.lease, None));
+    }
+
+    fn send(&mut self, settle: Settle) {
+        if let Some(commands) = self.commands.take() {
+            // Without its task, the consumer is closed: its leases have ended.
+            let _ = commands.send(Command::Settle(settle));
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.take() {
+            let _ = commands.send(Command::Dropped(self.lease));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_never_shortened() {
+        assert_eq!(nack(None), Kind::Nack { delay_ms: 0 });
+        assert_eq!(nack(Some(Duration::from_micros(1))), Kind::Nack { delay_ms: 1 });
+        assert_eq!(nack(Some(Duration::MAX)), Kind::Nack { delay_ms: u32::MAX });
+    }
+}

@@ -1,0 +1,160 @@
+//! Which leases a consumer holds, and which it has settled lately: what tells a message that is delivered
+//! again after a re-attach from one that is new.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Settled leases remembered for each message of the prefetch; a redelivery that was on its way while the
+/// settle was confirmed is no older than that.
+const REMEMBERED: usize = 4;
+/// At least this many are remembered.
+const REMEMBERED_MIN: usize = 1_024;
+
+/// A leased message: its offset, and the token that the lease was granted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lease {
+    pub token: u64,
+    pub offset: u64,
+}
+
+struct Held {
+    token: u64,
+    /// When the lease began or was last extended, by our clock.
+    since: Instant,
+    settling: bool,
+}
+
+pub(crate) struct Ledger {
+    held: BTreeMap<u64, Held>,
+    settled: BTreeMap<u64, u64>,
+    order: VecDeque<u64>,
+    remembered: usize,
+}
+
+impl Ledger {
+    pub fn new(prefetch: u32) -> Self {
+        Self {
+            held: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            order: VecDeque::new(),
+            remembered: (prefetch as usize * REMEMBERED).max(REMEMBERED_MIN),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Notes a delivery; true if the application has not seen it. Tokens of one message only grow, so a
+    /// lower one is a copy that was late.
+    #[must_use]
+    pub fn delivered(&mut self, lease: Lease, now: Instant) -> bool {
+        let Lease { token, offset } = lease;
+        let known = self.held.get(&offset).map(|held| held.token);
+        let known = known.max(self.settled.get(&offset).copied());
+        if known.is_some_and(|known| known >= token) {
+            return false;
+        }
+        self.held.insert(offset, Held { token, since: now, settling: false });
+        true
+    }
+
+    /// Begins to settle; false if the lease is not held any more.
+    #[must_use]
+    pub fn settle(&mut self, lease: Lease) -> bool {
+        match self.held.get_mut(&lease.offset) {
+            Some(held) if held.token == lease.token => {
+                held.settling = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The settle was confirmed, or will never be.
+    pub fn close(&mut self, lease: Lease) {
+        let Lease { token, offset } = lease;
+        if self.held.get(&offset).is_some_and(|held| held.token == token) {
+            self.held.remove(&offset);
+        }
+        if self.settled.insert(offset, token).is_none() {
+            self.order.push_back(offset);
+        }
+        while self.order.len() > self.remembered {
+            if let Some(oldest) = self.order.pop_front() {
+                self.settled.remove(&oldest);
+            }
+        }
+    }
+
+    pub fn holds(&self, lease: Lease) -> bool {
+        self.held.get(&lease.offset).is_some_and(|held| held.token == lease.token)
+    }
+
+    /// Leases of `age` or more that the application still works on; they count as extended from now.
+    pub fn extend(&mut self, now: Instant, age: Duration) -> Vec<Lease> {
+        let mut due = Vec::new();
+        for (offset, held) in &mut self.held {
+            if !held.settling && held.since + age <= now {
+                held.since = now;
+                due.push(Lease { token: held.token, offset: *offset });
+            }
+        }
+        due
+    }
+
+    pub fn lose_all(&mut self) {
+        self.held.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(token: u64, offset: u64) -> Lease {
+        Lease { token, offset }
+    }
+
+    #[tokio::test]
+    async fn a_message_is_shown_once_per_token() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(1);
+        assert!(ledger.delivered(lease(5, 0), now));
+        assert!(!ledger.delivered(lease(5, 0), now), "held");
+        assert!(ledger.settle(lease(5, 0)));
+        ledger.close(lease(5, 0));
+        assert!(!ledger.delivered(lease(5, 0), now), "settled");
+        assert!(!ledger.delivered(lease(4, 0), now), "late");
+        assert!(ledger.delivered(lease(6, 0), now), "a new lease");
+        assert!(!ledger.settle(lease(5, 0)), "the old lease is gone");
+        assert!(ledger.holds(lease(6, 0)));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let mut ledger = Ledger::new(1);
+        for offset in 0..10_000 {
+            assert!(ledger.delivered(lease(1, offset), Instant::now()));
+            ledger.close(lease(1, offset));
+        }
+        assert_eq!(ledger.settled.len(), REMEMBERED_MIN);
+        assert_eq!(ledger.order.len(), REMEMBERED_MIN);
+    }
+
+    #[tokio::test]
+    async fn only_old_leases_that_are_worked_on_are_extended() {
+        let start = Instant::now();
+        let age = Duration::from_secs(10);
+        let mut ledger = Ledger::new(10);
+        assert!(ledger.delivered(lease(1, 1), start));
+        assert!(ledger.delivered(lease(1, 2), start));
+        assert!(ledger.delivered(lease(1, 3), start + age));
+        assert!(ledger.settle(lease(1, 2)));
+        assert_eq!(ledger.extend(start + age, age), [lease(1, 1)]);
+        assert_eq!(ledger.extend(start + age, age), []);
+        assert_eq!(ledger.extend(start + age * 2, age), [lease(1, 1), lease(1, 3)]);
+    }
+}

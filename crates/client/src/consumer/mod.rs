@@ -1,0 +1,93 @@
+//! [`Consumer`]: takes messages from one queue and settles them.
+//!
+//! `Consumer` is the handle; `task` owns the stream, `ledger` and `settles` (no I/O) the leases.
+
+mod builder;
+mod delivery;
+mod ledger;
+mod settles;
+mod task;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tokio::sync::{mpsc, oneshot};
+
+pub use builder::ConsumerBuilder;
+pub use delivery::Delivery;
+
+use crate::error::ConsumeError;
+use task::Shown;
+
+/// Takes messages from one queue, as a stream of deliveries; made by
+/// [`Client::consumer`](crate::Client::consumer).
+///
+/// Each delivery is leased to this consumer and extended by itself until it is settled, so a handler may
+/// take its time; if the whole program dies, the lease ends and somebody else gets the message. A stream
+/// that breaks is opened again, at whichever node leads the queue by then, under the same session: what was
+/// leased stays leased, and is not shown twice.
+///
+/// The stream ends after an error that retrying does not cure, such as a queue that was deleted.
+/// Dropping the consumer is closing it without waiting.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use futures_util::StreamExt;
+/// use quorate_client::Client;
+/// let client = Client::connect(["127.0.0.1:7101"]).await?;
+/// let mut consumer = client.consumer("orders").name("billing").build().await?;
+/// while let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     println!("{}: {:?}", delivery.offset, delivery.body);
+///     delivery.ack().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Consumer {
+    // Goes first when dropped: the task then knows that the deliveries dropped next need no settling.
+    close: oneshot::Sender<oneshot::Sender<()>>,
+    deliveries: mpsc::UnboundedReceiver<Shown>,
+}
+
+impl Consumer {
+    /// Waits for a delivery, then takes with it what is there already, at most `most` in all. Empty once the
+    /// stream has ended.
+    ///
+    /// ```no_run
+    /// # async fn example(mut consumer: quorate_client::Consumer) -> Result<(), quorate_client::ConsumeError> {
+    /// for delivery in consumer.next_batch(100).await {
+    ///     delivery?.ack_later();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn next_batch(&mut self, most: usize) -> Vec<Result<Delivery, ConsumeError>> {
+        let mut batch = Vec::new();
+        self.deliveries.recv_many(&mut batch, most).await;
+        batch
+    }
+
+    /// Finishes settles under way, then detaches: what is leased and not settled goes back to the queue
+    /// at once, and deliveries still in hand cannot be settled any more. Takes at most 5 s; if no node
+    /// answers until then, leases return when the queue's session grace is over.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        let Self { close, deliveries } = self;
+        if close.send(done).is_ok() {
+            drop(deliveries);
+            // The task drops its end, which is an error, when it is through.
+            let _ = closed.await;
+        }
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, ConsumeError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.deliveries.poll_recv(context)
+    }
+}

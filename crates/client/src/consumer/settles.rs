@@ -1,0 +1,281 @@
+//! Settles on their way to the server: one request at a time; what gathers meanwhile is the next one.
+//!
+//! Consecutive offsets under one token become one range. A settle whose answer was lost with its stream
+//! is sent again; if the lease is gone by then, either the first copy took effect or the lease ended:
+//! the outcome is unknown, and the caller is told so.
+
+use quorate_proto::{reason, v1};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::consumer::ledger::Lease;
+use crate::error::SettleError;
+use crate::fault::{Fault, Verdict};
+
+/// Most leases settled by one request.
+const SETTLES: usize = 16_384;
+
+/// What is done with a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Ack,
+    Nack { delay_ms: u32 },
+    Reject,
+}
+
+pub(crate) type Waiter = oneshot::Sender<Result<(), SettleError>>;
+
+pub(crate) struct Settle {
+    pub kind: Kind,
+    pub lease: Lease,
+    /// `None` when nobody waits.
+    pub waiter: Option<Waiter>,
+    /// A copy may have taken effect.
+    floating: bool,
+}
+
+impl Settle {
+    pub fn new(kind: Kind, lease: Lease, waiter: Option<Waiter>) -> Self {
+        Self { kind, lease, waiter, floating: false }
+    }
+
+    pub fn finish(self, outcome: Result<(), SettleError>) {
+        if let Some(waiter) = self.waiter {
+            let _ = waiter.send(outcome);
+        }
+    }
+
+    fn lost(&self) -> SettleError {
+        if self.floating { SettleError::UnknownOutcome } else { SettleError::LeaseLost }
+    }
+}
+
+struct Sent {
+    id: u64,
+    at: Instant,
+    settles: Vec<Settle>,
+    extended: Vec<Lease>,
+}
+
+/// What an answer has decided.
+#[derive(Default)]
+pub(crate) struct Answered {
+    pub settled: Vec<(Settle, Result<(), SettleError>)>,
+    /// Leases that could not be extended.
+    pub lost: Vec<Lease>,
+    /// The request is to be sent again, after this fault.
+    pub retry: Option<Fault>,
+}
+
+#[derive(Default)]
+pub(crate) struct Settles {
+    waiting: Vec<Settle>,
+    sent: Option<Sent>,
+    next_id: u64,
+}
+
+impl Settles {
+    pub fn push(&mut self, settle: Settle) {
+        self.waiting.push(settle);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.sent.is_none()
+    }
+
+    pub fn may_send(&self) -> bool {
+        self.sent.is_none()
+    }
+
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.sent.as_ref().map(|sent| sent.at)
+    }
+
+    /// The next request, if there is something to say.
+    pub fn request(
+        &mut self,
+        extended: Vec<Lease>,
+        lease_ms: u32,
+        now: Instant,
+    ) -> Option<v1::Settle> {
+        if self.sent.is_some() || (self.waiting.is_empty() && extended.is_empty()) {
+            return None;
+        }
+        let rest = self.waiting.split_off(self.waiting.len().min(SETTLES));
+        let mut settles = std::mem::replace(&mut self.waiting, rest);
+        settles.sort_by_key(|settle| (settle.kind, settle.lease));
+        let mut items = Vec::new();
+        for settle in &settles {
+            let (kind, delay_ms) = match settle.kind {
+                Kind::Ack => (v1::SettleKind::Ack, 0),
+                Kind::Nack { delay_ms } => (v1::SettleKind::Nack, delay_ms),
+                Kind::Reject => (v1::SettleKind::Reject, 0),
+            };
+            append(&mut items, kind, settle.lease, delay_ms);
+        }
+        let settled_items = items.len();
+        let mut by_token = extended.clone();
+        by_token.sort_unstable();
+        let mut extends = Vec::new();
+        for lease in by_token {
+            append(&mut extends, v1::SettleKind::Extend, lease, lease_ms);
+        }
+        items.truncate(settled_items);
+        items.append(&mut extends);
+        let id = self.next_id;
+        self.next_id += 1;
+        self.sent = Some(Sent { id, at: now, settles, extended });
+        Some(v1::Settle { id, items })
+    }
+
+    /// # Errors
+    /// When nothing was asked under the answer's id.
+    pub fn answered(&mut self, answer: v1::Settled) -> Result<Answered, &'static str> {
+        if self.sent.as_ref().is_none_or(|sent| sent.id != answer.id) {
+            return Err("a settle was answered that was not sent");
+        }
+        let Some(sent) = self.sent.take() else { return Ok(Answered::default()) };
+        match answer.failure.map(Fault::from) {
+            None => Ok(sent.answered(answer.lost)),
+            Some(fault) if fault.is_retryable() => {
+                self.again(sent.settles, fault.verdict == Verdict::Unknown);
+                Ok(Answered { retry: Some(fault), ..Answered::default() })
+            }
+            Some(fault) => Ok(sent.refused(&fault)),
+        }
+    }
+
+    /// The stream is gone: what was on it is sent again on the next one.
+    pub fn stream_lost(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.again(sent.settles, true);
+        }
+    }
+
+    fn again(&mut self, mut settles: Vec<Settle>, floating: bool) {
+        settles.iter_mut().for_each(|settle| settle.floating |= floating);
+        settles.append(&mut self.waiting);
+        self.waiting = settles;
+    }
+
+    /// The session has ended: nothing that waits can take effect any more.
+    pub fn fail_all(&mut self, error: &SettleError) {
+        self.stream_lost();
+        for settle in std::mem::take(&mut self.waiting) {
+            let error = if settle.floating { SettleError::UnknownOutcome } else { error.clone() };
+            settle.finish(Err(error));
+        }
+    }
+}
+
+/// Adds a lease to the last range if it continues it.
+fn append(items: &mut Vec<v1::SettleItem>, kind: v1::SettleKind, lease: Lease, delay_ms: u32) {
+    if let Some(last) = items.last_mut()
+        && last.kind == kind as i32
+        && last.token == lease.token
+        && last.delay_ms == delay_ms
+        && last.first_offset + u64::from(last.count) == lease.offset
+    {
+        last.count += 1;
+        return;
+    }
+    items.push(v1::SettleItem {
+        kind: kind.into(),
+        token: lease.token,
+        first_offset: lease.offset,
+        count: 1,
+        delay_ms,
+    });
+}
+
+impl Sent {
+    fn answered(self, mut lost: Vec<v1::OffsetRange>) -> Answered {
+        lost.sort_unstable_by_key(|range| range.first_offset);
+        let is_lost = |offset: u64| {
+            let after = lost.partition_point(|range| range.first_offset <= offset);
+            let range = after.checked_sub(1).map(|at| &lost[at]);
+            range.is_some_and(|range| offset - range.first_offset < u64::from(range.count))
+        };
+        let outcome = |settle: Settle| {
+            let outcome = if is_lost(settle.lease.offset) { Err(settle.lost()) } else { Ok(()) };
+            (settle, outcome)
+        };
+        Answered {
+            settled: self.settles.into_iter().map(outcome).collect(),
+            lost: self.extended.into_iter().filter(|lease| is_lost(lease.offset)).collect(),
+            retry: None,
+        }
+    }
+
+    fn refused(self, fault: &Fault) -> Answered {
+        let outcome = |settle: Settle| {
+            let error = match fault.refusal.reason.as_str() {
+                reason::LEASE_LOST => settle.lost(),
+                _ => SettleError::Refused(fault.refusal.clone()),
+            };
+            (settle, Err(error))
+        };
+        let settled = self.settles.into_iter().map(outcome).collect();
+        Answered { settled, ..Answered::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acks(settles: &mut Settles, leases: impl IntoIterator<Item = (u64, u64)>) {
+        for (token, offset) in leases {
+            settles.push(Settle::new(Kind::Ack, Lease { token, offset }, None));
+        }
+    }
+
+    fn ranges(request: &v1::Settle) -> Vec<(i32, u64, u64, u32)> {
+        let item = |item: &v1::SettleItem| (item.kind, item.token, item.first_offset, item.count);
+        request.items.iter().map(item).collect()
+    }
+
+    #[tokio::test]
+    async fn consecutive_offsets_of_one_token_are_one_range() {
+        let mut settles = Settles::default();
+        acks(&mut settles, [(7, 12), (7, 10), (8, 13), (7, 11), (7, 20)]);
+        let extended = vec![Lease { token: 7, offset: 14 }, Lease { token: 7, offset: 15 }];
+        let request = settles.request(extended, 30_000, Instant::now()).unwrap();
+        let (ack, extend) = (v1::SettleKind::Ack as i32, v1::SettleKind::Extend as i32);
+        let expected = [(ack, 7, 10, 3), (ack, 7, 20, 1), (ack, 8, 13, 1), (extend, 7, 14, 2)];
+        assert_eq!(ranges(&request), expected);
+        assert_eq!(request.items[3].delay_ms, 30_000);
+    }
+
+    #[tokio::test]
+    async fn what_gathers_during_a_request_is_the_next_one() {
+        let mut settles = Settles::default();
+        acks(&mut settles, [(1, 0)]);
+        let first = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+        acks(&mut settles, [(1, 1), (1, 2)]);
+        assert!(settles.request(Vec::new(), 0, Instant::now()).is_none());
+        let answer = settles.answered(v1::Settled { id: first.id, ..Default::default() }).unwrap();
+        assert_eq!(answer.settled.len(), 1);
+        let second = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+        assert_eq!(ranges(&second), [(v1::SettleKind::Ack as i32, 1, 1, 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_lost_lease_is_unknown_only_if_an_earlier_copy_may_have_taken_effect() {
+        for broken in [false, true] {
+            let mut settles = Settles::default();
+            acks(&mut settles, [(1, 5)]);
+            let mut request = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+            if broken {
+                settles.stream_lost();
+                request = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+            }
+            let lost = vec![v1::OffsetRange { first_offset: 4, count: 2 }];
+            let answer = v1::Settled { id: request.id, lost, failure: None };
+            let answered = settles.answered(answer).unwrap();
+            let expected =
+                if broken { SettleError::UnknownOutcome } else { SettleError::LeaseLost };
+            assert_eq!(answered.settled[0].1, Err(expected));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What went wrong between us and a node, in one shape for unary calls and streams, and what follows
+//! from it.
+//!
+//! ```text
+//! gRPC status ──┐                      ┌─ Refused   the answer is no; asking again does not help
+//! Failure ──────┼──► Fault { verdict } ┼─ Dead      not taken; the same again, maybe elsewhere
+//! broken stream ┘                      └─ Unknown   may have been taken; the same again
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_proto::{reason, v1};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::address::Address;
+use crate::error::Refusal;
+
+/// What a fault says of the request that met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Refused for good: it did not take effect, and the same again is refused again.
+    Refused,
+    /// It did not take effect; a retry may succeed.
+    Dead,
+    /// It may have taken effect; a retry may succeed.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub verdict: Verdict,
+    pub refusal: Refusal,
+    /// The node that would take the request.
+    pub leader: Option<Address>,
+}
+
+impl Fault {
+    /// A fault without a word from a server.
+    pub fn transport(message: impl Into<String>) -> Self {
+        let refusal = Refusal { reason: String::new(), ..Refusal::default() };
+        Self {
+            verdict: Verdict::Unknown,
+            refusal: Refusal { message: message.into(), ..refusal },
+            leader: None,
+        }
+    }
+
+    /// A node could not be reached, so nothing was asked of it.
+    pub fn unreachable(address: &Address, why: &dyn std::error::Error) -> Self {
+        let message = format!("{address} could not be reached: {}", with_causes(why));
+        Self { verdict: Verdict::Dead, ..Self::transport(message) }
+    }
+
+    /// Names the node that the fault was met at.
+    pub fn at(mut self, address: &Address) -> Self {
+        self.refusal.message = format!("{address}: {}", self.refusal.message);
+        self
+    }
+
+    /// The server said something that does not fit the protocol.
+    pub fn protocol(message: &str) -> Self {
+        Self::transport(format!("the server broke the protocol: {message}"))
+    }
+
+    pub fn is_retryable(&self) -> bool {
+        self.verdict != Verdict::Refused
+    }
+
+    pub fn message(&self) -> String {
+        self.refusal.to_string()
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn verdict_of(reason: &str) -> Verdict {
+    match reason {
+        reason::NOT_LEADER | reason::RESOURCE_EXHAUSTED | reason::SHUTTING_DOWN => Verdict::Dead,
+        reason::NO_QUORUM | reason::UNKNOWN_OUTCOME => Verdict::Unknown,
+        _ => Verdict::Refused,
+    }
+}
+
+/// For a status without our reason: what a broken connection, a proxy or an old server says.
+fn verdict_of_code(code: Code) -> Verdict {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unauthenticated => Verdict::Refused,
+        _ => Verdict::Unknown,
+    }
+}
+
+impl From<Status> for Fault {
+    fn from(status: Status) -> Self {
+        let info = status.get_details_error_info().filter(|info| info.domain == reason::DOMAIN);
+        let Some(info) = info else {
+            let message = format!("{} ({:?})", status.message(), status.code());
+            let verdict = verdict_of_code(status.code());
+            return Self { verdict, ..Self::transport(message) };
+        };
+        let retry_after = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+        let leader = info.metadata.get(reason::LEADER_ADDRESS);
+        Self {
+            verdict: verdict_of(&info.reason),
+            leader: leader.and_then(|address| Address::parse(address).ok()),
+            refusal: Refusal {
+                reason: info.reason,
+                message: status.message().to_owned(),
+                retry_after,
+                metadata: info.metadata.into_iter().collect::<BTreeMap<_, _>>(),
+            },
+        }
+    }
+}
+
+impl From<v1::Failure> for Fault {
+    fn from(failure: v1::Failure) -> Self {
+        let leader = failure.leader.and_then(|leader| Address::parse(&leader.address).ok());
+        let retry_after = Duration::from_millis(failure.retry_after_ms.into());
+        Self {
+            verdict: verdict_of(&failure.reason),
+            leader,
+            refusal: Refusal {
+                reason: failure.reason,
+                message: failure.message,
+                retry_after: Some(retry_after).filter(|after| !after.is_zero()),
+                metadata: failure.metadata.into_iter().collect(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_verdict_and_unknown_ones_are_refusals() {
+        let retried: Vec<&str> =
+            reason::ALL.into_iter().filter(|r| verdict_of(r) != Verdict::Refused).collect();
+        let expected = [
+            reason::NOT_LEADER,
+            reason::NO_QUORUM,
+            reason::RESOURCE_EXHAUSTED,
+            reason::SHUTTING_DOWN,
+            reason::UNKNOWN_OUTCOME,
+        ];
+        assert_eq!(retried, expected);
+        assert_eq!(verdict_of("FROM_THE_FUTURE"), Verdict::Refused);
+    }
+
+    #[test]
+    fn a_status_gives_reason_hint_and_pause() {
+        let mut details = ErrorDetails::new();
+        details
+            .set_error_info(
+                reason::NOT_LEADER,
+                reason::DOMAIN,
+                [(reason::LEADER_ADDRESS.to_owned(), "n2:7100".to_owned())],
+            )
+            .set_retry_info(Some(Duration::from_millis(70)));
+        let status = Status::with_error_details(Code::Unavailable, "elsewhere", details);
+        let fault = Fault::from(status);
+        assert_eq!(fault.verdict, Verdict::Dead);
+        assert_eq!(fault.leader, Address::parse("n2:7100").ok());
+        assert_eq!(fault.refusal.retry_after, Some(Duration::from_millis(70)));
+        assert_eq!(fault.message(), "elsewhere (NOT_LEADER)");
+    }
+
+    #[test]
+    fn a_status_without_our_reason_is_judged_by_its_code() {
+        assert_eq!(Fault::from(Status::unavailable("gone")).verdict, Verdict::Unknown);
+        assert_eq!(Fault::from(Status::unimplemented("what")).verdict, Verdict::Refused);
+    }
+}

@@ -1,0 +1,139 @@
+//! Settings of a producer, and its opening.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::frame::{MAX_FRAME_MESSAGES, MAX_MESSAGE_BYTES};
+use tokio::sync::mpsc;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::link::Link;
+use crate::producer::task::Task;
+use crate::producer::{Producer, Room, Settings};
+use crate::random;
+
+/// Most messages in flight that may be asked for.
+const MAX_IN_FLIGHT: usize = 1 << 20;
+/// Most bytes in flight that may be asked for: 1 GiB.
+const MAX_IN_FLIGHT_BYTES: usize = 1 << 30;
+/// Most bytes of a producer's id.
+const MAX_PRODUCER_ID_BYTES: usize = 128;
+
+/// Settings of a [`Producer`]; made by [`Client::producer`].
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// use std::time::Duration;
+/// let producer = client
+///     .producer("orders")
+///     .in_flight(256)
+///     .deadline(Duration::from_secs(5))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ProducerBuilder {
+    client: Client,
+    settings: Settings,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
+        let settings = Settings {
+            queue,
+            producer_id: random::producer_id(),
+            epoch: 0,
+            in_flight: 8_192,
+            max_in_flight_bytes: 32 * 1024 * 1024,
+            batch_messages: 256,
+            batch_bytes: 256 * 1024,
+            deadline: Duration::from_secs(30),
+        };
+        Self { client, settings }
+    }
+
+    /// Most messages sent and not yet confirmed; 8,192 unless set. [`Producer::send`] waits beyond.
+    pub fn in_flight(mut self, messages: usize) -> Self {
+        self.settings.in_flight = messages;
+        self
+    }
+
+    /// Most bytes sent and not yet confirmed, headers included; 32 MiB unless set. A message that is
+    /// larger goes when it is alone.
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_in_flight_bytes = bytes;
+        self
+    }
+
+    /// Most messages of one batch; 256 unless set.
+    pub fn batch_messages(mut self, messages: usize) -> Self {
+        self.settings.batch_messages = messages;
+        self
+    }
+
+    /// Most bytes of one batch, headers included; 256 KiB unless set. A message that is larger goes in a
+    /// batch of its own.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.settings.batch_bytes = bytes;
+        self
+    }
+
+    /// Names the producer; 1 to 128 bytes, random unless set.
+    ///
+    /// Sequences start at 0, so an id that an earlier run of the program has used needs a higher
+    /// [`epoch`](Self::epoch): under the same one, new messages would be taken for retries of old ones.
+    pub fn producer_id(mut self, id: impl Into<String>) -> Self {
+        self.settings.producer_id = id.into();
+        self
+    }
+
+    /// First epoch of the producer id; 0 unless set. The producer raises it when a batch is refused. A
+    /// producer with a higher epoch fences off those of the same id with a lower one.
+    pub fn epoch(mut self, epoch: u32) -> Self {
+        self.settings.epoch = epoch;
+        self
+    }
+
+    /// How long a message is retried before it fails; 30 s unless set.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.settings.deadline = limit;
+        self
+    }
+
+    /// Opens the producer at the node that leads the queue.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
+    /// within the client's request time limit; [`Error::Invalid`] when a setting is out of its range.
+    pub async fn build(self) -> Result<Producer, Error> {
+        let settings = self.settings;
+        validate(&settings)?;
+        let nodes = self.client.nodes;
+        let request = settings.open(settings.epoch);
+        let mut link = Link::new(Arc::clone(&nodes), settings.queue.clone(), request);
+        let answer = link.open_within(nodes.request_timeout()).await?;
+        let room = Arc::new(Room::new(&settings));
+        let (commands, taken) = mpsc::unbounded_channel();
+        let mut task = Task::new(link, settings.clone(), Arc::clone(&room), taken);
+        task.opened(answer);
+        tokio::spawn(task.run());
+        Ok(Producer { commands, room, settings })
+    }
+}
+
+fn validate(settings: &Settings) -> Result<(), Error> {
+    let check = |name: &str, value: usize, most: usize| match value {
+        0 => Err(Error::Invalid(format!("{name} is 0; from 1 to {most}"))),
+        value if value > most => Err(Error::Invalid(format!("{name} is {value}; at most {most}"))),
+        _ => Ok(()),
+    };
+    check("in_flight", settings.in_flight, MAX_IN_FLIGHT)?;
+    check("max_in_flight_bytes", settings.max_in_flight_bytes, MAX_IN_FLIGHT_BYTES)?;
+    check("batch_messages", settings.batch_messages, MAX_FRAME_MESSAGES as usize)?;
+    check("batch_bytes", settings.batch_bytes, MAX_MESSAGE_BYTES)?;
+    check("length of producer_id", settings.producer_id.len(), MAX_PRODUCER_ID_BYTES)
+}

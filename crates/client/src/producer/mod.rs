@@ -1,0 +1,188 @@
+//! [`Producer`]: publishes messages to one queue, in order, each once.
+//!
+//! `Producer` is the handle; `task` owns the stream, `window` (no I/O) what is unconfirmed.
+
+mod builder;
+mod pending;
+mod task;
+mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_proto::frame::{self, LENGTH_BYTES};
+use quorate_proto::v1;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+pub use builder::ProducerBuilder;
+pub use pending::{Pending, Receipt};
+
+use crate::error::PublishError;
+use crate::message::Message;
+use task::{Command, Queued};
+
+/// Publishes messages to one queue; made by [`Client::producer`](crate::Client::producer).
+///
+/// Messages keep the order in which they were sent, and enter once however often the connection breaks:
+/// batches carry a producer id and a sequence, by which the queue tells a retry from a new message. What a
+/// node cannot take now (no leader, no majority, overload) is retried until the producer's deadline;
+/// what it refuses for good (queue full, message too large) fails the messages of that batch, and what was
+/// sent after them goes on.
+///
+/// Dropping a producer stops nothing: what was sent is still delivered, in the background.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use quorate_client::{Client, Message};
+/// let client = Client::connect(["127.0.0.1:7101"]).await?;
+/// let producer = client.producer("orders").build().await?;
+/// let mut pending = Vec::new();
+/// for n in 0..1000 {
+///     pending.push(producer.send(Message::new(format!("order {n}"))).await?);
+/// }
+/// for receipt in pending {
+///     println!("offset {}", receipt.await?.offset);
+/// }
+/// producer.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Producer {
+    commands: mpsc::UnboundedSender<Command>,
+    room: Arc<Room>,
+    settings: Settings,
+}
+
+impl Producer {
+    /// Sends a message, after waiting for room among those in flight. What it returns resolves to the
+    /// receipt; receipts come in the order of sending.
+    ///
+    /// # Errors
+    /// When the message is too large or breaks the format, or the producer has ended. Nothing was sent.
+    ///
+    /// Dropping this future before it is done sends nothing.
+    pub async fn send(&self, message: Message) -> Result<Pending, PublishError> {
+        let bytes = frame::check(message.headers(), message.body())?;
+        let limit = self.room.max_message_bytes.load(Ordering::Relaxed);
+        if limit > 0 && bytes as u64 > limit {
+            return Err(PublishError::TooLarge { bytes: bytes as u64, limit });
+        }
+        self.room.take(self.settings.room_of(bytes)).await?;
+        let (waiter, outcome) = oneshot::channel();
+        let queued = Queued { message, bytes, sent_at: Instant::now(), waiter };
+        self.commands.send(Command::Send(queued)).map_err(|_| PublishError::Closed)?;
+        Ok(Pending { outcome })
+    }
+
+    /// Sends a message and waits for its receipt. One at a time this costs a round trip each; several
+    /// calls at a time share batches.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    ///
+    /// ```no_run
+    /// # use quorate_client::{Message, Producer, PublishError};
+    /// # async fn example(producer: Producer) -> Result<(), PublishError> {
+    /// let receipt = producer.publish(Message::new("hello")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
+        self.send(message).await?.await
+    }
+
+    /// Waits until everything sent before has an outcome, good or bad: the [`Pending`]s tell which.
+    ///
+    /// ```no_run
+    /// # use quorate_client::{Message, Producer, PublishError};
+    /// # async fn example(producer: Producer) -> Result<(), PublishError> {
+    /// let pending = producer.send(Message::new("hello")).await?;
+    /// producer.flush().await;
+    /// let receipt = pending.await?; // at once
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.commands.send(Command::Flush(done)).is_ok() {
+            // An error says that the task has ended, and with it every outcome is known.
+            let _ = flushed.await;
+        }
+    }
+
+    /// Flushes, then ends the producer and its stream.
+    pub async fn close(self) {
+        self.flush().await;
+    }
+}
+
+/// Settings of a producer, validated.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub queue: String,
+    pub producer_id: String,
+    pub epoch: u32,
+    pub in_flight: usize,
+    pub max_in_flight_bytes: usize,
+    pub batch_messages: usize,
+    pub batch_bytes: usize,
+    pub deadline: Duration,
+}
+
+impl Settings {
+    /// What a message takes of the producer's room. One that is larger than all of it goes alone.
+    fn room_of(&self, bytes: usize) -> usize {
+        (bytes + LENGTH_BYTES).min(self.max_in_flight_bytes)
+    }
+
+    /// What the stream is opened with.
+    fn open(&self, epoch: u32) -> v1::PublishStreamRequest {
+        let producer = v1::Producer { id: self.producer_id.clone(), epoch };
+        let open = v1::PublishOpen { queue: self.queue.clone(), producer: Some(producer) };
+        v1::PublishStreamRequest { request: Some(v1::publish_stream_request::Request::Open(open)) }
+    }
+}
+
+/// How much may be in flight, and how large a message the server takes.
+#[derive(Debug)]
+pub(crate) struct Room {
+    messages: Semaphore,
+    bytes: Semaphore,
+    /// 0 = not known.
+    max_message_bytes: AtomicU64,
+}
+
+impl Room {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            messages: Semaphore::new(settings.in_flight),
+            bytes: Semaphore::new(settings.max_in_flight_bytes),
+            max_message_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits for room for one message; first come, first served.
+    async fn take(&self, bytes: usize) -> Result<(), PublishError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let closed = |_| PublishError::Closed;
+        let message = self.messages.acquire().await.map_err(closed)?;
+        let bytes = self.bytes.acquire_many(bytes).await.map_err(closed)?;
+        // Given back by `release` once the outcome is known.
+        message.forget();
+        bytes.forget();
+        Ok(())
+    }
+
+    fn release(&self, messages: usize, bytes: usize) {
+        self.messages.add_permits(messages);
+        self.bytes.add_permits(bytes);
+    }
+
+    fn close(&self) {
+        self.messages.close();
+        self.bytes.close();
+    }
+}

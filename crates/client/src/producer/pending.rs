@@ -1,0 +1,56 @@
+//! What a caller holds of a message on its way.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use crate::error::{PublishError, Refusal};
+
+/// A confirmed message: a majority of the queue's voters has it on disk.
+///
+/// ```no_run
+/// # use quorate_client::{Message, Producer, PublishError};
+/// # async fn example(producer: Producer) -> Result<(), PublishError> {
+/// let receipt = producer.publish(Message::new("hello")).await?;
+/// println!("offset {}, duplicate: {}", receipt.offset, receipt.duplicate);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The message's place in the queue; never changes.
+    pub offset: u64,
+    /// The message had entered before under the same sequence, so a retry met its first copy.
+    pub duplicate: bool,
+}
+
+/// A message that was sent; resolves to its receipt. Dropping it does not take the message back.
+///
+/// ```no_run
+/// # use quorate_client::{Message, Producer, PublishError};
+/// # async fn example(producer: Producer) -> Result<(), PublishError> {
+/// let first = producer.send(Message::new("first")).await?;
+/// let second = producer.send(Message::new("second")).await?;
+/// assert!(first.await?.offset < second.await?.offset);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping it hides whether the message was confirmed"]
+pub struct Pending {
+    pub(crate) outcome: oneshot::Receiver<Result<Receipt, PublishError>>,
+}
+
+impl Future for Pending {
+    type Output = Result<Receipt, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.outcome).poll(context).map(|outcome| {
+            // The producer's task was ended with its runtime.
+            let ended = || Refusal { message: "the producer was stopped".into(), ..<_>::default() };
+            outcome.unwrap_or_else(|_| Err(PublishError::UnknownOutcome { last: ended() }))
+        })
+    }
+}
