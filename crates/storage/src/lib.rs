@@ -13,10 +13,14 @@
 //! touches a real device stands behind [`Disk`] and [`Meta`]; [`SimDisk`] and [`SimMeta`] lose what
 //! was not flushed, so that the shipped log runs unchanged in simulation.
 
+pub mod dir;
 pub mod disk;
 pub mod log;
+pub mod meta;
 
+pub use dir::{DataDir, DirError, Identity};
 pub use disk::{Disk, File, RealDisk, SimDisk};
 pub use log::{
     Done, Entry, GroupId, GroupState, Log, LogError, OpenError, Options, ReadError, Stats, Writer,
 };
+pub use meta::{Checkpoints, Meta, MetaError, Opened, SimMeta, SledMeta};

@@ -10,6 +10,7 @@ mod sim;
 
 pub use align::AlignedBuffer;
 pub use real::RealDisk;
+pub(crate) use real::sync_directory;
 pub use sim::{Fault, Operation, SimDisk};
 
 use std::io;

@@ -253,7 +253,7 @@ impl Inner {
                 let written = match style {
                     0 => true,
                     1 => false,
-                    _ => self.next_random() % 2 == 0,
+                    _ => self.next_random().is_multiple_of(2),
                 };
                 inode.flush_sector(sector, written);
             }

@@ -135,11 +135,13 @@ impl State {
             Work::State { group, state } => {
                 let payload = format::encode_state(state);
                 let fits = room.admits(batch, RECORD_HEADER_BYTES + payload.len());
-                // A group removed since then needs no state, and must not get one after its
-                // tombstone was copied; the order of the queue would keep it harmless, too.
-                if fits && let Some(known) = self.groups.get_mut(group) {
-                    known.written = state.clone();
-                    self.dirty.remove(group);
+                if fits {
+                    // A group removed since then is written all the same: its tombstone may come
+                    // with a later batch, and a crash in between must find this.
+                    if let Some(known) = self.groups.get_mut(group) {
+                        known.written = state.clone();
+                        self.dirty.remove(group);
+                    }
                     batch.push_state(*group, payload);
                 }
                 fits
@@ -271,7 +273,7 @@ impl State {
         let was = match effect {
             Effect::Stored { op } => Place::pending(*op),
             Effect::Copied { from } => *from,
-            Effect::State => return self.settle_state(record.group, place, bytes),
+            Effect::State => return self.settle_state(record, place, bytes),
             Effect::Tombstone => return self.settle_tombstone(record.group, place, bytes),
         };
         let slot = self
@@ -279,16 +281,34 @@ impl State {
             .get_mut(&record.group)
             .and_then(|group| group.index.get_mut(record.index))
             .filter(|slot| slot.place == was);
-        // Otherwise it was truncated or replaced in the meantime, and the record is dead at birth.
-        if let Some(slot) = slot {
-            slot.place = place;
-            self.claim(place, bytes);
-            self.release(was, bytes, 0);
+        match slot {
+            Some(slot) => {
+                slot.place = place;
+                self.claim(place, bytes);
+                self.release(was, bytes, 0);
+            }
+            None => self.dead_at_birth(record, place),
         }
     }
 
-    fn settle_state(&mut self, id: GroupId, place: Place, bytes: u64) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+    /// A record that a queued operation has made superfluous while it was written: until that
+    /// operation is durable, too, a crash would need it.
+    fn dead_at_birth(&mut self, record: &Record<Bytes>, place: Place) {
+        let id = record.group;
+        let group = self.groups.get(&id);
+        let replaced = group.is_some_and(|group| group.index.get(record.index).is_some());
+        let barrier = match (group, self.removed.get(&id)) {
+            (Some(group), _) if !replaced => group.state_op,
+            (None, Some(removed)) => removed.op,
+            _ => self.last_op,
+        };
+        self.release(place, 0, barrier);
+    }
+
+    fn settle_state(&mut self, record: &Record<Bytes>, place: Place, bytes: u64) {
+        let Some(group) = self.groups.get_mut(&record.group) else {
+            return self.dead_at_birth(record, place);
+        };
         let old = group.state_at.replace((place, bytes));
         self.claim(place, bytes);
         if let Some((old, bytes)) = old {

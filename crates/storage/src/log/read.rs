@@ -69,18 +69,16 @@ impl State {
     pub fn plan_read(&self, id: GroupId, range: Range<u64>, max_bytes: usize) -> ReadPlan {
         let mut plan = ReadPlan { group: id, items: Vec::new() };
         let Some(group) = self.groups.get(&id) else { return plan };
-        let mut expected = range.start;
         let mut bytes = 0usize;
-        for (index, slot) in group.index.iter_from(range.start) {
+        for (expected, (index, slot)) in range.clone().zip(group.index.iter_from(range.start)) {
             bytes = bytes.saturating_add(slot.payload_bytes as usize);
             let full = bytes > max_bytes && !plan.items.is_empty();
-            if index != expected || index >= range.end || full {
+            if index != expected || full {
                 break;
             }
             let Some(source) = self.source(id, index, slot) else { break };
             let (term, payload_bytes) = (slot.term, slot.payload_bytes);
             plan.items.push(Item { index, term, payload_bytes, source });
-            expected += 1;
         }
         plan
     }

@@ -282,7 +282,7 @@ fn apply_tombstone(state: &mut State, place: Place, record: &Record<&[u8]>) {
         state.release(old, bytes, 0);
     }
     let bytes = record.encoded_len() as u64;
-    let removed = Removed { origin: record.index, at: Some((place, bytes)) };
+    let removed = Removed { origin: record.index, op: 0, at: Some((place, bytes)) };
     let earlier = state.removed.insert(record.group, removed);
     state.claim(place, bytes);
     if let Some((old, bytes)) = earlier.and_then(|earlier| earlier.at) {

@@ -89,11 +89,15 @@ pub struct Group {
     pub written: GroupState,
     /// The newest durable `State` record, with its size in bytes.
     pub state_at: Option<(Place, u64)>,
+    /// The last operation queued that writes the state.
+    pub state_op: u64,
 }
 
 /// A removed group whose records may still lie in segments before `origin`.
 pub struct Removed {
     pub origin: u64,
+    /// The operation that removed it.
+    pub op: u64,
     pub at: Option<(Place, u64)>,
 }
 
@@ -181,7 +185,8 @@ impl State {
     pub fn enqueue_state(&mut self, group: GroupId, done: Option<Done>) {
         let state = self.groups.entry(group).or_default().state.clone();
         let bytes = state.vote.len() + state.committed.len();
-        self.enqueue(Work::State { group, state }, bytes, done);
+        let op = self.enqueue(Work::State { group, state }, bytes, done);
+        self.groups.entry(group).or_default().state_op = op;
     }
 
     /// Checks that a Raft append follows the last entry.
@@ -280,8 +285,10 @@ impl State {
     }
 
     fn forget(&mut self, id: GroupId, dropped: Vec<(u64, Slot)>) {
+        // What is dropped is dropped because of a state: truncated by it, or below its floor.
+        let barrier = self.groups.get(&id).map_or(0, |group| group.state_op);
         for (index, slot) in dropped {
-            self.release(slot.place, slot.record_bytes(), self.last_op);
+            self.release(slot.place, slot.record_bytes(), barrier);
             self.tail.remove(id, index);
         }
     }
@@ -310,17 +317,17 @@ impl State {
     }
 
     pub fn remove_group(&mut self, id: GroupId, done: Done) {
-        self.enqueue(Work::Tombstone { group: id }, 0, Some(done));
+        let op = self.enqueue(Work::Tombstone { group: id }, 0, Some(done));
         let group = self.groups.remove(&id).unwrap_or_default();
         for (_, slot) in group.index.iter_from(0) {
-            self.release(slot.place, slot.record_bytes(), self.last_op);
+            self.release(slot.place, slot.record_bytes(), op);
         }
         if let Some((place, bytes)) = group.state_at {
-            self.release(place, bytes, self.last_op);
+            self.release(place, bytes, op);
         }
         self.tail.remove_group(id);
         self.dirty.remove(&id);
-        self.removed.insert(id, Removed { origin: u64::MAX, at: None });
+        self.removed.insert(id, Removed { origin: u64::MAX, op, at: None });
     }
 
     /// Refuses everything from now on; returns what has to be told so, outside of the lock.

@@ -66,7 +66,8 @@ impl Tail {
     /// Lets go of the oldest bodies beyond the limit, but of none written after `durable`.
     pub fn evict(&mut self, durable: u64) {
         while self.weight > self.limit
-            && let Some(oldest) = self.tickets.pop_front_if(|ticket| ticket.op <= durable)
+            && self.tickets.front().is_some_and(|oldest| oldest.op <= durable)
+            && let Some(oldest) = self.tickets.pop_front()
         {
             self.weight -= oldest.weight;
             let current = self

@@ -137,7 +137,7 @@ impl Writer {
             if state.poison.is_some() {
                 return Progress::Failed;
             }
-            let idle = state.queue.is_empty() && !(state.closing && !state.dirty.is_empty());
+            let idle = state.queue.is_empty() && (state.dirty.is_empty() || !state.closing);
             if idle {
                 return Progress::Idle;
             }

@@ -1,0 +1,244 @@
+//! The data directory: whose it is, and that only one process uses it.
+//!
+//! ```text
+//!  <path>/lock           held for as long as a DataDir lives; contains the holder's process id
+//!  <path>/identity.json  cluster, node and incarnation; written once, whole or not at all
+//!  <path>/log/  meta/    see the other modules
+//! ```
+//!
+//! A directory with a log but without an identity is refused: taking it for a new node would let
+//! it vote twice under one name.
+
+use std::fs;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::sync_directory;
+
+/// Version of the directory's layout; a newer one is refused.
+pub const DIR_FORMAT_VERSION: u32 = 1;
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "identity.json";
+const IDENTITY_DRAFT: &str = "identity.json.tmp";
+const LOG: &str = "log";
+const META: &str = "meta";
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster, chosen when it was bootstrapped.
+    pub cluster_id: String,
+    /// The node within the cluster.
+    pub node_id: u64,
+    /// Counts the disks this node has had: a replaced node has a higher one.
+    pub incarnation: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    format_version: u32,
+    #[serde(flatten)]
+    identity: Identity,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    format_version: u32,
+}
+
+/// An open data directory; other processes are kept out until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: fs::File,
+}
+
+/// Why a data directory could not be opened or made.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// Another process uses it.
+    #[error("{path} is in use by process {pid}", pid = pid.map_or("?".into(), |p| p.to_string()))]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process, if it said so.
+        pid: Option<u32>,
+    },
+    /// It does not exist, or is empty: no node was made here yet.
+    #[error("{path} holds no node yet; initialise it first")]
+    Uninitialised {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A node was made here before.
+    #[error("{path} already belongs to node {node_id} of cluster {cluster_id}", node_id = identity.node_id, cluster_id = identity.cluster_id)]
+    AlreadyInitialised {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        identity: Box<Identity>,
+    },
+    /// It holds data, but not whose.
+    #[error(
+        "{path} holds a log but no {IDENTITY}; restore that file, or replace the node with an \
+         empty directory"
+    )]
+    IdentityMissing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The identity cannot be understood.
+    #[error("{path}: {reason}; restore the file, or replace the node with an empty directory")]
+    IdentityDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Written by a newer version of this program.
+    #[error("{path} was written by a newer version (format {version}); upgrade this node")]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        version: u32,
+    },
+    /// The device refused.
+    #[error("{action} {path}")]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DataDir {
+    /// Opens the directory of an existing node and locks it.
+    pub fn open(path: impl Into<PathBuf>) -> Result<DataDir, DirError> {
+        let path = path.into();
+        if !path.is_dir() {
+            return Err(DirError::Uninitialised { path });
+        }
+        let lock = lock(&path)?;
+        match read_identity(&path)? {
+            Some(identity) => Ok(DataDir { path, identity, _lock: lock }),
+            None if holds_data(&path) => Err(DirError::IdentityMissing { path }),
+            None => Err(DirError::Uninitialised { path }),
+        }
+    }
+
+    /// Makes the directory of a new node and locks it. The identity is durable when it returns.
+    pub fn create(path: impl Into<PathBuf>, identity: Identity) -> Result<DataDir, DirError> {
+        let path = path.into();
+        fs::create_dir_all(&path).map_err(io_error("make", &path))?;
+        let lock = lock(&path)?;
+        if let Some(identity) = read_identity(&path)? {
+            return Err(DirError::AlreadyInitialised { path, identity: Box::new(identity) });
+        }
+        if holds_data(&path) {
+            return Err(DirError::IdentityMissing { path });
+        }
+        write_identity(&path, &identity).map_err(io_error("write the identity in", &path))?;
+        Ok(DataDir { path, identity, _lock: lock })
+    }
+
+    /// Whose directory this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the log belongs (see [`RealDisk`](crate::RealDisk)).
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Where small state belongs (see [`SledMeta`](crate::SledMeta)).
+    #[must_use]
+    pub fn meta_path(&self) -> PathBuf {
+        self.path.join(META)
+    }
+}
+
+fn lock(path: &Path) -> Result<fs::File, DirError> {
+    let at = path.join(LOCK);
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(&at).map_err(io_error("open", &at))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let read = file.read_to_string(&mut holder);
+            let pid = read.ok().and_then(|_| holder.trim().parse().ok());
+            return Err(DirError::Locked { path: path.to_owned(), pid });
+        }
+        Err(error) => return Err(io_error("lock", &at)(error.into())),
+    }
+    let mut write_pid = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write_pid().map_err(io_error("write", &at))?;
+    Ok(file)
+}
+
+fn read_identity(path: &Path) -> Result<Option<Identity>, DirError> {
+    let at = path.join(IDENTITY);
+    let text = match fs::read(&at) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", &at)(error)),
+    };
+    let damaged = |error: serde_json::Error| DirError::IdentityDamaged {
+        path: at.clone(),
+        reason: error.to_string(),
+    };
+    // The version first: a newer file may have other fields.
+    let version: VersionOnly = serde_json::from_slice(&text).map_err(damaged)?;
+    if version.format_version > DIR_FORMAT_VERSION {
+        return Err(DirError::NewerFormat { path: at, version: version.format_version });
+    }
+    let file: IdentityFile = serde_json::from_slice(&text).map_err(damaged)?;
+    Ok(Some(file.identity))
+}
+
+fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
+    let file = IdentityFile { format_version: DIR_FORMAT_VERSION, identity: identity.clone() };
+    let draft = path.join(IDENTITY_DRAFT);
+    let mut out = fs::File::create(&draft)?;
+    out.write_all(&serde_json::to_vec_pretty(&file)?)?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::rename(&draft, path.join(IDENTITY))?;
+    sync_directory(path)?;
+    match path.parent() {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+fn holds_data(path: &Path) -> bool {
+    [LOG, META].iter().any(|name| path.join(name).exists())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirError {
+    let path = path.to_owned();
+    move |source| DirError::Io { action, path, source }
+}
