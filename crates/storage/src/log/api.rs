@@ -110,7 +110,7 @@ impl Log {
         drop(state);
         self.shared.upkeep.notify_all();
         if waiting {
-            self.shared.notify();
+            self.shared.notify(true);
         }
     }
 
@@ -197,7 +197,7 @@ impl Log {
     pub fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.upkeep.notify_all();
-        self.shared.notify();
+        self.shared.notify(true);
     }
 
     /// `waker` is called whenever something is queued: for a driver that steps the writer.
@@ -218,8 +218,9 @@ impl Log {
         match state.check(group).and_then(|()| prepare(&state)) {
             Ok(change) => {
                 change(&mut state, done);
+                let writer_sleeps = std::mem::take(&mut state.writer_sleeps);
                 drop(state);
-                self.shared.notify();
+                self.shared.notify(writer_sleeps);
             }
             Err(error) => {
                 drop(state);

@@ -28,6 +28,7 @@ pub struct Batch {
     effects: Vec<Effect>,
     states: BTreeMap<GroupId, usize>,
     superseded: Vec<usize>,
+    copies: bool,
     pub dones: Vec<Done>,
     /// Encoded bytes of the records.
     pub bytes: usize,
@@ -62,6 +63,11 @@ impl Batch {
         (self.records, self.effects) =
             pairs.filter(|(at, _)| stays(*at)).map(|(_, pair)| pair).unzip();
         self.bytes = self.records.iter().map(Record::encoded_len).sum();
+    }
+
+    /// Whether it moves records out of a sparse segment: the upkeep waits for that.
+    pub fn copies(&self) -> bool {
+        self.copies
     }
 
     /// Whether there is neither anything to write nor anyone to tell.
@@ -220,6 +226,7 @@ impl State {
             return false;
         }
         self.counters.copied_bytes += bytes as u64;
+        batch.copies = true;
         for (from, record) in records {
             batch.push(record, Effect::Copied { from });
         }

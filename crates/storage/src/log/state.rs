@@ -53,9 +53,12 @@ impl Shared {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
     }
 
-    /// Says that there is work. Called without the lock.
-    pub fn notify(&self) {
-        self.work.notify_all();
+    /// Says that there is work. Called without the lock. `writer_sleeps`, as it was under the lock,
+    /// saves a system call for each operation that arrives while the writer is busy.
+    pub fn notify(&self, writer_sleeps: bool) {
+        if writer_sleeps {
+            self.work.notify_all();
+        }
         let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(waker) = waker {
             waker();
@@ -133,6 +136,10 @@ pub struct State {
     pub poison: Option<LogError>,
     pub closing: bool,
     pub ended: bool,
+    /// The writer waits for work, or for a segment.
+    pub writer_sleeps: bool,
+    /// The writer cannot go on without a new segment.
+    pub starved: bool,
 }
 
 impl State {
@@ -156,6 +163,8 @@ impl State {
             poison: None,
             closing: false,
             ended: false,
+            writer_sleeps: false,
+            starved: false,
         }
     }
 

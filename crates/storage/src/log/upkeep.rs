@@ -147,7 +147,8 @@ impl Upkeep {
         let wanted = self.shared.options.spare_segments.max(1);
         let (have, empty) = {
             let state = self.shared.lock();
-            (state.spares.len(), state.segments.is_empty())
+            let coming = if state.starved { 0 } else { state.count_sparse() };
+            (state.spares.len() + coming, state.segments.is_empty())
         };
         let low = if empty { wanted } else { wanted.div_ceil(2) };
         for _ in have..low {
@@ -221,7 +222,7 @@ impl Upkeep {
         }
         let bytes: usize = job.records.iter().map(|(_, record)| record.encoded_len()).sum();
         let op = self.shared.lock().enqueue(Work::Copy(job), bytes, None);
-        self.shared.notify();
+        self.shared.notify(true);
         op
     }
 
@@ -271,12 +272,13 @@ impl State {
 
     /// The emptiest segment worth copying.
     fn sparse_segment(&self) -> Option<u32> {
-        self.segments
-            .iter()
-            .filter(|(_, usage)| usage.sealed && !usage.unreadable && usage.live > 0)
-            .filter(|(_, usage)| usage.live * 100 < usage.segment.file.len() * COPY_BELOW_PERCENT)
-            .min_by_key(|(_, usage)| usage.live)
-            .map(|(sequence, _)| *sequence)
+        let sparse = self.segments.iter().filter(|(_, usage)| is_sparse(usage) && usage.live > 0);
+        sparse.min_by_key(|(_, usage)| usage.live).map(|(sequence, _)| *sequence)
+    }
+
+    /// Segments that will be free soon.
+    fn count_sparse(&self) -> usize {
+        self.segments.values().filter(|usage| is_sparse(usage)).count()
     }
 
     /// Live records of `segment` from `from` on, up to `budget` bytes.
@@ -321,6 +323,11 @@ impl State {
             .collect();
         found
     }
+}
+
+fn is_sparse(usage: &Usage) -> bool {
+    let limit = usage.segment.file.len() * COPY_BELOW_PERCENT;
+    usage.sealed && !usage.unreadable && usage.live * 100 < limit
 }
 
 fn read_job(source: &Segment, found: Found) -> Result<CopyJob, super::ReadError> {

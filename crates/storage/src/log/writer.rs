@@ -108,22 +108,24 @@ impl Writer {
     fn write_until_closed(&mut self) {
         loop {
             match self.write() {
-                Progress::Wrote => self.shared.upkeep.notify_all(),
+                Progress::Wrote => {}
                 Progress::Failed => return,
                 Progress::NoSegment => {
                     self.shared.upkeep.notify_all();
-                    let state = self.shared.lock();
+                    let mut state = self.shared.lock();
                     if state.spares.is_empty() {
+                        state.starved = true;
                         let waited = self.shared.work.wait_timeout(state, SPACE_RETRY);
                         drop(waited);
                     }
                 }
                 Progress::Idle => {
-                    let state = self.shared.lock();
+                    let mut state = self.shared.lock();
                     if state.closing || state.poison.is_some() {
                         return;
                     }
                     if state.queue.is_empty() {
+                        state.writer_sleeps = true;
                         drop(self.shared.work.wait(state));
                     }
                 }
@@ -200,6 +202,7 @@ impl Writer {
             return progress;
         }
         let base = active.end as u32;
+        let copied = batch.copies();
         active.end += bytes as u64;
         self.next_batch += 1;
         let segment = active.segment.header.segment as u32;
@@ -209,6 +212,9 @@ impl Writer {
             state.counters.flushes += 1;
             state.complete(batch, segment, base, &self.offsets)
         };
+        if copied {
+            self.shared.upkeep.notify_all();
+        }
         tell(dones, &Ok(()));
         Progress::Wrote
     }
@@ -254,6 +260,7 @@ impl Writer {
         let mut state = self.shared.lock();
         state.counters.written_bytes += SEGMENT_HEADER_BYTES as u64;
         state.waiting_for_space = false;
+        state.starved = false;
         state.segments.insert(sequence, usage);
         drop(state);
         self.last_segment = header.segment;
