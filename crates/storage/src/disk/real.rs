@@ -7,16 +7,16 @@
 //! cached pages of their range.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 use super::{AlignedBuffer, BLOCK, Disk, File};
 
 /// Zeros are pre-written in pieces of this size, in bytes.
-const PREWRITE_BYTES: usize = 1 << 20;
+const PREWRITE_BYTES: usize = 256 << 10;
 
 const PROBE: &str = "probe.tmp";
 
@@ -71,13 +71,23 @@ impl RealDisk {
     }
 
     fn prewrite(&self, path: &Path, len: u64) -> io::Result<()> {
-        let mut file = fs::File::create(path)?;
-        let zeros = vec![0; PREWRITE_BYTES];
-        let mut left = len;
-        while left > 0 {
-            let piece = left.min(PREWRITE_BYTES as u64) as usize;
-            file.write_all(&zeros[..piece])?;
-            left -= piece as u64;
+        fs::File::create(path)?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true);
+        if self.mode == Mode::Direct {
+            // Piece by piece past the cache: a whole segment of dirty pages, flushed at once,
+            // would stand in the way of the log's own writes for as long as it takes.
+            options.custom_flags(OFlags::DIRECT.bits() as i32);
+        }
+        let file = options.open(path)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len).or_else(unsupported)?;
+        let mut zeros = AlignedBuffer::new();
+        zeros.resize(PREWRITE_BYTES);
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(PREWRITE_BYTES as u64) as usize;
+            file.write_all_at(&zeros.as_slice()[..piece], done)?;
+            done += piece as u64;
         }
         file.sync_all()
     }
@@ -182,6 +192,14 @@ fn open_writer(path: &Path, mode: Mode) -> io::Result<fs::File> {
         options.custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32);
     }
     options.open(path)
+}
+
+/// Reserving space is a courtesy to the file system; not all of them offer it.
+fn unsupported(error: rustix::io::Errno) -> io::Result<()> {
+    match error {
+        rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => Ok(()),
+        other => Err(other.into()),
+    }
 }
 
 /// File systems differ in whether `open` or the first write refuses direct I/O, so both are tried.
