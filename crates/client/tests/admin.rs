@@ -1,0 +1,69 @@
+//! Calls about queues and the cluster, and connecting.
+#![cfg(not(madsim))]
+
+mod fake;
+
+use fake::{Cluster, QUEUE};
+use quorate_client::{Client, ConnectError, Error, QueueSettings, reason};
+
+#[tokio::test]
+async fn queues_are_created_described_listed_purged_and_deleted() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let created = client.create_queue("new", QueueSettings::default()).await.unwrap();
+    assert_eq!((created.queue.name.as_str(), created.created), ("new", true));
+    assert_eq!(client.describe_queue(QUEUE).await.unwrap().name, QUEUE);
+    let names: Vec<String> =
+        client.list_queues().await.unwrap().into_iter().map(|queue| queue.name).collect();
+    assert_eq!(names, ["a", "b"], "all pages");
+    assert_eq!(client.purge_queue(QUEUE).await.unwrap(), 7);
+    assert_eq!(client.status().await.unwrap().nodes.len(), 1);
+    assert_eq!(client.locate(QUEUE).await.unwrap().address, cluster.address(0));
+}
+
+#[tokio::test]
+async fn refusals_are_typed() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let taken = client.create_queue("taken", QueueSettings::default()).await.unwrap_err();
+    assert!(matches!(&taken, Error::Refused(_)));
+    assert_eq!(taken.reason(), Some(reason::QUEUE_EXISTS));
+    let missing = client.delete_queue("missing", false).await.unwrap_err();
+    assert_eq!(missing.reason(), Some(reason::QUEUE_NOT_FOUND));
+}
+
+#[tokio::test]
+async fn a_delete_whose_answer_was_lost_succeeds_on_retry() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    // The fake node deletes and then breaks the call; the retry meets QUEUE_NOT_FOUND.
+    client.delete_queue(QUEUE, false).await.expect("it is gone, and we did it");
+}
+
+#[tokio::test]
+async fn one_address_is_enough_and_dead_nodes_are_gone_around() {
+    let mut cluster = Cluster::start(3);
+    let client = Client::connect([format!("http://{}/", cluster.address(0))]).await.unwrap();
+    cluster.kill(0);
+    cluster.kill(1);
+    assert_eq!(client.status().await.unwrap().node_id, 3);
+
+    let addresses: Vec<String> = (0..3).map(|node| cluster.address(node)).collect();
+    let client = Client::connect(addresses).await.expect("the last of the named nodes answers");
+    assert_eq!(client.status().await.unwrap().node_id, 3);
+}
+
+#[tokio::test]
+async fn connecting_says_what_was_tried() {
+    let mut cluster = Cluster::start(1);
+    cluster.kill(0);
+    let unreachable = Client::connect([cluster.address(0)]).await.unwrap_err();
+    let ConnectError::Unreachable { tried } = &unreachable else { panic!("{unreachable}") };
+    assert_eq!(tried[0].0, cluster.address(0));
+    assert!(matches!(
+        Client::connect(["nonsense"]).await.unwrap_err(),
+        ConnectError::InvalidAddress { .. }
+    ));
+    let none: [&str; 0] = [];
+    assert!(matches!(Client::connect(none).await.unwrap_err(), ConnectError::NoAddress));
+}
