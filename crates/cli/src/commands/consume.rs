@@ -6,7 +6,6 @@
 use std::io::Write;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use quorate_client::{Consumer, Delivery};
 
@@ -129,8 +128,8 @@ fn print(delivery: &Delivery, format: Format) -> Result<(), Failure> {
         Format::Json => {
             let headers = delivery.headers.iter().map(|(key, value)| {
                 let mut header = serde_json::Map::new();
-                header.insert("key".to_owned(), key.as_str().into());
-                insert_bytes(&mut header, "value", value);
+                header.insert("key".to_owned(), key.into());
+                insert_bytes(&mut header, "value", &value);
                 serde_json::Value::Object(header)
             });
             let mut line = serde_json::Map::new();
@@ -146,11 +145,7 @@ fn print(delivery: &Delivery, format: Format) -> Result<(), Failure> {
 }
 
 /// Text as `name`, other bytes as `name_base64`.
-fn insert_bytes(
-    object: &mut serde_json::Map<String, serde_json::Value>,
-    name: &str,
-    bytes: &Bytes,
-) {
+fn insert_bytes(object: &mut serde_json::Map<String, serde_json::Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), base64(bytes).into()),
@@ -229,8 +224,8 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_told_apart() {
         let mut object = serde_json::Map::new();
-        insert_bytes(&mut object, "body", &Bytes::from_static(b"text"));
-        insert_bytes(&mut object, "value", &Bytes::from_static(&[0xff]));
+        insert_bytes(&mut object, "body", b"text");
+        insert_bytes(&mut object, "value", &[0xff]);
         let line = serde_json::Value::Object(object).to_string();
         assert_eq!(line, r#"{"body":"text","value_base64":"/w=="}"#);
     }

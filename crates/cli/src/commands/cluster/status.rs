@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use quorate_client::GetStatusResponse as Status;
+use quorate_client::ClusterStatus;
 use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
@@ -23,7 +23,7 @@ pub async fn run(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-fn text(status: &Status) -> String {
+fn text(status: &ClusterStatus) -> String {
     let mut facts = Facts::default();
     let leader = status.catalog_leader.as_ref();
     let leader = leader.map(|leader| format!("node {} (term {})", leader.node_id, leader.term));
@@ -72,7 +72,7 @@ fn text(status: &Status) -> String {
     format!("{facts}\n{table}")
 }
 
-fn json(status: &Status) -> Value {
+fn json(status: &ClusterStatus) -> Value {
     json!({
         "cluster_id": status.cluster_id,
         "node_id": status.node_id,

@@ -52,6 +52,7 @@ struct State {
     confirmed: u64,
     failed: u64,
     strange: u64,
+    acks_unconfirmed: u64,
     /// Confirmed and acked with confirmation: nothing is left to wait for.
     done: u64,
     started: Instant,
@@ -78,6 +79,7 @@ impl Ledger {
             confirmed: 0,
             failed: 0,
             strange: 0,
+            acks_unconfirmed: 0,
             done: 0,
             started: Instant::now(),
             first_confirm: None,
@@ -158,6 +160,11 @@ impl Ledger {
         state.done += u64::from(done);
     }
 
+    /// An ack was refused, or its outcome is unknown: the message may come again.
+    pub fn ack_unconfirmed(&self) {
+        self.state().acks_unconfirmed += 1;
+    }
+
     /// The leader is being killed now.
     pub fn killed(&self) {
         self.state().killed = Some(Instant::now());
@@ -200,6 +207,7 @@ impl Ledger {
             redelivered,
             unconfirmed: state.failed,
             strange: state.strange,
+            acks_unconfirmed: state.acks_unconfirmed,
             publishing: since_start(state.last_confirm),
             consuming: since_start(state.last_ack),
             first_confirm: since_start(state.first_confirm),
@@ -227,6 +235,8 @@ pub struct Verdict {
     pub unconfirmed: u64,
     /// Deliveries that match nothing that was published.
     pub strange: u64,
+    /// Acks whose confirmation was lost with the leader; the message may have been delivered again.
+    pub acks_unconfirmed: u64,
     /// From the first publish to the last receipt.
     pub publishing: Duration,
     /// From the first publish to the last confirmed ack.

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{Client, QueueSettings};
@@ -275,30 +275,40 @@ async fn finish(
     .await
 }
 
-/// Until all that was confirmed is acked for sure, and a little longer. If it never is, the time limit ends
-/// the wait unless nothing moves any more: then the verdict is due at once.
+/// Until all that was confirmed is acked for sure or the queue itself says that it is empty (the answer to an
+/// ack can be lost at the failover, though the ack counts), and a little longer.
 async fn drain(nodes: &mut Nodes, stage: &Stage, work: &Work) -> Result<(), Failure> {
     const LOOK_EVERY: Duration = Duration::from_millis(50);
+    const QUIET: Duration = Duration::from_millis(500);
     const STUCK_AFTER: Duration = Duration::from_secs(60);
     stage.enter("draining");
-    let mut last_progress = (work.ledger.done(), tokio::time::Instant::now());
+    let mut done = (work.ledger.done(), Instant::now());
     watched(nodes, async {
         while work.ledger.outstanding() > 0 {
-            let done = work.ledger.done();
-            stage.bar.set_position(done);
-            if done > last_progress.0 {
-                last_progress = (done, tokio::time::Instant::now());
+            tokio::time::sleep(LOOK_EVERY).await;
+            stage.bar.set_position(work.ledger.done());
+            if work.ledger.done() > done.0 {
+                done = (work.ledger.done(), Instant::now());
             }
-            if last_progress.1.elapsed() > STUCK_AFTER {
+            if done.1.elapsed() > QUIET && is_empty(work).await {
+                break;
+            }
+            if done.1.elapsed() > STUCK_AFTER {
                 stage.say("nothing has been acked for a minute: not waiting any longer");
                 break;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
         tokio::time::sleep(LINGER).await;
         Ok(())
     })
     .await
+}
+
+/// Whether the queue holds nothing any more; no answer is no.
+async fn is_empty(work: &Work) -> bool {
+    let described = work.client.describe_queue(work.queue).await;
+    let counts = described.ok().and_then(|queue| queue.counts);
+    counts.is_some_and(|counts| counts.ready + counts.leased + counts.delayed == 0)
 }
 
 /// Does `work`; a node that ends meanwhile, other than by our hand, ends the demo with its last words.

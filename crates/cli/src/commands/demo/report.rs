@@ -33,6 +33,12 @@ pub fn text(verdict: &Verdict, failover: &Failover) -> String {
         .fact("first confirm", units::duration(verdict.first_confirm))
         .fact("longest gap", format!("{} at the failover", units::duration(verdict.longest_gap)))
         .fact("killed -9", format!("node {}, the leader", failover.node));
+    if verdict.acks_unconfirmed > 0 {
+        facts.fact(
+            "acks",
+            format!("{} not confirmed at the failover", count(verdict.acks_unconfirmed)),
+        );
+    }
     if verdict.unconfirmed > 0 {
         facts.fact(
             "unconfirmed",
@@ -54,6 +60,7 @@ pub fn json(verdict: &Verdict, failover: &Failover) -> Value {
         "duplicates": verdict.duplicates,
         "redelivered": verdict.redelivered,
         "unconfirmed": verdict.unconfirmed,
+        "acks_unconfirmed": verdict.acks_unconfirmed,
         "strange": verdict.strange,
         "messages_per_s": round(verdict.messages_per_s()),
         "confirm_p50_ms": millis(verdict.confirm_p50),

@@ -118,9 +118,7 @@ async fn take(work: &Work, mut consumer: Consumer) {
     loop {
         tokio::select! {
             Some((id, attempt, outcome)) = acks.next(), if !acks.is_empty() => {
-                if let Ok(()) = outcome {
-                    work.ledger.acked(id, attempt);
-                }
+                settled(&work.ledger, id, attempt, &outcome);
             }
             delivery = consumer.next() => match delivery {
                 Some(Ok(delivery)) => match record(&work.ledger, &delivery) {
@@ -138,13 +136,18 @@ async fn take(work: &Work, mut consumer: Consumer) {
     }
     let rest = async {
         while let Some((id, attempt, outcome)) = acks.next().await {
-            if let Ok(()) = outcome {
-                work.ledger.acked(id, attempt);
-            }
+            settled(&work.ledger, id, attempt, &outcome);
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), consumer.close()).await;
+}
+
+fn settled(ledger: &Ledger, id: Id, attempt: u32, outcome: &Result<(), SettleError>) {
+    match outcome {
+        Ok(()) => ledger.acked(id, attempt),
+        Err(_) => ledger.ack_unconfirmed(),
+    }
 }
 
 fn record(ledger: &Ledger, delivery: &Delivery) -> Option<Id> {
