@@ -53,7 +53,6 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -66,7 +65,6 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn producer(&self, queue: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(self.clone(), queue.into())
     }
@@ -79,7 +77,6 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone(), queue.into())
     }

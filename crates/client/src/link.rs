@@ -82,7 +82,7 @@ enum State<E: Exchange> {
     Idle,
     Waiting(Pin<Box<Sleep>>),
     Opening(BoxFuture<'static, Result<Opened<E>, Broken>>),
-    Open(Open<E>),
+    Open(Box<Open<E>>),
 }
 
 struct Open<E: Exchange> {
@@ -194,7 +194,7 @@ impl<E: Exchange> Link<E> {
                 }
                 State::Opening(opening) => match opening.as_mut().await {
                     Ok(opened) => {
-                        self.state = State::Open(opened.open);
+                        self.state = State::Open(Box::new(opened.open));
                         return Event::Opened(opened.first);
                     }
                     Err(Broken { fault, address }) => {
