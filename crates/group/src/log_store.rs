@@ -118,12 +118,16 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(())
     }
 
+    // A position beyond the log, as a crash in the middle of installing a snapshot leaves it, is of
+    // no use: what it speaks of comes again from the leader.
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
         let state = self.log.log.state(self.log.group).unwrap_or_default();
         if state.committed.is_empty() {
             return Ok(None);
         }
-        codec::get_log_id(&mut &state.committed[..]).map_err(io::Error::other)
+        let committed = codec::get_log_id(&mut &state.committed[..]).map_err(io::Error::other)?;
+        let last = state.last.or(state.purged);
+        Ok(committed.filter(|id| last.is_some_and(|(index, _)| id.index <= index)))
     }
 
     async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> io::Result<()>

@@ -61,7 +61,8 @@ fn ci() -> Result<()> {
     test(&[])
 }
 
-/// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once.
+/// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once; the
+/// tests use the same profile, so that nothing is compiled twice.
 fn test(args: &[String]) -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "quorate-cli"]))?;
     let binary = target_dir().join("release").join(format!("quorate{}", env::consts::EXE_SUFFIX));
@@ -70,15 +71,15 @@ fn test(args: &[String]) -> Result<()> {
     }
     if has_nextest() {
         let mut nextest = cargo();
-        nextest.args(["nextest", "run", "--workspace", "--no-tests", "pass"]).args(args);
+        nextest.args(["nextest", "run", "--release", "--workspace", "--no-tests", "pass"]).args(args);
         run(nextest.env("QUORATE_BIN", &binary))?;
         // nextest leaves the examples in the documentation to cargo.
         if args.is_empty() {
-            run(cargo().args(["test", "--workspace", "--doc"]).env("QUORATE_BIN", &binary))?;
+            run(cargo().args(["test", "--release", "--workspace", "--doc"]).env("QUORATE_BIN", &binary))?;
         }
         return Ok(());
     }
-    run(cargo().args(["test", "--workspace"]).args(args).env("QUORATE_BIN", &binary))
+    run(cargo().args(["test", "--release", "--workspace"]).args(args).env("QUORATE_BIN", &binary))
 }
 
 fn bench(args: &[String]) -> Result<()> {
