@@ -71,11 +71,15 @@ fn test(args: &[String]) -> Result<()> {
     }
     if has_nextest() {
         let mut nextest = cargo();
-        nextest.args(["nextest", "run", "--release", "--workspace", "--no-tests", "pass"]).args(args);
+        nextest
+            .args(["nextest", "run", "--release", "--workspace", "--no-tests", "pass"])
+            .args(args);
         run(nextest.env("QUORATE_BIN", &binary))?;
         // nextest leaves the examples in the documentation to cargo.
         if args.is_empty() {
-            run(cargo().args(["test", "--release", "--workspace", "--doc"]).env("QUORATE_BIN", &binary))?;
+            run(cargo()
+                .args(["test", "--release", "--workspace", "--doc"])
+                .env("QUORATE_BIN", &binary))?;
         }
         return Ok(());
     }

@@ -50,6 +50,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=64))]
     consumers: u64,
+    /// How long the killed leader stays down.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
+    down: Duration,
     /// Give up after this long.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
     limit: Duration,
@@ -57,8 +60,6 @@ pub struct Args {
 
 const QUEUE: &str = "demo";
 const NODES: u64 = 3;
-/// How long the killed leader stays down.
-const DOWN_FOR: Duration = Duration::from_secs(2);
 /// After the last message: time for a delivery that should not be to show itself.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -241,7 +242,7 @@ async fn fail_over(
     let confirmed = units::count(work.ledger.confirmed_count());
     stage.say(&format!("killed node {} (kill -9 {pid}) at {confirmed} confirmed", leader.node_id));
     watched(nodes, async {
-        tokio::time::sleep(DOWN_FOR).await;
+        tokio::time::sleep(args.down).await;
         Ok(())
     })
     .await?;
@@ -335,7 +336,7 @@ mod tests {
     fn shares_cover_all_messages_once() {
         for (messages, producers) in [(100, 1), (100, 3), (101, 4), (100_000, 64)] {
             let limit = Duration::from_secs(1);
-            let args = Args { messages, size: 16, producers, consumers: 1, limit };
+            let args = Args { messages, size: 16, producers, consumers: 1, down: limit, limit };
             let mut next = 0;
             for number in 0..producers {
                 let share = share(&args, number);
