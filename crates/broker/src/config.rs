@@ -84,8 +84,8 @@ pub struct StorageConfig {
 pub struct RaftConfig {
     /// An idle leader says that it is there this often, in milliseconds. Default 150.
     pub heartbeat_ms: u32,
-    /// A follower that hears nothing for between this and twice this, in milliseconds, stands for
-    /// election. Default 600; at least 3 heartbeats.
+    /// A follower that hears nothing for between this and a third more, in milliseconds, stands for
+    /// election. Default 750; at least 5 heartbeats.
     pub election_timeout_ms: u32,
 }
 
@@ -129,7 +129,7 @@ impl Default for StorageConfig {
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { heartbeat_ms: 150, election_timeout_ms: 600 }
+        Self { heartbeat_ms: 150, election_timeout_ms: 750 }
     }
 }
 
@@ -147,7 +147,8 @@ pub struct ConfigError {
 pub const FOUNDERS_MAX: usize = 5;
 /// The largest `max_message_bytes`.
 pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of a segment beside one frame: small commands of the same entry, and headers.
+const SEGMENT_BYTES_SPARE: u64 = 2 << 20;
 
 impl Config {
     /// Checks every setting.
@@ -180,19 +181,23 @@ impl Config {
         check("limits.request_timeout_ms", limits.request_timeout_ms >= 100, || {
             "must be at least 100 ms".into()
         })?;
+        let entry = u64::from(limits.max_frame_bytes) + SEGMENT_BYTES_SPARE;
         check(
             "storage.segment_bytes",
-            self.storage.segment_bytes >= SEGMENT_BYTES_MIN
-                && self.storage.segment_bytes.is_multiple_of(4096),
-            || format!("must be a multiple of 4096 and at least {SEGMENT_BYTES_MIN}"),
+            self.storage.segment_bytes >= entry && self.storage.segment_bytes.is_multiple_of(4096),
+            || {
+                format!(
+                    "must be a multiple of 4096 and at least {entry}, to hold the largest entry"
+                )
+            },
         )?;
         check("raft.heartbeat_ms", self.raft.heartbeat_ms >= 10, || {
             "must be at least 10 ms".into()
         })?;
         check(
             "raft.election_timeout_ms",
-            self.raft.election_timeout_ms >= 3 * self.raft.heartbeat_ms,
-            || "must be at least three heartbeats".into(),
+            self.raft.election_timeout_ms >= 5 * self.raft.heartbeat_ms,
+            || "must be at least five heartbeats".into(),
         )
     }
 
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_election_timeout_below_three_heartbeats_is_refused() {
+    fn an_election_timeout_below_five_heartbeats_is_refused() {
         assert_eq!(refused(|c| c.raft.election_timeout_ms = 200), "raft.election_timeout_ms");
     }
 }

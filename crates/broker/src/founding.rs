@@ -31,7 +31,7 @@ use tonic::Status;
 use tonic::transport::Endpoint;
 
 use crate::config::Config;
-use crate::member::{COMMANDS_VERSION, Member};
+use crate::member::{CATALOG, COMMANDS_VERSION, Member};
 use crate::peers::{Directory, PeerService, peer_server};
 use crate::server::{Listener, StartError};
 use crate::shutdown::Shutdown;
@@ -40,6 +40,8 @@ use crate::shutdown::Shutdown;
 const ASK_WAIT: Duration = Duration::from_secs(2);
 /// Pause between two rounds of asking.
 const ROUND: Duration = Duration::from_millis(100);
+/// Pause between two looks at a founding peer that has lost its disk.
+const LOST_PEER_PAUSE: Duration = Duration::from_secs(5);
 /// How often a wait for peers is logged.
 const LOG_EVERY: u32 = 50;
 
@@ -120,6 +122,7 @@ impl Fresh {
             cluster_id: request.cluster_id.clone(),
             node_id: me.node_id,
             incarnation: me.incarnation,
+            joined: false,
         };
         let mut welcomed = self.welcomed.lock().expect("no panic while held");
         match &*welcomed {
@@ -140,7 +143,12 @@ impl Fresh {
 
 async fn found(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
     let me = config.node_id.unwrap_or(1);
-    let identity = |cluster_id| Identity { cluster_id, node_id: me, incarnation: rand::random() };
+    let identity = |cluster_id| Identity {
+        cluster_id,
+        node_id: me,
+        incarnation: rand::random(),
+        joined: false,
+    };
     if config.peers.len() <= 1 {
         return Ok(DataDir::create(&config.data, identity(new_cluster_id()))?);
     }
@@ -236,9 +244,12 @@ struct Founder {
 pub(crate) async fn complete(member: Arc<Member>) {
     let config = &member.config;
     let lowest = config.peers.iter().map(|peer| peer.id).min().unwrap_or(member.id());
-    if lowest != member.id() || has_joined(member.meta.as_ref()) || is_registered(&member) {
+    if lowest != member.id() || member.identity.joined || is_registered(&member) {
         return;
     }
+    // All founders were welcomed before the catalog began: whoever is fresh now has lost its disk.
+    let catalog = member.log.state(quorate_storage::GroupId(CATALOG));
+    let begun = catalog.is_some_and(|state| state.last.is_some());
     let me = Founder {
         address: config.advertised(),
         zone: config.zone.clone(),
@@ -246,7 +257,7 @@ pub(crate) async fn complete(member: Arc<Member>) {
     };
     let mut founders = BTreeMap::from([(member.id(), me)]);
     for peer in config.peers.iter().filter(|peer| peer.id != member.id()) {
-        match welcome(&member, peer.id, &peer.address).await {
+        match welcome(&member, peer.id, &peer.address, begun).await {
             Ok(founder) => founders.insert(peer.id, founder),
             Err(reason) => return member.fail(reason),
         };
@@ -272,13 +283,12 @@ fn is_registered(member: &Member) -> bool {
     })
 }
 
-const JOINED: &[u8] = b"joined";
-
-fn has_joined(meta: &dyn quorate_storage::Meta) -> bool {
-    meta.get(JOINED).is_ok_and(|mark| mark.is_some())
-}
-
-async fn welcome(member: &Member, node: u64, address: &str) -> Result<Founder, String> {
+async fn welcome(
+    member: &Member,
+    node: u64,
+    address: &str,
+    begun: bool,
+) -> Result<Founder, String> {
     loop {
         let told = identify_until(node, address).await;
         let founder = Founder {
@@ -291,6 +301,14 @@ async fn welcome(member: &Member, node: u64, address: &str) -> Result<Founder, S
         }
         if !told.cluster_id.is_empty() {
             return Err(format!("node {node} at {address} belongs to cluster {}", told.cluster_id));
+        }
+        if begun {
+            tracing::warn!(peer = node, address, "a founding peer has lost its data directory");
+            if member.shutdown.is_said() || is_registered(member) {
+                return Ok(founder);
+            }
+            tokio::time::sleep(LOST_PEER_PAUSE).await;
+            continue;
         }
         let request = pb::WelcomeRequest {
             cluster_id: member.cluster_id().into(),
@@ -410,7 +428,8 @@ pub async fn join(
         let told = told.map_err(|s| JoinError::Refused(s.message().into()))?.into_inner();
         let node_id = told.node_id;
         let cluster_id = told.cluster_id.clone();
-        let dir = DataDir::create(data, Identity { cluster_id, node_id, incarnation })?;
+        let identity = Identity { cluster_id, node_id, incarnation, joined: true };
+        let dir = DataDir::create(data, identity)?;
         keep_peers(&dir, &told.peers)?;
         return Ok(Joined { node_id, cluster_id: told.cluster_id });
     }
@@ -423,8 +442,8 @@ fn keep_peers(dir: &DataDir, peers: &[String]) -> Result<(), quorate_storage::Me
     for peer in peers {
         let Some((node, address)) = peer.split_once('=') else { continue };
         let Ok(node) = node.parse::<u64>() else { continue };
-        meta.put(&crate::reconciler::address_key(node), address.as_bytes())?;
+        let value = crate::reconciler::kept_address(None, address);
+        meta.put(&crate::reconciler::address_key(node), &value)?;
     }
-    meta.put(JOINED, b"1")?;
     meta.sync()
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use quorate_group::{Event, Handle};
 use quorate_machine::catalog::QueueName;
@@ -18,6 +19,10 @@ use tokio::sync::mpsc;
 
 use crate::member::Member;
 use crate::refusal::Refusal;
+
+/// Longest wait for the settings to be in the machine, before they are proposed again.
+const CONFIGURE_LIMIT: Duration = Duration::from_secs(2);
+const CONFIGURE_RETRY: Duration = Duration::from_millis(20);
 
 /// What a consumer's stream is told.
 #[derive(Debug)]
@@ -119,6 +124,22 @@ impl Queue {
         }
     }
 
+    /// Serves once the machine has its settings; gives up when the term is over.
+    async fn begin_serving(&self, node: &Member, term: u64) {
+        loop {
+            let now = self.handle.leadership();
+            if !now.leads || now.term != term || node.shutdown.is_said() {
+                return;
+            }
+            match tokio::time::timeout(CONFIGURE_LIMIT, self.configure(node)).await {
+                Ok(Ok(())) => return self.serving.store(term, Ordering::Release),
+                Ok(Err(error)) => tracing::debug!(queue = %self.name, %error, "configure"),
+                Err(_) => tracing::debug!(queue = %self.name, "configure: no quorum yet"),
+            }
+            tokio::time::sleep(CONFIGURE_RETRY).await;
+        }
+    }
+
     /// Gives the machine the settings that the catalog has for it.
     async fn configure(&self, node: &Member) -> Result<(), quorate_group::ProposeError> {
         let wanted = node
@@ -152,10 +173,7 @@ pub(crate) async fn own(
             Event::Leading { term } => {
                 let Some(node) = node.upgrade() else { return };
                 tracing::info!(node = node.id(), queue = %queue.name, term, "leads");
-                match queue.configure(&node).await {
-                    Ok(()) => queue.serving.store(term, Ordering::Release),
-                    Err(error) => tracing::debug!(queue = %queue.name, %error, "configure"),
-                }
+                queue.begin_serving(&node, term).await;
             }
             Event::Following => {
                 queue.serving.store(0, Ordering::Release);

@@ -5,18 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_group::{EffectsAt, Event, Handle, Spec, Timing};
+use quorate_group::{EffectsAt, Event, Handle, Progress, Spec, Timing};
 use quorate_machine::catalog::{self, Catalog, GroupId};
 use tokio::sync::mpsc;
 
 use crate::config::RaftConfig;
 use crate::member::{CATALOG, Member};
+use crate::peers::Addresses;
 use crate::queue::{self, Queue};
 
 /// The catalog is compared this often even if nothing changed.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How long the other replicas of a new queue leave its preferred leader to begin.
 const PREFERENCE: Duration = Duration::from_secs(2);
+/// Longest wait for one change of the catalog's members.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// Voters of the catalog at most; further nodes follow it as learners.
 const CATALOG_VOTERS_MAX: usize = 5;
 const ADDRESS_PREFIX: &[u8] = b"address/";
@@ -65,18 +68,21 @@ pub(crate) async fn run(member: Arc<Member>) {
 }
 
 fn keep_addresses(member: &Member) {
-    let nodes: Vec<(u64, String)> = member
-        .catalog
-        .read(|catalog| catalog.nodes().map(|node| (node.id.0, node.address.clone())).collect());
-    for (node, address) in nodes.into_iter().filter(|(node, _)| *node != member.id()) {
-        if member.addresses.get(node).as_ref() == Some(&address) {
+    let nodes: Vec<catalog::Node> =
+        member.catalog.read(|catalog| catalog.nodes().cloned().collect());
+    for node in nodes.into_iter().filter(|node| node.id.0 != member.id()) {
+        let (id, incarnation) = (node.id.0, node.incarnation as u64);
+        let known = member.addresses.incarnation(id) == Some(incarnation);
+        if known && member.addresses.get(id).as_ref() == Some(&node.address) {
             continue;
         }
         // Only a help at the next start; the catalog has it.
-        if let Err(error) = member.meta.put(&address_key(node), address.as_bytes()) {
+        let value = kept_address(Some(incarnation), &node.address);
+        if let Err(error) = member.meta.put(&address_key(id), &value) {
             tracing::warn!(%error, "keep a node's address");
         }
-        member.addresses.set(node, address);
+        member.addresses.expect_incarnation(id, incarnation);
+        member.addresses.set(id, node.address);
     }
 }
 
@@ -85,15 +91,30 @@ pub(crate) fn address_key(node: u64) -> Vec<u8> {
     [ADDRESS_PREFIX, &node.to_be_bytes()].concat()
 }
 
-/// The addresses that were kept, for a start before the catalog is there.
-pub(crate) fn kept_addresses(meta: &dyn quorate_storage::Meta) -> Vec<(u64, String)> {
-    let kept = meta.scan(ADDRESS_PREFIX).unwrap_or_default();
-    kept.into_iter()
-        .filter_map(|(key, value)| {
-            let node = key.get(ADDRESS_PREFIX.len()..)?.try_into().ok().map(u64::from_be_bytes)?;
-            Some((node, String::from_utf8(value.to_vec()).ok()?))
-        })
-        .collect()
+/// Value of a node's address: its incarnation (0 = not known), then the address.
+pub(crate) fn kept_address(incarnation: Option<u64>, address: &str) -> Vec<u8> {
+    [&incarnation.unwrap_or(0).to_be_bytes(), address.as_bytes()].concat()
+}
+
+/// Takes in the addresses that were kept, for a start before the catalog is there.
+pub(crate) fn restore_addresses(
+    meta: &dyn quorate_storage::Meta,
+    addresses: &Addresses,
+) -> Result<(), quorate_storage::MetaError> {
+    for (key, value) in meta.scan(ADDRESS_PREFIX)? {
+        let node = key.get(ADDRESS_PREFIX.len()..).and_then(|node| node.try_into().ok());
+        let Some((incarnation, address)) = value.split_first_chunk::<8>() else { continue };
+        let (Some(node), Ok(address)) = (node.map(u64::from_be_bytes), str::from_utf8(address))
+        else {
+            continue;
+        };
+        match u64::from_be_bytes(*incarnation) {
+            0 => {}
+            incarnation => addresses.expect_incarnation(node, incarnation),
+        }
+        addresses.set(node, address);
+    }
+    Ok(())
 }
 
 async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
@@ -111,12 +132,19 @@ async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
     // than what this node has seen of it.
     let deleted =
         |group: &u64| member.catalog.read(|catalog: &Catalog| catalog.is_deleted(GroupId(*group)));
-    for group in here.into_iter().filter(deleted) {
+    for group in here.iter().copied().filter(deleted) {
         if let Some(queue) = member.queues.remove(group) {
             tracing::info!(node = member.id(), queue = %queue.name, "deleted");
             let removed = queue.handle.remove().await;
             removed.map_err(|error| format!("remove queue {}: {error}", queue.name))?;
         }
+    }
+    // What was deleted while this node was down, or half removed when it ended.
+    let stored = quorate_group::stored_groups(&member.log);
+    for group in stored.into_iter().filter(|group| !here.contains(group) && deleted(group)) {
+        tracing::info!(node = member.id(), group, "remove what is left of a deleted queue");
+        let removed = quorate_group::forget(&member.log, &member.meta, group).await;
+        removed.map_err(|error| format!("remove group {group}: {error}"))?;
     }
     Ok(())
 }
@@ -168,25 +196,34 @@ async fn keep_catalog_members(member: &Member) {
     let nodes: Vec<u64> = member.catalog.read(|catalog| catalog.nodes().map(|n| n.id.0).collect());
     let progress = member.catalog.progress();
     for node in nodes {
+        let reachable = node == member.id() || member.connections.reachable(node);
         let seen = progress.iter().find(|seen| seen.node == node);
         let outcome = match seen {
-            None => member.catalog.add_learner(node).await,
-            Some(seen) if !seen.voter && seen.lag < CAUGHT_UP => {
+            None => tokio::time::timeout(CHANGE_LIMIT, member.catalog.add_learner(node)).await,
+            // A voter that is not there would stop the catalog: it has to have answered.
+            Some(seen) if !seen.voter && reachable && is_caught_up(seen) => {
                 let voters = progress.iter().filter(|seen| seen.voter).count();
                 if voters >= CATALOG_VOTERS_MAX {
                     continue;
                 }
-                member.catalog.promote(node).await
+                tokio::time::timeout(CHANGE_LIMIT, member.catalog.promote(node)).await
             }
             Some(_) => continue,
         };
-        if let Err(error) = outcome {
-            tracing::debug!(group = CATALOG, node, %error, "change the catalog's members");
+        match outcome {
+            Ok(Ok(())) => tracing::info!(group = CATALOG, node, "changed the catalog's members"),
+            Ok(Err(error)) => {
+                tracing::debug!(group = CATALOG, node, %error, "change the catalog's members");
+            }
+            Err(_) => tracing::warn!(group = CATALOG, node, "the catalog's members change slowly"),
         }
         // One change at a time; the next at the next comparison.
         return;
     }
 }
 
-/// A learner that lacks fewer entries is caught up.
-const CAUGHT_UP: u64 = 100;
+fn is_caught_up(seen: &Progress) -> bool {
+    /// A learner that lacks fewer entries is caught up.
+    const ENTRIES: u64 = 100;
+    seen.matched.is_some() && seen.lag < ENTRIES
+}

@@ -84,6 +84,23 @@ impl Refusal {
         Self::new(reason::UNKNOWN_OUTCOME, message).retry(RETRY_LEADER)
     }
 
+    /// The group takes nothing more in, since nothing comes back from its quorum.
+    pub(crate) fn not_taken() -> Self {
+        let message = "too much waits for a majority of the replicas already, so this did not enter; \
+                       check `quorate cluster status`";
+        Self::exhausted("commands_waiting", message)
+    }
+
+    /// What the batches behind a refused one are told: they did not enter either.
+    pub(crate) fn for_followers(self) -> Self {
+        if matches!(self.reason, reason::NOT_LEADER | reason::SHUTTING_DOWN) {
+            return self;
+        }
+        let message =
+            format!("a batch before this one of the same stream was refused: {}", self.message);
+        Self { message, reason: reason::OUT_OF_ORDER, ..self }
+    }
+
     pub(crate) fn disk_full() -> Self {
         let message = "the node's disk is below its reserve: publishes are refused until there is \
                        space; consume and settle, or free space (limits.disk_reserve_bytes)";

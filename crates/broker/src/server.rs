@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 /// How long a leader waits for another voter to take over when it ends.
 const HAND_OVER: Duration = Duration::from_secs(3);
 /// How long open calls may take when the node ends.
-const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN: Duration = Duration::from_secs(1);
 /// Time between two looks at the node's health.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
@@ -250,9 +250,7 @@ async fn start_member(
 ) -> Result<Arc<Member>, StartError> {
     let identity = dir.identity().clone();
     let addresses = Addresses::default();
-    for (node, address) in reconciler::kept_addresses(meta.as_ref()) {
-        addresses.set(node, address);
-    }
+    reconciler::restore_addresses(meta.as_ref(), &addresses)?;
     for peer in config.peers.iter().filter(|peer| peer.id != identity.node_id) {
         addresses.set(peer.id, peer.address.clone());
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quorate_machine::{At, DecodeError, Machine, SnapshotError, decode_entry};
 use tokio::sync::mpsc;
 
+use crate::clock::Clock;
 use crate::types::Replies;
 
 /// What a group tells its owner.
@@ -65,6 +66,7 @@ pub(crate) struct Running<M: Machine> {
     events: mpsc::UnboundedSender<Event<M::Effect>>,
     /// Effects go out while this is set.
     wanted: Arc<AtomicBool>,
+    clock: Clock,
 }
 
 impl<M: Machine> Running<M> {
@@ -72,8 +74,9 @@ impl<M: Machine> Running<M> {
         machine: Shared<M>,
         events: mpsc::UnboundedSender<Event<M::Effect>>,
         wanted: Arc<AtomicBool>,
+        clock: Clock,
     ) -> Self {
-        Self { machine, events, wanted }
+        Self { machine, events, wanted, clock }
     }
 }
 
@@ -81,6 +84,7 @@ impl<M: Machine> Applier for Running<M> {
     fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError> {
         let (now, commands) = decode_entry(entry)?;
         let at = At { index, now };
+        self.clock.observe(now.0);
         let mut effects = Vec::new();
         let mut replies: Vec<M::Reply> = Vec::new();
         let mut machine = self.machine.lock();

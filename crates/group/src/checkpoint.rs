@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_storage::Meta;
+use tokio::sync::Mutex;
 
 use crate::codec::{self, CodecError};
 use crate::replica_log::{Pin, ReplicaLog};
@@ -27,6 +28,9 @@ pub(crate) const TRANSFER_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Checkpoints {
     meta: Arc<dyn Meta>,
     key: Bytes,
+    /// Held by whoever saves or reads together with what the log keeps for it, so that one that is
+    /// still being made never replaces a newer one that was installed meanwhile.
+    last: Arc<Mutex<u64>>,
 }
 
 /// A machine's state and where in the log it stands.
@@ -36,11 +40,18 @@ pub(crate) struct Checkpoint {
     pub(crate) state: Bytes,
 }
 
+impl Checkpoint {
+    /// Log index that it stands at.
+    pub(crate) fn index(&self) -> u64 {
+        self.meta.last_log_id.as_ref().map_or(0, |id| id.index)
+    }
+}
+
 impl Checkpoints {
     pub(crate) fn new(meta: Arc<dyn Meta>, group: u64) -> Self {
         let mut key = BytesMut::from(&b"checkpoint/"[..]);
         key.put_u64(group);
-        Self { meta, key: key.freeze() }
+        Self { meta, key: key.freeze(), last: Arc::default() }
     }
 
     pub(crate) async fn load(&self) -> io::Result<Option<Checkpoint>> {
@@ -49,15 +60,40 @@ impl Checkpoints {
         bytes.map(|bytes| decode(bytes).map_err(io::Error::other)).transpose()
     }
 
-    /// The checkpoint is on the device when this returns.
-    pub(crate) async fn save(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+    /// Makes the checkpoint durable, then lets the log release what it does not refer to. Does
+    /// nothing if a newer one is there. The checkpoint is on the device when this returns.
+    pub(crate) async fn save(
+        &self,
+        checkpoint: &Checkpoint,
+        live: Vec<RangeInclusive<u64>>,
+        log: &ReplicaLog,
+    ) -> io::Result<()> {
+        let mut last = self.last.lock().await;
+        let index = checkpoint.index();
+        if index < *last {
+            return Ok(());
+        }
         let this = self.clone();
         let bytes = encode(checkpoint);
         blocking(move || {
             this.meta.put(&this.key, &bytes).map_err(io::Error::other)?;
             this.meta.sync().map_err(io::Error::other)
         })
-        .await
+        .await?;
+        *last = index;
+        log.checkpointed(index, live);
+        Ok(())
+    }
+
+    /// The last checkpoint with the entries that it refers to, which stay as long as it does.
+    pub(crate) async fn current(
+        &self,
+        log: &Arc<ReplicaLog>,
+    ) -> io::Result<Option<(SnapshotMeta, SnapshotData)>> {
+        let _last = self.last.lock().await;
+        let Some(checkpoint) = self.load().await? else { return Ok(None) };
+        let data = SnapshotData::local(checkpoint.state, log, log.kept_live());
+        Ok(Some((checkpoint.meta, data)))
     }
 
     pub(crate) async fn remove(&self) -> io::Result<()> {

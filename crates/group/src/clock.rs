@@ -18,6 +18,11 @@ impl Clock {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
         self.last_ms.fetch_max(now, Ordering::AcqRel).max(now)
     }
+
+    /// Takes in the time of an entry, so that this node, leading next, goes on from there.
+    pub(crate) fn observe(&self, now_ms: u64) {
+        self.last_ms.fetch_max(now_ms, Ordering::AcqRel);
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use openraft::{EmptyNode, ServerState, SnapshotPolicy};
 use quorate_machine::Machine;
 use quorate_storage::{Log, Meta};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::applier::{Event, Running, Shared};
 use crate::checkpoint::Checkpoints;
@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
 use crate::network::{Network, Peers};
-use crate::proposer::{self, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
+use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
 use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::{Gauges, StateMachine};
@@ -29,13 +29,13 @@ use crate::types::Raft;
 pub struct Timing {
     /// A leader that is idle says so this often.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for between this and twice this stands for election.
+    /// A follower that hears nothing for between this and a third more stands for election.
     pub election_timeout: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_millis(600) }
+        Self { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_millis(750) }
     }
 }
 
@@ -95,9 +95,9 @@ pub struct Progress {
     pub node: u64,
     /// Counts for the quorum.
     pub voter: bool,
-    /// Last log index known to be on its disk.
-    pub matched: u64,
-    /// Entries that it lacks.
+    /// Last log index known to be on its disk; `None` if it has not answered this leader yet.
+    pub matched: Option<u64>,
+    /// Entries that it lacks, as far as is known.
     pub lag: u64,
 }
 
@@ -125,8 +125,10 @@ fn raft_config(spec: &Spec) -> openraft::Config {
     openraft::Config {
         cluster_name: format!("group {}", spec.group),
         heartbeat_interval: spec.timing.heartbeat.as_millis() as u64,
-        election_timeout_min: election,
-        election_timeout_max: election * 2,
+        // A follower waits for the leader's lease, which is the maximum, and then for a random time
+        // between the two: together between `election` and a third more.
+        election_timeout_min: election / 3,
+        election_timeout_max: election * 2 / 3,
         install_snapshot_timeout: 60_000,
         max_payload_entries: 1024,
         // Checkpoints and purges follow bytes, which openraft does not count: the keeper asks.
@@ -160,7 +162,8 @@ impl<M: Machine> Handle<M> {
             EffectsAt::Leader => leading.clone(),
             EffectsAt::EveryReplica => Arc::new(AtomicBool::new(true)),
         };
-        let running = Running::new(machine.clone(), event_sender.clone(), wanted);
+        let clock = Clock::default();
+        let running = Running::new(machine.clone(), event_sender.clone(), wanted, clock.clone());
         let state_machine =
             StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
                 .await?;
@@ -172,9 +175,8 @@ impl<M: Machine> Handle<M> {
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
 
-        let clock = Clock::default();
         let (proposals, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
-        tokio::spawn(proposer::run::<M>(raft.clone(), clock.clone(), commands));
+        tokio::spawn(proposer::run::<M>(raft.clone(), clock.clone(), leading.clone(), commands));
         let replica =
             Replica { group: spec.group, node: spec.node, raft: raft.clone(), log, checkpoints };
         let handle = Self { replica, machine, proposals, clock: clock.clone() };
@@ -184,6 +186,7 @@ impl<M: Machine> Handle<M> {
             gauges,
             leading: leading.clone(),
             clock,
+            cut_off_after: spec.timing.election_timeout * 2,
             events: event_sender,
         };
         tokio::spawn(keeper.run());
@@ -215,7 +218,9 @@ impl<M: Machine> Handle<M> {
     }
 
     /// Queues a command of about `bytes` bytes, encoded; waits while too many are queued. Commands
-    /// queued by one caller keep their order. The receiver errs if the replica stops.
+    /// queued by one caller keep their order. `hold` is kept until the outcome is known: room that
+    /// the command takes up. The receiver errs if the outcome cannot be known any more; dropping
+    /// it withdraws the command if it has not entered the log.
     ///
     /// # Errors
     /// When the replica has stopped.
@@ -223,9 +228,10 @@ impl<M: Machine> Handle<M> {
         &self,
         command: M::Command,
         bytes: usize,
+        hold: Option<OwnedSemaphorePermit>,
     ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
-        let proposal = Proposal { command, bytes, reply };
+        let proposal = Proposal { command, bytes, reply: Answer { reply, _hold: hold } };
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
         Ok(outcome)
     }
@@ -236,8 +242,8 @@ impl<M: Machine> Handle<M> {
     /// When this replica does not lead, or stops leading on the way.
     pub async fn propose(&self, command: M::Command) -> Outcome<M> {
         const SMALL: usize = 256;
-        let outcome = self.submit(command, SMALL).await?;
-        outcome.await.unwrap_or(Err(ProposeError::Stopped))
+        let outcome = self.submit(command, SMALL, None).await?;
+        outcome.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// Looks at this replica's machine as of what it has applied. Must not block.
@@ -330,12 +336,12 @@ impl<M: Machine> Handle<M> {
             .nodes()
             .map(|(node, _)| {
                 let matched = replication.get(node).and_then(|id| id.as_ref().map(|id| id.index));
-                let matched = if *node == metrics.id { last } else { matched.unwrap_or(0) };
+                let matched = if *node == metrics.id { Some(last) } else { matched };
                 Progress {
                     node: *node,
                     voter: voters.contains(node),
                     matched,
-                    lag: last.saturating_sub(matched),
+                    lag: last.saturating_sub(matched.unwrap_or(0)),
                 }
             })
             .collect()
@@ -374,7 +380,22 @@ impl<M: Machine> Handle<M> {
     /// When the log or the checkpoint store fails.
     pub async fn remove(&self) -> io::Result<()> {
         self.shutdown().await;
-        self.replica.log.remove().await?;
-        self.replica.checkpoints.remove().await
+        self.replica.checkpoints.remove().await?;
+        self.replica.log.remove().await
     }
+}
+
+/// The groups that have anything stored in a node's log, running or not.
+#[must_use]
+pub fn stored_groups(log: &Log) -> BTreeSet<u64> {
+    ReplicaLog::stored(log)
+}
+
+/// Forgets the state of a group that does not run here, for ever.
+///
+/// # Errors
+/// When the log or the checkpoint store fails.
+pub async fn forget(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<()> {
+    Checkpoints::new(meta.clone(), group).remove().await?;
+    ReplicaLog::new(log.clone(), group).remove().await
 }

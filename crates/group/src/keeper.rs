@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use openraft::ServerState;
+use openraft::{Instant as _, ServerState};
 use openraft_rt::WatchReceiver;
 use quorate_machine::Machine;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::applier::Event;
 use crate::clock::Clock;
 use crate::handle::Handle;
+use crate::proposer::ProposeError;
 use crate::state_machine::Gauges;
 use crate::types::Raft;
 
 /// Time between two attempts to let time pass, when the first did not move the deadline.
 const TICK_RETRY: Duration = Duration::from_millis(100);
+/// Time between two requests for a checkpoint that is due.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for one of the keeper's own proposals.
+const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longest sleep; a deadline further away is looked at again then.
 const NAP_MAX: Duration = Duration::from_secs(60);
 
@@ -27,6 +33,8 @@ pub(crate) struct Keeper<M: Machine> {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) leading: Arc<AtomicBool>,
     pub(crate) clock: Clock,
+    /// A leader that no majority has answered for so long counts as cut off.
+    pub(crate) cut_off_after: Duration,
     pub(crate) events: mpsc::UnboundedSender<Event<M::Effect>>,
 }
 
@@ -47,7 +55,7 @@ impl<M: Machine> Keeper<M> {
                 return;
             }
             let now = metrics.borrow_and_update().clone();
-            self.follow_leadership(&mut led_term, &now).await;
+            self.follow_leadership(&mut led_term, &now, self.is_cut_off()).await;
             self.keep_checkpoints(&mut asked_at).await;
             let nap = self.tick().await;
             tokio::select! {
@@ -67,8 +75,9 @@ impl<M: Machine> Keeper<M> {
         &self,
         led_term: &mut Option<u64>,
         now: &openraft::metrics::RaftServerMetrics<crate::Types>,
+        cut_off: bool,
     ) {
-        let leads = now.state == ServerState::Leader && now.vote.committed;
+        let leads = now.state == ServerState::Leader && now.vote.committed && !cut_off;
         let term = now.vote.leader_id.term;
         if leads == led_term.is_some() && (!leads || *led_term == Some(term)) {
             return;
@@ -82,8 +91,8 @@ impl<M: Machine> Keeper<M> {
         }
         self.leading.store(true, Ordering::Release);
         // Applied before anything that this leader's owner proposes for a consumer.
-        match self.handle.propose(M::leader_changed(self.handle.node())).await {
-            Ok(_) => {
+        match self.propose(M::leader_changed(self.handle.node())).await {
+            Ok(()) => {
                 *led_term = Some(term);
                 let _ = self.events.send(Event::Leading { term });
                 let mut effects = Vec::new();
@@ -102,17 +111,38 @@ impl<M: Machine> Keeper<M> {
         }
     }
 
+    /// True for a leader that no majority has answered for longer than another may have been
+    /// elected: it goes on by itself once it is answered, or follows the other.
+    fn is_cut_off(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+        metrics.state == ServerState::Leader
+            && !alone
+            && acked.is_some_and(|age| age > self.cut_off_after)
+    }
+
+    /// Proposes, without waiting for ever.
+    async fn propose(&self, command: M::Command) -> Result<(), ProposeError> {
+        match tokio::time::timeout(PROPOSE_LIMIT, self.handle.propose(command)).await {
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
     /// Proposes a tick if a deadline is due; returns how long nothing is.
     async fn tick(&self) -> Duration {
         if !self.leading.load(Ordering::Acquire) {
             return NAP_MAX;
         }
+        let nap_max = NAP_MAX.min(self.cut_off_after);
         let deadline = self.gauges.deadline_ms.load(Ordering::Acquire);
         let wait = deadline.saturating_sub(self.clock.now_ms());
         if wait > 0 {
-            return Duration::from_millis(wait).min(NAP_MAX);
+            return Duration::from_millis(wait).min(nap_max);
         }
-        if self.handle.propose(M::tick()).await.is_ok()
+        if self.propose(M::tick()).await.is_ok()
             && self.gauges.deadline_ms.load(Ordering::Acquire) != deadline
         {
             return Duration::ZERO;
@@ -120,10 +150,11 @@ impl<M: Machine> Keeper<M> {
         TICK_RETRY
     }
 
-    async fn keep_checkpoints(&self, asked_at: &mut Option<u64>) {
-        let checkpointed = self.gauges.checkpointed.load(Ordering::Acquire);
-        if self.gauges.checkpoint_due() && *asked_at != Some(checkpointed) {
-            *asked_at = Some(checkpointed);
+    async fn keep_checkpoints(&self, asked_at: &mut Option<Instant>) {
+        // Raft ignores a request while a checkpoint is being made: ask again.
+        let waits = asked_at.is_some_and(|at| at.elapsed() < ASK_EVERY);
+        if self.gauges.checkpoint_due() && !waits {
+            *asked_at = Some(Instant::now());
             let _ = self.raft.trigger().snapshot().await;
         }
         let floor = {

@@ -28,7 +28,9 @@ mod wire;
 
 pub use applier::Event;
 pub use clock::Clock;
-pub use handle::{EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing};
+pub use handle::{
+    EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing, forget, stored_groups,
+};
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{
     COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES_MAX, Outcome, ProposeError,

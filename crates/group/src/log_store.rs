@@ -67,7 +67,9 @@ impl RaftLogReader<Types> for LogStore {
         let mut next = start;
         while next < end {
             let part = self.read(next..end, READ_BYTES_MAX).await?;
-            let Some(last) = part.last() else { break };
+            let Some(last) = part.last() else {
+                return Err(io::Error::other(format!("the log has no entry {next}")));
+            };
             next = last.log_id.index + 1;
             entries.extend(part);
         }

@@ -6,8 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_stream::stream;
@@ -24,6 +23,7 @@ use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 use quorate_storage::Entry;
+use tokio::time::Instant;
 
 use crate::checkpoint::{SnapshotData, Source, TRANSFER_BYTES_MAX};
 use crate::codec;
@@ -160,11 +160,16 @@ impl RaftNetworkV2<Types> for Client {
         }
         async move {
             let opened = self.peers.open(self.node, self.group);
-            let link = tokio::time::timeout(option.soft_ttl(), opened)
-                .await
-                .map_err(|_| unreachable(self.failed("no connection in time")))?
-                .map_err(unreachable)?;
-            Ok(pipelined(self.node, link, input, option.soft_ttl()).boxed())
+            match tokio::time::timeout(option.soft_ttl(), opened).await {
+                Ok(Ok(link)) => Ok(pipelined(self.node, link, input).boxed()),
+                Ok(Err(error)) => {
+                    // openraft's own back-off begins with the first request of a stream; without
+                    // one it would try again at once.
+                    tokio::time::sleep(OPEN_RETRY).await;
+                    Err(unreachable(error).into())
+                }
+                Err(_) => Err(unreachable(self.failed("no connection in time")).into()),
+            }
         }
         .boxed()
     }
@@ -221,21 +226,27 @@ impl RaftNetworkV2<Types> for Client {
 
 type AppendAnswers<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
 
+/// Pause before a stream is tried again that could not be opened.
+const OPEN_RETRY: Duration = Duration::from_millis(25);
+/// An append that is not answered for so long ends its stream. A flush that stalls for less does
+/// not; that a peer is gone is noticed by its connection.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Sends requests as they come; yields their answers in order. Ends when the input has ended and
-/// all is answered, or with an error when an answer does not come in `patience`.
+/// all is answered, or with an error when an answer does not come.
 fn pipelined(
     node: u64,
     mut link: Box<dyn AppendLink>,
     mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
-    patience: Duration,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
-    let unanswered = Arc::new(AtomicUsize::new(0));
+    // When each unanswered request was sent.
+    let unanswered = Arc::new(Mutex::new(VecDeque::new()));
     let send = link.sender();
-    let counter = unanswered.clone();
+    let sent = unanswered.clone();
     let (ended_sender, mut ended) = tokio::sync::oneshot::channel::<()>();
     let pump = tokio::spawn(async move {
         while let Some(request) = input.next().await {
-            counter.fetch_add(1, Ordering::AcqRel);
+            lock(&sent).push_back(Instant::now());
             if send(Body::StreamAppend(wire::append_to(&request))).await.is_none() {
                 break;
             }
@@ -249,9 +260,13 @@ fn pipelined(
         };
         let mut input_ended = false;
         loop {
-            if input_ended && unanswered.load(Ordering::Acquire) == 0 {
+            let oldest = lock(&unanswered).front().copied();
+            if input_ended && oldest.is_none() {
                 return;
             }
+            let patience = oldest.map_or(ANSWER_PATIENCE, |sent: Instant| {
+                ANSWER_PATIENCE.saturating_sub(sent.elapsed())
+            });
             let next = tokio::select! {
                 biased;
                 answer = link.next() => Some(answer),
@@ -260,7 +275,7 @@ fn pipelined(
             };
             match next {
                 Some(Some(Body::Appended(answer))) => {
-                    unanswered.fetch_sub(1, Ordering::AcqRel);
+                    lock(&unanswered).pop_front();
                     match wire::streamed_from(answer) {
                         Ok(result) => yield Ok(result),
                         Err(error) => { yield Err(failed(error.to_string())); return }
@@ -269,14 +284,18 @@ fn pipelined(
                 Some(Some(Body::Failed(reason))) => { yield Err(failed(reason)); return }
                 Some(Some(_)) => { yield Err(failed("answered with something else".into())); return }
                 Some(None) => { yield Err(failed("the connection is gone".into())); return }
-                None if unanswered.load(Ordering::Acquire) > 0 => {
-                    yield Err(failed(format!("no answer within {patience:?}")));
+                None if oldest.is_some() => {
+                    yield Err(failed(format!("no answer within {ANSWER_PATIENCE:?}")));
                     return;
                 }
                 None => {}
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while held")
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

@@ -9,6 +9,8 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use quorate_machine::{EntryBuilder, Machine, Millis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -48,15 +50,25 @@ pub(crate) struct Proposal<M: Machine> {
     pub(crate) command: M::Command,
     /// Its size, encoded; roughly.
     pub(crate) bytes: usize,
-    pub(crate) reply: oneshot::Sender<Outcome<M>>,
+    pub(crate) reply: Answer<M>,
 }
 
-type Waiting<M> = Vec<oneshot::Sender<Outcome<M>>>;
+/// Who waits for a command's outcome, and what it holds until then.
+pub(crate) struct Answer<M: Machine> {
+    pub(crate) reply: oneshot::Sender<Outcome<M>>,
+    pub(crate) _hold: Option<OwnedSemaphorePermit>,
+}
+
+type Waiting<M> = Vec<Answer<M>>;
+
+/// While no entry in flight comes back, leadership is looked at this often.
+const SLOT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Runs until the group's handles are gone or Raft has stopped.
 pub(crate) async fn run<M: Machine>(
     raft: Raft,
     clock: Clock,
+    leading: Arc<AtomicBool>,
     mut commands: mpsc::Receiver<Proposal<M>>,
 ) {
     let slots = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
@@ -69,11 +81,31 @@ pub(crate) async fn run<M: Machine>(
                 None => return,
             },
         };
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let acquired = tokio::time::timeout(SLOT_PATIENCE, slots.clone().acquire_owned()).await;
+        let slot = match acquired {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return,
+            Err(_) if leading.load(Ordering::Acquire) => {
+                held = Some(first);
+                continue;
+            }
+            Err(_) => {
+                // Cut off: what waits here never entered the log.
+                refuse(first);
+                while let Ok(proposal) = commands.try_recv() {
+                    refuse(proposal);
+                }
+                continue;
+            }
+        };
         let mut entry = EntryBuilder::new();
         let mut waiting: Waiting<M> = Vec::new();
         let mut next = Some(first);
         while let Some(proposal) = next.take() {
+            if proposal.reply.reply.is_closed() {
+                next = commands.try_recv().ok();
+                continue;
+            }
             if !waiting.is_empty() && entry.len() + proposal.bytes > ENTRY_BYTES_MAX {
                 held = Some(proposal);
                 break;
@@ -81,6 +113,9 @@ pub(crate) async fn run<M: Machine>(
             entry.push_command::<M>(&proposal.command);
             waiting.push(proposal.reply);
             next = commands.try_recv().ok();
+        }
+        if waiting.is_empty() {
+            continue;
         }
         let payload = Payload(entry.freeze(Millis(clock.now_ms())));
         let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
@@ -103,7 +138,7 @@ fn answer<M: Machine>(
             let replies = response.data.0.downcast::<Vec<M::Reply>>();
             let replies = replies.expect("a group applies commands of its own machine");
             for (waiting, reply) in waiting.into_iter().zip(*replies) {
-                let _ = waiting.send(Ok(reply));
+                let _ = waiting.reply.send(Ok(reply));
             }
             return;
         }
@@ -113,6 +148,10 @@ fn answer<M: Machine>(
         Err(_) => ProposeError::Unknown,
     };
     for waiting in waiting {
-        let _ = waiting.send(Err(error.clone()));
+        let _ = waiting.reply.send(Err(error.clone()));
     }
+}
+
+fn refuse<M: Machine>(proposal: Proposal<M>) {
+    let _ = proposal.reply.reply.send(Err(ProposeError::NotLeader { leader: None }));
 }

@@ -125,6 +125,7 @@ impl Replica {
         let meta = SnapshotMeta { last_log_id: head.last.map(wire::id_from), last_membership };
         // What is stored stays until this snapshot, or another, is installed.
         let _pin = self.log.pin();
+        let applied = self.applied();
         let mut waiting = Vec::new();
         let mut bytes = 0;
         loop {
@@ -133,7 +134,7 @@ impl Replica {
                 Some(Chunk::Bodies(bodies)) => {
                     for entry in bodies.entries {
                         let entry = body_from(entry).map_err(|e| e.to_string())?;
-                        if !self.log.has(entry.index, entry.term) {
+                        if !self.log.has(entry.index, entry.term, applied) {
                             bytes += entry.payload.len();
                             waiting.push(entry);
                         }

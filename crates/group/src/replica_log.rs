@@ -6,6 +6,7 @@
 //! stand apart, since an entry of the Raft log at the same index may be an uncommitted one that
 //! differs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,9 +99,11 @@ impl ReplicaLog {
         ))
     }
 
-    /// True if the body at `index` is stored under `term`.
-    pub(crate) fn has(&self, index: u64, term: u64) -> bool {
-        [self.bodies, self.group].iter().any(|g| self.log.term_of(*g, index) == Some(term))
+    /// True if the body at `index` is stored under `term`, and stays: an entry of the Raft log
+    /// that is not `applied` yet may be truncated.
+    pub(crate) fn has(&self, index: u64, term: u64, applied: u64) -> bool {
+        let stored = |group| self.log.term_of(group, index) == Some(term);
+        stored(self.bodies) || (index <= applied && stored(self.group))
     }
 
     /// Stores bodies that came with a snapshot; they are durable when this returns.
@@ -114,10 +117,9 @@ impl ReplicaLog {
         self.release();
     }
 
-    /// The entries that the durable checkpoint at `upto` refers to, if that is the last one.
-    pub(crate) fn kept_live(&self, upto: u64) -> Option<Vec<RangeInclusive<u64>>> {
-        let kept = self.kept.lock().expect("no panic while held");
-        (kept.upto == upto).then(|| kept.live.clone())
+    /// The entries that the last durable checkpoint refers to.
+    pub(crate) fn kept_live(&self) -> Vec<RangeInclusive<u64>> {
+        self.kept.lock().expect("no panic while held").live.clone()
     }
 
     /// Lets go of what neither Raft nor the last durable checkpoint needs.
@@ -128,6 +130,11 @@ impl ReplicaLog {
         let kept = self.kept.lock().expect("no panic while held");
         self.log.retain(self.group, kept.upto, &kept.live);
         self.log.retain(self.bodies, kept.upto, &kept.live);
+    }
+
+    /// The groups that have anything stored in a node's log.
+    pub(crate) fn stored(log: &Log) -> BTreeSet<u64> {
+        log.groups().into_iter().map(|group| group.0 & !BODIES).collect()
     }
 
     /// Forgets the replica for ever.

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -35,9 +34,6 @@ pub(crate) struct Gauges {
     /// Rung when one of them asks for attention.
     pub(crate) bell: Notify,
 }
-
-/// How long to wait for a builder that is between saving a checkpoint and publishing it.
-const BUILDER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A checkpoint is due after this many bytes of entries, or this many entries.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
@@ -127,6 +123,12 @@ impl StateMachine {
         id: LogId,
     ) -> io::Result<Replies> {
         let index = id.index;
+        let expected = self.applied.as_ref().map_or(0, |id| id.index + 1);
+        if index != expected {
+            return Err(io::Error::other(format!(
+                "apply: entry {index} came where {expected} was due"
+            )));
+        }
         self.applied = Some(id);
         match payload {
             EntryPayload::Blank => Ok(Replies(Box::new(()))),
@@ -213,28 +215,17 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> io::Result<()> {
         let checkpoint = Checkpoint { meta: meta.clone(), state: snapshot.state };
         self.applier.restore(&checkpoint.state).map_err(io::Error::other)?;
-        self.checkpoints.save(&checkpoint).await?;
+        self.checkpoints.save(&checkpoint, self.applier.live(), &self.log).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        let index = self.applied.as_ref().map_or(0, |id| id.index);
-        self.gauges.checkpointed.store(index, Ordering::Relaxed);
-        self.log.checkpointed(index, self.applier.live());
+        self.gauges.checkpointed.fetch_max(checkpoint.index(), Ordering::AcqRel);
         self.note_progress(0);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let _pin = self.log.pin();
-        loop {
-            let Some(checkpoint) = self.checkpoints.load().await? else { return Ok(None) };
-            let index = checkpoint.meta.last_log_id.as_ref().map_or(0, |id| id.index);
-            if let Some(live) = self.log.kept_live(index) {
-                let snapshot = SnapshotData::local(checkpoint.state, &self.log, live);
-                return Ok(Some(Snapshot { meta: checkpoint.meta, snapshot }));
-            }
-            // A builder has just saved this one and is about to say what it refers to.
-            tokio::time::sleep(BUILDER_PAUSE).await;
-        }
+        let current = self.checkpoints.current(&self.log).await?;
+        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
@@ -251,11 +242,9 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        self.checkpoints.save(&self.checkpoint).await?;
-        let index = self.checkpoint.meta.last_log_id.as_ref().map_or(0, |id| id.index);
-        self.gauges.checkpointed.store(index, Ordering::Relaxed);
+        self.checkpoints.save(&self.checkpoint, self.live.clone(), &self.log).await?;
+        self.gauges.checkpointed.fetch_max(self.checkpoint.index(), Ordering::AcqRel);
         self.gauges.bell.notify_one();
-        self.log.checkpointed(index, self.live.clone());
         let data = SnapshotData::local(self.checkpoint.state.clone(), &self.log, self.live.clone());
         Ok(Snapshot { meta: self.checkpoint.meta.clone(), snapshot: data })
     }

@@ -36,6 +36,9 @@ pub struct Identity {
     pub node_id: u64,
     /// Counts the disks this node has had: a replaced node has a higher one.
     pub incarnation: u64,
+    /// Whether the node joined a cluster that existed, rather than founding it.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::fs;
 use quorate_storage::{DataDir, DirError, Identity};
 
 fn identity() -> Identity {
-    Identity { cluster_id: "c1".into(), node_id: 3, incarnation: 1 }
+    Identity { cluster_id: "c1".into(), node_id: 3, incarnation: 1, joined: false }
 }
 
 #[test]

@@ -314,6 +314,12 @@ fn expect(peer: &Peer, myself: &Myself, hello: &pb::Hello) -> Result<(), String>
             hello.node_id, peer.node
         ));
     }
+    if peer.addresses.incarnation(peer.node).is_some_and(|known| known != hello.incarnation) {
+        return Err(format!(
+            "node {} at {address} was known with another data directory; it must join as a new node",
+            peer.node
+        ));
+    }
     Ok(())
 }
 

@@ -103,7 +103,7 @@ impl Member {
         for replica in &mut description.replicas {
             *replica = self.replica(replica.node_id, leadership.leader);
             if let Some(seen) = progress.iter().find(|seen| seen.node == replica.node_id) {
-                replica.matched_index = seen.matched;
+                replica.matched_index = seen.matched.unwrap_or(0);
                 replica.lag = seen.lag;
                 if !seen.voter {
                     replica.role = v1::ReplicaRole::Learner.into();

@@ -119,7 +119,12 @@ impl Attached {
         let items = items.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
         let bytes = ITEM_BYTES * (items.len() + 1);
         let command = Command::Settle { session: self.session, items };
-        Ok(self.queue.handle.submit(command, bytes).await?)
+        let limit = self.node.config.limits.request_timeout();
+        let submit = self.queue.handle.submit(command, bytes, None);
+        match tokio::time::timeout(limit, submit).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(Refusal::not_taken()),
+        }
     }
 
     /// Reads what the client settles until it ends.
@@ -137,8 +142,10 @@ impl Attached {
                 Some(Request::Detach(_)) => {
                     let (session, attachment) = (self.session, self.attachment);
                     let detach = Command::Detach { session, attachment };
-                    if let Err(error) = self.queue.handle.propose(detach).await {
-                        tracing::debug!(queue = %self.queue.name, %error, "detach");
+                    let limit = self.node.config.limits.request_timeout();
+                    let detached = self.queue.handle.propose(detach);
+                    if !matches!(tokio::time::timeout(limit, detached).await, Ok(Ok(_))) {
+                        tracing::debug!(queue = %self.queue.name, "detach: its grace ends it");
                     }
                     Underway::Detached
                 }
@@ -187,15 +194,18 @@ impl Attached {
     }
 
     /// A run of leased messages with their bodies; `None` if they are gone meanwhile, by a purge
-    /// or because the lease ended.
+    /// or because the lease ended. A body that is to be delivered and cannot be read stops this
+    /// node: another one's copy is sound, and the message must not be used up by failing here.
     async fn delivery(&self, token: Token, run: Run) -> Option<v1::ConsumeResponse> {
         let frame = match self.bodies(run).await {
             Ok(frame) => frame,
             Err(error) => {
-                tracing::warn!(
-                    queue = %self.queue.name, index = run.index.0, offset = run.first_offset.0,
-                    %error, "read the body of a leased message"
-                );
+                let first = run.first_offset;
+                if self.queue.handle.read(|queue| queue.holds(self.session, token, first)) {
+                    let (queue, index) = (&self.queue.name, run.index.0);
+                    self.node
+                        .fail(format!("queue {queue}: read the body at index {index}: {error}"));
+                }
                 return None;
             }
         };

@@ -9,7 +9,8 @@ use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
 use quorate_proto::frame::FrameBuilder;
 use quorate_proto::v1;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, Services, requests};
@@ -24,8 +25,13 @@ const BATCHES_IN_FLIGHT: usize = 4096;
 /// A batch on its way through the quorum.
 struct Underway {
     id: u64,
-    outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
-    _memory: Option<OwnedSemaphorePermit>,
+    outcome: Result<Submitted, Refusal>,
+}
+
+/// A batch that was queued, and until when its outcome is waited for.
+struct Submitted {
+    outcome: oneshot::Receiver<Outcome<machine::Queue>>,
+    deadline: Instant,
 }
 
 /// Where the batches of one stream come from and go to.
@@ -43,11 +49,7 @@ fn producer_of(producer: Option<v1::Producer>) -> Result<Option<(ProducerId, u32
 
 impl Publisher {
     /// Checks a batch and queues it for the quorum; waits while the node holds too much.
-    async fn submit(
-        &self,
-        sequence: u64,
-        frame: v1::Frame,
-    ) -> Result<(oneshot::Receiver<Outcome<machine::Queue>>, OwnedSemaphorePermit), Refusal> {
+    async fn submit(&self, sequence: u64, frame: v1::Frame) -> Result<Submitted, Refusal> {
         if self.node.disk.is_full() {
             return Err(Refusal::disk_full());
         }
@@ -62,8 +64,12 @@ impl Publisher {
             layout: frames::LAYOUT,
             frame: frame.messages,
         });
-        let outcome = self.queue.handle.submit(command, bytes).await?;
-        Ok((outcome, memory))
+        let deadline = Instant::now() + self.node.config.limits.request_timeout();
+        let submit = self.queue.handle.submit(command, bytes, Some(memory));
+        match tokio::time::timeout_at(deadline, submit).await {
+            Ok(outcome) => Ok(Submitted { outcome: outcome?, deadline }),
+            Err(_) => Err(Refusal::not_taken()),
+        }
     }
 
     fn check(&self, frame: &v1::Frame) -> Result<(), Refusal> {
@@ -87,12 +93,8 @@ impl Publisher {
         })
     }
 
-    async fn receipt(
-        &self,
-        outcome: oneshot::Receiver<Outcome<machine::Queue>>,
-    ) -> Result<v1::Receipt, Refusal> {
-        let limit = self.node.config.limits.request_timeout();
-        match tokio::time::timeout(limit, outcome).await {
+    async fn receipt(&self, submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+        match tokio::time::timeout_at(submitted.deadline, submitted.outcome).await {
             Ok(Ok(Ok(Reply::Published { first_offset, count, duplicate }))) => {
                 Ok(v1::Receipt { first_offset: first_offset.0, count, duplicate })
             }
@@ -101,6 +103,7 @@ impl Publisher {
             Ok(Ok(Err(error))) => Err(self.node.redirect(&self.queue, error)),
             Ok(Err(_)) => Err(Refusal::unknown_outcome()),
             Err(_) => {
+                let limit = self.node.config.limits.request_timeout();
                 let mut refusal = Refusal::unknown_outcome();
                 refusal.message =
                     format!("no majority confirmed within {limit:?}; {}", refusal.message);
@@ -136,13 +139,15 @@ impl Publisher {
         v1::PublishStreamResponse { response: Some(Response::Opened(opened)) }
     }
 
-    /// Reads batches until the client ends, and queues them.
+    /// Reads batches until the client ends, and queues them. After a batch that did not enter, no
+    /// later one of the stream may: their order would change.
     async fn read(
         self: Arc<Self>,
         mut requests: Streaming<v1::PublishStreamRequest>,
         underway: mpsc::Sender<Underway>,
     ) {
         use v1::publish_stream_request::Request;
+        let mut refused: Option<Refusal> = None;
         loop {
             let request = tokio::select! {
                 biased;
@@ -152,16 +157,19 @@ impl Publisher {
             let next = match request {
                 Ok(Some(v1::PublishStreamRequest { request: Some(Request::Batch(batch)) })) => {
                     let frame = batch.frame.unwrap_or_default();
-                    let (outcome, memory) = match self.submit(batch.sequence, frame).await {
-                        Ok((outcome, memory)) => (Ok(outcome), Some(memory)),
-                        Err(refusal) => (Err(refusal), None),
+                    let outcome = match &refused {
+                        Some(refusal) => Err(refusal.clone()),
+                        None => self.submit(batch.sequence, frame).await,
                     };
-                    Underway { id: batch.id, outcome, _memory: memory }
+                    if let Err(refusal) = &outcome {
+                        refused.get_or_insert_with(|| refusal.clone().for_followers());
+                    }
+                    Underway { id: batch.id, outcome }
                 }
                 Ok(Some(_)) => {
                     let refusal =
                         Refusal::invalid("a publish stream takes one `open`, then batches");
-                    Underway { id: 0, outcome: Err(refusal), _memory: None }
+                    Underway { id: 0, outcome: Err(refusal) }
                 }
                 Ok(None) | Err(_) => return,
             };
@@ -209,8 +217,8 @@ impl v1::queue_service_server::QueueService for Services {
         let frame = frame_of(&mut request)?;
         let producer = producer_of(request.producer.take())?;
         let publisher = Publisher { node: self.node.clone(), queue, producer };
-        let (outcome, _memory) = publisher.submit(request.sequence, frame).await?;
-        let receipt = publisher.receipt(outcome).await?;
+        let submitted = publisher.submit(request.sequence, frame).await?;
+        let receipt = publisher.receipt(submitted).await?;
         Ok(Response::new(v1::PublishResponse { receipt: Some(receipt) }))
     }
 

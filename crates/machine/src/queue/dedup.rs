@@ -105,12 +105,14 @@ impl Dedup {
             return Verdict::Rejected(Rejection::SequenceOverflow);
         };
         let Some(known) = self.producers.get(&producer.id) else {
-            return Verdict::New;
+            return judge_first(producer);
         };
         let expected = known.expected();
         if producer.epoch < known.epoch {
             Verdict::Rejected(Rejection::Fenced { epoch: known.epoch })
-        } else if producer.epoch > known.epoch || producer.sequence == expected {
+        } else if producer.epoch > known.epoch {
+            judge_first(producer)
+        } else if producer.sequence == expected {
             Verdict::New
         } else if producer.sequence > expected {
             Verdict::Rejected(Rejection::OutOfOrder { expected })
@@ -184,6 +186,15 @@ impl Dedup {
         if let Some((_, id)) = self.by_age.pop_first() {
             self.producers.remove(&id);
         }
+    }
+}
+
+/// Judges the first batch of an epoch: it begins the sequence. One further on has lost its
+/// predecessors, which were refused; were it let in, they would be too old when sent again.
+fn judge_first(producer: &Producer) -> Verdict {
+    match producer.sequence {
+        0 => Verdict::New,
+        _ => Verdict::Rejected(Rejection::OutOfOrder { expected: 0 }),
     }
 }
 

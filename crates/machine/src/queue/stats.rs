@@ -1,7 +1,7 @@
 //! What a queue tells about itself.
 
 use super::Queue;
-use super::ids::{Offset, Session};
+use super::ids::{Offset, Session, Token};
 use crate::{Millis, NodeId};
 
 /// Figures of a queue. `published` is the sum of the seven counts after it.
@@ -81,6 +81,19 @@ impl Queue {
     }
 
     /// Never delivered messages begin at the cursor; everything else held is before it.
+    /// Whether `session` holds the message at `offset` under `token`.
+    #[must_use]
+    pub fn holds(&self, session: Session, token: Token, offset: Offset) -> bool {
+        let lease = self.leased.overlapping(session, offset.0, offset.0 + 1);
+        lease.is_some_and(|(_, lease)| lease.token == token)
+    }
+
+    /// The latest time that an entry was stamped with.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
     fn first_offset(&self) -> u64 {
         let returned = self.ready.returned().map(|span| span.first);
         let delayed = self.delayed.iter().map(|(_, span)| span.first);
