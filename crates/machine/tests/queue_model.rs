@@ -248,7 +248,7 @@ impl Trial {
 
     fn producer(&self, id: u8, epoch: u32, shift: i64) -> Producer {
         let id = vec![b'p', id];
-        let sequence = self.reference.expected_sequence(&id).saturating_add_signed(shift);
+        let sequence = self.reference.expected_sequence(&id, epoch).saturating_add_signed(shift);
         Producer { id: ProducerId::new(id).unwrap(), epoch, sequence }
     }
 

@@ -183,13 +183,20 @@ impl Reference {
     /// The reply to a batch that must not enter for its sequence.
     fn judge(&mut self, publish: &Publish) -> Option<Reply> {
         let p = publish.producer.as_ref()?;
-        let known = self.producers.get_mut(p.id.as_bytes())?;
-        let (expected, end) = (known.next, p.sequence + u64::from(publish.count));
         let rejected = |rejection| Some(Reply::Rejected(rejection));
+        let first = || match p.sequence {
+            0 => None,
+            _ => rejected(Rejection::OutOfOrder { expected: 0 }),
+        };
+        let Some(known) = self.producers.get_mut(p.id.as_bytes()) else { return first() };
+        let (expected, end) = (known.next, p.sequence + u64::from(publish.count));
         if p.epoch < known.epoch {
             return rejected(Rejection::Fenced { epoch: known.epoch });
         }
-        if p.epoch > known.epoch || p.sequence == expected {
+        if p.epoch > known.epoch {
+            return first();
+        }
+        if p.sequence == expected {
             return None;
         }
         if p.sequence > expected {
@@ -346,8 +353,9 @@ impl Reference {
         held.map(|message| self.batches[message.batch].index).collect()
     }
 
-    pub fn expected_sequence(&self, producer: &[u8]) -> u64 {
-        self.producers.get(producer).map_or(0, |producer| producer.next)
+    pub fn expected_sequence(&self, producer: &[u8], epoch: u32) -> u64 {
+        let known = self.producers.get(producer).filter(|known| known.epoch >= epoch);
+        known.map_or(0, |producer| producer.next)
     }
 }
 
