@@ -1,0 +1,21 @@
+//! The shipped binary as processes, and what is done to them.
+
+mod any_node;
+mod demo;
+mod faults;
+mod founding;
+mod full_disk;
+mod leases;
+mod python;
+mod refusals;
+mod startup;
+
+use std::time::Duration;
+
+/// Time limit of a test with a load. The machine may be slow and busy: this ends a test that hangs, it
+/// does not measure.
+const HEAVY: Duration = Duration::from_secs(120);
+/// Time limit of any other test.
+const LIGHT: Duration = Duration::from_secs(60);
+/// Longest wait for one thing to happen under load.
+const SOON: Duration = Duration::from_secs(40);
