@@ -42,6 +42,8 @@ const ASK_WAIT: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_millis(100);
 /// Pause between two looks at a founding peer that has lost its disk.
 const LOST_PEER_PAUSE: Duration = Duration::from_secs(5);
+/// How often a node that waits to be welcomed asks whether the cluster exists without it.
+const LOOK_FOR_CLUSTER: Duration = Duration::from_secs(1);
 /// How often a wait for peers is logged.
 const LOG_EVERY: u32 = 50;
 
@@ -185,14 +187,60 @@ async fn wait_for_welcome(config: &Config, listener: &Listener) -> Result<DataDi
     tracing::info!(node = ?config.node_id, "waits for the node with the lowest id to found the cluster");
     let serving = tokio::spawn(serving);
     let told = loop {
-        fresh.bell.notified().await;
         if let Some(told) = fresh.welcomed.lock().expect("no panic while held").take() {
-            break told;
+            break told.map_err(StartError::from);
+        }
+        tokio::select! {
+            biased;
+            () = fresh.bell.notified() => {}
+            () = tokio::time::sleep(LOOK_FOR_CLUSTER) => {
+                if let Some(refused) = known_otherwise(&fresh).await {
+                    break Err(StartError::Identity(refused));
+                }
+            }
         }
     };
     stop.say();
     let _ = serving.await;
-    Ok(told?)
+    told
+}
+
+/// A peer that knows this node with another data directory, and what it says. While the cluster is
+/// being founded no peer knows any node yet.
+async fn known_otherwise(fresh: &Fresh) -> Option<String> {
+    let me = fresh.identify();
+    for peer in fresh.config.peers.iter().filter(|peer| peer.id != me.node_id) {
+        let Ok(told) = identify_once(peer.id, &peer.address).await else { continue };
+        if told.cluster_id.is_empty() {
+            continue;
+        }
+        let hello = pb::Hello {
+            cluster_id: told.cluster_id,
+            node_id: me.node_id,
+            incarnation: me.incarnation,
+            version: COMMANDS_VERSION,
+        };
+        if let Err(refused) = introduce(&peer.address, hello).await {
+            let what = format!("node {} at {} refuses this node: {refused}", peer.id, peer.address);
+            return Some(what);
+        }
+    }
+    None
+}
+
+/// Says Hello as a member would; an error is the peer's refusal.
+async fn introduce(address: &str, hello: pb::Hello) -> Result<(), String> {
+    let ask = async {
+        let Ok(mut client) = peer_client(address).await else { return Ok(()) };
+        let first = pb::Envelope { hello: Some(hello), rpcs: Vec::new() };
+        match client.exchange(futures_util::stream::iter([first])).await {
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                Err(status.message().to_string())
+            }
+            _ => Ok(()),
+        }
+    };
+    tokio::time::timeout(ASK_WAIT, ask).await.unwrap_or(Ok(()))
 }
 
 async fn peer_client(address: &str) -> Result<PeerClient<tonic::transport::Channel>, String> {

@@ -10,7 +10,8 @@ use quorate_machine::NodeId;
 use quorate_machine::catalog::QueueName;
 use quorate_proto::v1;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
 
 use crate::member::Member;
 use crate::queue::Queue;
@@ -39,6 +40,35 @@ pub(crate) fn forwarded<T>(message: T, hops: u32) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(HOPS, (hops + 1).into());
     request
+}
+
+/// What the failure of a forwarded call is told as: where the other node gave no reason of ours, it was
+/// not reached, or the way to it broke, and the caller is to know which of the two.
+pub(crate) fn passed_on(status: Status) -> Status {
+    if status.get_details_error_info().is_some() {
+        return status;
+    }
+    match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {}
+        _ => return status,
+    }
+    let mut refusal = match never_sent(&status) {
+        true => Refusal::not_leader(None),
+        false => Refusal::unknown_outcome(),
+    };
+    refusal.message = format!("{}: {}", status.message(), refusal.message);
+    refusal.into()
+}
+
+fn never_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if cause.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 pub(crate) fn queue_name(name: &str) -> Result<QueueName, Refusal> {

@@ -62,15 +62,18 @@ pub enum StartError {
     Meta(#[from] MetaError),
     /// Checkpoints are missing that the log relies on.
     #[error(
-        "the checkpoints of {groups} groups are missing, which the log relies on ({reason}); replace \
-         this node: start it with an empty directory after `quorate cluster join`"
+        "the checkpoints of {groups} groups are missing in {path}, which the log relies on; put them \
+         back, or replace this node: `quorate cluster join` with an empty directory"
     )]
     CheckpointsLost {
         /// How many.
         groups: usize,
-        /// What happened to them.
-        reason: String,
+        /// Where they should be.
+        path: String,
     },
+    /// A checkpoint cannot be read.
+    #[error("read the checkpoints: {0}")]
+    Checkpoints(std::io::Error),
     /// The catalog's replica cannot start.
     #[error("start the catalog: {0}")]
     Catalog(#[from] quorate_group::StartError),
@@ -137,23 +140,8 @@ fn open_storage(
     };
     let (log, writer) = Log::open(Arc::new(disk), options)?;
     let (meta, opened) = SledMeta::open(dir.meta_path())?;
-    let reason = match opened {
-        Opened::Existed => None,
-        Opened::Fresh => Some("there were none".to_string()),
-        Opened::Wiped { because: reason } => {
-            tracing::warn!(%reason, "the checkpoints could not be opened and were set aside");
-            Some(reason)
-        }
-    };
-    // Without its checkpoint a group can only be rebuilt if its log reaches back to the beginning.
-    let relies = |group: &quorate_storage::GroupId| {
-        log.state(*group).is_some_and(|state| state.purged.is_some())
-    };
-    if let Some(reason) = reason {
-        let groups = log.groups().iter().filter(|group| relies(group)).count();
-        if groups > 0 {
-            return Err(StartError::CheckpointsLost { groups, reason });
-        }
+    if let Opened::Wiped { because } = opened {
+        tracing::warn!(%because, "the checkpoints could not be opened and were set aside");
     }
     Ok((log, writer, Arc::new(meta)))
 }
@@ -169,6 +157,13 @@ impl Node {
         let listener = Listener::bind(config.listen)?;
         let dir = founding::open(&config, &listener).await?;
         let (log, writer, meta) = open_storage(&config, &dir)?;
+        // Without its checkpoint a group can only be rebuilt if its log reaches back to the beginning.
+        let lost = quorate_group::without_checkpoint(&log, &meta).await;
+        let lost = lost.map_err(StartError::Checkpoints)?;
+        if !lost.is_empty() {
+            let path = dir.meta_path().display().to_string();
+            return Err(StartError::CheckpointsLost { groups: lost.len(), path });
+        }
         let writer = thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || writer.run())
@@ -318,12 +313,26 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
         .add_service(reflection))
 }
 
-/// Serving while the catalog has a leader and the node is not ending.
+/// Whether the catalog has a leader and, where that is this node, a majority that follows it: a leader
+/// that is cut off from the others does not know by itself that it leads nobody.
+fn has_majority(member: &Member) -> bool {
+    let leadership = member.catalog.leadership();
+    if !leadership.leads {
+        return leadership.leader.is_some();
+    }
+    let progress = member.catalog.progress();
+    let voters = progress.iter().filter(|seen| seen.voter).map(|seen| seen.node);
+    let (there, away): (Vec<u64>, Vec<u64>) =
+        voters.partition(|node| *node == member.id() || member.connections.reachable(*node));
+    there.len() > away.len()
+}
+
+/// Serving while the catalog has a leader with a majority, and the node is not ending.
 async fn report_health(member: Arc<Member>, health: tonic_health::server::HealthReporter) {
     use tonic_health::ServingStatus;
     loop {
         let ends = member.shutdown.is_said();
-        let serves = !ends && member.catalog.leadership().leader.is_some();
+        let serves = !ends && has_majority(&member);
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in ["", "quorate.v1.QueueService", "quorate.v1.ConsumerService"] {
             health.set_service_status(service, status).await;

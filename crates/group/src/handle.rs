@@ -380,8 +380,9 @@ impl<M: Machine> Handle<M> {
     /// When the log or the checkpoint store fails.
     pub async fn remove(&self) -> io::Result<()> {
         self.shutdown().await;
-        self.replica.checkpoints.remove().await?;
-        self.replica.log.remove().await
+        // In this order: a log that relies on a checkpoint which is gone counts as damage.
+        self.replica.log.remove().await?;
+        self.replica.checkpoints.remove().await
     }
 }
 
@@ -396,6 +397,23 @@ pub fn stored_groups(log: &Log) -> BTreeSet<u64> {
 /// # Errors
 /// When the log or the checkpoint store fails.
 pub async fn forget(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<()> {
-    Checkpoints::new(meta.clone(), group).remove().await?;
-    ReplicaLog::new(log.clone(), group).remove().await
+    ReplicaLog::new(log.clone(), group).remove().await?;
+    Checkpoints::new(meta.clone(), group).remove().await
+}
+
+/// The groups whose log was purged behind a checkpoint that is not there: their state is lost on
+/// this node.
+///
+/// # Errors
+/// When a checkpoint cannot be read.
+pub async fn without_checkpoint(log: &Log, meta: &Arc<dyn Meta>) -> io::Result<Vec<u64>> {
+    let mut lost = Vec::new();
+    for group in stored_groups(log) {
+        let state = log.state(quorate_storage::GroupId(group));
+        let relies = state.is_some_and(|state| state.purged.is_some());
+        if relies && Checkpoints::new(meta.clone(), group).load().await?.is_none() {
+            lost.push(group);
+        }
+    }
+    Ok(lost)
 }

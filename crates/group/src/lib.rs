@@ -30,6 +30,7 @@ pub use applier::Event;
 pub use clock::Clock;
 pub use handle::{
     EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing, forget, stored_groups,
+    without_checkpoint,
 };
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{

@@ -245,10 +245,12 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
     // However this task ends, nobody goes on waiting.
     let _down = DownOnDrop(peer.clone());
     let mut pause = BACK_OFF_MIN;
+    let mut told = None;
     loop {
         let reason = match connect(&peer, &myself).await {
             Ok((line, connection)) => {
                 tracing::info!(node = myself.node_id, peer = peer.node, "connected to a peer");
+                told = None;
                 let since = Instant::now();
                 peer.set_up(&line);
                 let reason = receive(&line, connection).await;
@@ -259,7 +261,11 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
                 reason
             }
             Err(reason) => {
-                tracing::debug!(node = myself.node_id, peer = peer.node, %reason, "reach a peer");
+                // Once for each reason, not at each attempt.
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(node = myself.node_id, peer = peer.node, %reason, "reach a peer");
+                    told = Some(reason.clone());
+                }
                 reason
             }
         };

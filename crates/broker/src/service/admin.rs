@@ -11,7 +11,7 @@ use super::Services;
 use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
-use crate::routing::{Place, forwarded, hops, queue_name};
+use crate::routing::{Place, forwarded, hops, passed_on, queue_name};
 
 const PAGE_DEFAULT: u32 = 1_000;
 const PAGE_MAX: u32 = 10_000;
@@ -253,7 +253,8 @@ impl Services {
             }
             Place::There(node) => {
                 let request = v1::DescribeQueueRequest { name: name.into() };
-                let answer = self.admin(node)?.describe_queue(forwarded(request, hops)).await?;
+                let answer = self.admin(node)?.describe_queue(forwarded(request, hops)).await;
+                let answer = answer.map_err(passed_on)?;
                 answer.into_inner().queue.ok_or_else(|| Refusal::unknown_outcome().into())
             }
         }
@@ -268,7 +269,11 @@ impl v1::admin_service_server::AdminService for Services {
     ) -> Result<Response<v1::CreateQueueResponse>, Status> {
         let hops = hops(request.metadata());
         if let Some(node) = self.node.catalog_place(hops).await? {
-            return self.admin(node)?.create_queue(forwarded(request.into_inner(), hops)).await;
+            return self
+                .admin(node)?
+                .create_queue(forwarded(request.into_inner(), hops))
+                .await
+                .map_err(passed_on);
         }
         Ok(Response::new(self.node.create(request.into_inner()).await?))
     }
@@ -316,7 +321,11 @@ impl v1::admin_service_server::AdminService for Services {
         let queue = match self.node.place(&request.name, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
-                return self.admin(node)?.purge_queue(forwarded(request, hops)).await;
+                return self
+                    .admin(node)?
+                    .purge_queue(forwarded(request, hops))
+                    .await
+                    .map_err(passed_on);
             }
         };
         let limit = self.node.config.limits.request_timeout();
@@ -336,7 +345,11 @@ impl v1::admin_service_server::AdminService for Services {
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
         let hops = hops(request.metadata());
         if let Some(node) = self.node.catalog_place(hops).await? {
-            return self.admin(node)?.delete_queue(forwarded(request.into_inner(), hops)).await;
+            return self
+                .admin(node)?
+                .delete_queue(forwarded(request.into_inner(), hops))
+                .await
+                .map_err(passed_on);
         }
         let request = request.into_inner();
         if request.if_empty {

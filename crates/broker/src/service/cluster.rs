@@ -15,7 +15,7 @@ use super::Services;
 use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::Directory;
 use crate::refusal::Refusal;
-use crate::routing::{Place, forwarded, hops};
+use crate::routing::{Place, forwarded, hops, passed_on};
 
 /// How long a node may take to tell of itself.
 const IDENTIFY_WAIT: Duration = Duration::from_millis(700);
@@ -49,7 +49,8 @@ impl Member {
                     }
                     let request = v1::LocateQueueRequest { queue: queue.into() };
                     let mut client = Client::new(self.channel(node)?);
-                    let answer = client.locate_queue(forwarded(request, hops)).await?;
+                    let answer = client.locate_queue(forwarded(request, hops)).await;
+                    let answer = answer.map_err(passed_on)?;
                     answer.into_inner().leader.ok_or_else(|| Refusal::not_leader(None).into())
                 }
             }
@@ -186,7 +187,7 @@ impl v1::cluster_service_server::ClusterService for Services {
         }
         if let Some(node) = self.node.catalog_place(hops).await? {
             let mut client = Client::new(self.node.channel(node)?);
-            return client.join_cluster(forwarded(request, hops)).await;
+            return client.join_cluster(forwarded(request, hops)).await.map_err(passed_on);
         }
         Ok(Response::new(self.node.join(request).await?))
     }

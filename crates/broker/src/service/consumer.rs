@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use futures_util::{StreamExt, TryStreamExt};
 use quorate_group::Outcome;
 use quorate_machine::queue::{
     self as machine, Attach, Attachment, Command, Offset, Reply, Run, Session, SettleItem,
@@ -26,7 +26,7 @@ use super::{Answers, Services, requests};
 use crate::member::Member;
 use crate::queue::{Outgoing, Queue};
 use crate::refusal::Refusal;
-use crate::routing::{Place, forwarded, hops};
+use crate::routing::{Place, forwarded, hops, passed_on};
 
 /// Settle requests of one stream that may wait for their outcome.
 const SETTLES_IN_FLIGHT: usize = 1024;
@@ -101,6 +101,9 @@ fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
     };
     if item.count == 0 {
         return Err(Refusal::invalid("a settle's `count` is at least 1"));
+    }
+    if item.first_offset.checked_add(item.count.into()).is_none() {
+        return Err(Refusal::invalid("a settle's offsets go beyond the largest one"));
     }
     let (token, first) = (Token(item.token), Offset(item.first_offset));
     Ok(SettleItem { kind, token, first, count: item.count })
@@ -266,7 +269,8 @@ impl v1::consumer_service_server::ConsumerService for Services {
                     .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
                 let first = v1::ConsumeRequest { request: Some(Kind::Attach(attach)) };
                 let request = forwarded(requests(first, rest), hops);
-                let answers = client.consume(request).await?.into_inner();
+                let answers = client.consume(request).await.map_err(passed_on)?;
+                let answers = answers.into_inner().map_err(passed_on);
                 return Ok(Response::new(Box::pin(answers)));
             }
         };

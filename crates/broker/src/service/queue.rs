@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use quorate_group::Outcome;
 use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
@@ -17,7 +18,7 @@ use super::{Answers, Services, requests};
 use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
-use crate::routing::{Place, forwarded, hops};
+use crate::routing::{Place, forwarded, hops, passed_on};
 
 /// Batches of one stream that may wait for their receipts.
 const BATCHES_IN_FLIGHT: usize = 4096;
@@ -211,7 +212,7 @@ impl v1::queue_service_server::QueueService for Services {
                 let channel = self.node.channel(node)?;
                 let mut client = v1::queue_service_client::QueueServiceClient::new(channel)
                     .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
-                return client.publish(forwarded(request, hops)).await;
+                return client.publish(forwarded(request, hops)).await.map_err(passed_on);
             }
         };
         let frame = frame_of(&mut request)?;
@@ -246,7 +247,8 @@ impl v1::queue_service_server::QueueService for Services {
                     .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
                 let first = v1::PublishStreamRequest { request: Some(Kind::Open(open)) };
                 let request = forwarded(requests(first, batches), hops);
-                let answers = client.publish_stream(request).await?.into_inner();
+                let answers = client.publish_stream(request).await.map_err(passed_on)?;
+                let answers = answers.into_inner().map_err(passed_on);
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
