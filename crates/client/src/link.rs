@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -125,7 +125,8 @@ impl<E: Exchange> Link<E> {
         let mut last = Fault::transport("no node has answered");
         self.begin();
         loop {
-            match timeout_at(deadline, self.next()).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, self.next()).await {
                 Ok(Event::Opened(answer) | Event::Answer(answer)) => return Ok(answer),
                 Ok(Event::Broken(fault)) if fault.is_retryable() => last = fault,
                 Ok(Event::Broken(fault)) => return Err(Error::after(fault, limit, false)),
