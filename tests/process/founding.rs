@@ -71,30 +71,50 @@ fn a_wiped_founder_is_refused_while_the_others_are_down_too_until_one_is_back() 
 }
 
 #[test]
-fn a_node_pointed_at_another_cluster_says_so_and_does_not_disturb_it() {
+fn a_node_whose_peers_addresses_belong_to_another_cluster_says_so_and_does_not_disturb_it() {
     turn::beside_others(LIGHT, async {
-        let one = Cluster::start(3).await;
-        let mut other = Cluster::start(3).await;
-        other.ids().into_iter().for_each(|node| other.kill9(node));
-        // Node 3 of the other cluster, with the first one's nodes as its peers, looks for a leader.
-        let peers = format!("1={},2={},3={}", one.address(1), one.address(2), other.address(3));
-        let (data, listen) = (other.data(3).display().to_string(), other.address(3));
-        let log = other.data(3).with_extension("other.log");
-        let args = ["--node-id", "3", "--data", &data, "--listen", &listen, "--peer", &peers];
-        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        let mut server = Server::start(&args, &log);
+        let mut cluster = Cluster::start(3).await;
+        cluster.kill9(1);
+        cluster.kill9(2);
+        // Where its peers were, somebody founds another cluster.
+        let dir = tempfile::tempdir().expect("a directory");
+        let peers = format!("1={},2={}", cluster.address(1), cluster.address(2));
+        let start = |node: u64| {
+            let data = dir.path().join(node.to_string()).display().to_string();
+            let (id, listen) = (node.to_string(), cluster.address(node));
+            let args = ["--node-id", &id, "--data", &data, "--listen", &listen, "--peer", &peers];
+            Server::start(&args.map(str::to_owned), &dir.path().join(format!("{node}.log")))
+        };
+        let _others = [start(1), start(2)];
         let begun = Instant::now();
-        loop {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            if said.contains("wrong cluster") && said.contains("check the addresses") {
-                break;
-            }
-            assert!(begun.elapsed() < SAID_WITHIN, "it does not say that it is wrong:\n{said}");
+        let words = ["wrong cluster", "check the addresses of both"];
+        while !words.iter().all(|word| cluster.log(3).contains(word)) {
+            assert!(begun.elapsed() < SAID_WITHIN, "node 3 does not say what is wrong");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        server.kill9();
-        let status = one.status(1).await.expect("the first cluster answers");
-        assert!(status.nodes.iter().all(|node| node.reachable), "{status:?}");
+        loop {
+            let status = cluster.status(1).await.expect("the new cluster answers");
+            if status.nodes.len() == 2 && status.nodes.iter().all(|node| node.reachable) {
+                break;
+            }
+            assert!(begun.elapsed() < SAID_WITHIN, "the new cluster is disturbed: {status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+#[test]
+fn a_new_node_whose_peers_belong_to_a_cluster_already_is_refused() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data, listen) =
+            (dir.path().join("data").display().to_string(), ports::free().to_string());
+        let peers = format!("1={listen},2={},3={}", cluster.address(2), cluster.address(3));
+        let args =
+            ["server", "--node-id", "1", "--data", &data, "--listen", &listen, "--peer", &peers];
+        let ended = run(&args, SAID_WITHIN).await;
+        ended.refused_with(3, &[&cluster.address(2), "belongs to cluster", "quorate cluster join"]);
     });
 }
 

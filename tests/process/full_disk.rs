@@ -71,7 +71,7 @@ impl Drop for SmallDisk {
 fn plan(nodes: u64) -> Plan {
     Plan::of(nodes)
         .set(&format!("limits.disk_reserve_bytes={RESERVE}"))
-        .set(&format!("storage.segment_bytes={}", 4 * MIB))
+        .set(&format!("storage.segment_bytes={}", 8 * MIB))
 }
 
 /// Publishes until refused; the offsets that were confirmed.

@@ -313,12 +313,12 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
         .add_service(reflection))
 }
 
-/// Whether the catalog has a leader and, where that is this node, a majority that follows it: a leader
-/// that is cut off from the others does not know by itself that it leads nobody.
+/// Whether the catalog has a leader that is there and, where that is this node, a majority that follows
+/// it: without one, neither a leader nor a follower learns by itself that nobody leads any more.
 fn has_majority(member: &Member) -> bool {
     let leadership = member.catalog.leadership();
     if !leadership.leads {
-        return leadership.leader.is_some();
+        return leadership.leader.is_some_and(|leader| !member.connections.lost(leader));
     }
     let progress = member.catalog.progress();
     let voters = progress.iter().filter(|seen| seen.voter).map(|seen| seen.node);

@@ -83,6 +83,14 @@ impl Connections {
         }
     }
 
+    /// Whether `node` was to be connected to and is not.
+    #[must_use]
+    pub fn lost(&self, node: u64) -> bool {
+        let peers = lock(&self.0.peers);
+        let kept = peers.as_ref().and_then(|peers| peers.get(&node));
+        kept.is_some_and(|kept| !matches!(&*lock(&kept.peer.state), State::Up(_)))
+    }
+
     /// The HTTP/2 connection to `node` for calls of other services. It connects when it is used,
     /// and again after a failure.
     ///
