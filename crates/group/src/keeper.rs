@@ -20,12 +20,14 @@ use crate::types::Raft;
 
 /// Time between two attempts to let time pass, when the first did not move the deadline.
 const TICK_RETRY: Duration = Duration::from_millis(100);
+/// A checkpoint is due after so long if anything was applied since the last.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(20);
 /// Time between two requests for a checkpoint that is due.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for one of the keeper's own proposals.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longest sleep; a deadline further away is looked at again then.
-const NAP_MAX: Duration = Duration::from_secs(60);
+const NAP_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct Keeper<M: Machine> {
     pub(crate) handle: Handle<M>,
@@ -44,7 +46,7 @@ impl<M: Machine> Keeper<M> {
         let mut metrics = self.raft.server_metrics();
         let mut state = self.raft.metrics();
         let mut led_term = None;
-        let mut asked_at = None;
+        let mut asked_at = Instant::now();
         loop {
             let running = state.borrow_watched().running_state.clone();
             if let Err(fatal) = running {
@@ -150,11 +152,13 @@ impl<M: Machine> Keeper<M> {
         TICK_RETRY
     }
 
-    async fn keep_checkpoints(&self, asked_at: &mut Option<Instant>) {
-        // Raft ignores a request while a checkpoint is being made: ask again.
-        let waits = asked_at.is_some_and(|at| at.elapsed() < ASK_EVERY);
-        if self.gauges.checkpoint_due() && !waits {
-            *asked_at = Some(Instant::now());
+    async fn keep_checkpoints(&self, asked_at: &mut Instant) {
+        // Raft ignores a request while a checkpoint is being made: ask again. One that is due by
+        // its age lets go of what was settled since, when nothing more comes.
+        let age = asked_at.elapsed();
+        let by_age = age >= CHECKPOINT_AGE && self.gauges.entries.load(Ordering::Relaxed) > 0;
+        if by_age || (self.gauges.checkpoint_due() && age >= ASK_EVERY) {
+            *asked_at = Instant::now();
             let _ = self.raft.trigger().snapshot().await;
         }
         let floor = {
