@@ -40,6 +40,26 @@ fn stuck_head_message_disk_bounded() {
 }
 
 #[test]
+fn segments_that_are_freed_at_once_leave_the_disk() {
+    let disk = SimDisk::new(1);
+    let (log, mut writer) = open(&disk);
+    let mut last = 0;
+    for _ in 0..160 {
+        append(&log, BUSY, kilobytes(last + 1..=last + 10));
+        last += 10;
+        drain(&mut writer);
+    }
+    let held = log.stats().disk_bytes;
+    log.purge(BUSY, (last, 1), Watch::ignore());
+    drain(&mut writer);
+    log.retain(BUSY, last, &[]);
+    drain(&mut writer);
+    let left = log.stats().disk_bytes;
+    assert!(held > 10 * options().segment_bytes, "{held} bytes");
+    assert!(left <= 4 * options().segment_bytes, "{left} of {held} bytes");
+}
+
+#[test]
 fn a_truncation_after_a_copy_forward_wins_after_a_restart() {
     let disk = SimDisk::new(1);
     let (log, mut writer) = open(&disk);

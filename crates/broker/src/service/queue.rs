@@ -65,9 +65,10 @@ impl Publisher {
             layout: frames::LAYOUT,
             frame: frame.messages,
         });
-        let deadline = Instant::now() + self.node.config.limits.request_timeout();
+        let limit = self.node.config.limits.request_timeout();
+        let deadline = Instant::now() + limit;
         let submit = self.queue.handle.submit(command, bytes, Some(memory));
-        match tokio::time::timeout_at(deadline, submit).await {
+        match tokio::time::timeout(limit, submit).await {
             Ok(outcome) => Ok(Submitted { outcome: outcome?, deadline }),
             Err(_) => Err(Refusal::not_taken()),
         }
@@ -95,7 +96,8 @@ impl Publisher {
     }
 
     async fn receipt(&self, submitted: Submitted) -> Result<v1::Receipt, Refusal> {
-        match tokio::time::timeout_at(submitted.deadline, submitted.outcome).await {
+        let left = submitted.deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, submitted.outcome).await {
             Ok(Ok(Ok(Reply::Published { first_offset, count, duplicate }))) => {
                 Ok(v1::Receipt { first_offset: first_offset.0, count, duplicate })
             }

@@ -107,7 +107,8 @@ impl Upkeep {
         }
         let mut spares = Vec::new();
         for usage in freed {
-            spares.extend(self.retire(usage.segment)?);
+            let spare = self.retire(usage.segment, spares.len())?;
+            spares.extend(spare);
         }
         self.shared.disk.sync_dir()?;
         let mut state = self.shared.lock();
@@ -118,14 +119,16 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Makes a spare of a segment, or removes it if there are enough.
-    fn retire(&self, segment: Arc<Segment>) -> io::Result<Option<Spare>> {
+    /// Makes a spare of a segment, or removes it if there are enough; `more` were made and are not
+    /// counted yet.
+    fn retire(&self, segment: Arc<Segment>, more: usize) -> io::Result<Option<Spare>> {
         let Some(segment) = Arc::into_inner(segment) else {
             return Err(io::Error::other("a segment being recycled is still read"));
         };
         let name = {
             let mut state = self.shared.lock();
-            let enough = state.spares.len() >= self.shared.options.spare_segments.max(1);
+            let spares = state.spares.len() + more;
+            let enough = spares >= self.shared.options.spare_segments.max(1);
             let usable = segment.file.len() == self.shared.options.segment_bytes;
             if enough || !usable { None } else { Some(state.new_spare_name()) }
         };
