@@ -40,6 +40,12 @@ impl Refusal {
     fn named(&self) -> Option<&str> {
         Some(self.reason.as_str()).filter(|reason| !reason.is_empty())
     }
+
+    /// Takes the place of what was met before, unless that says more: what a node has answered is not
+    /// hidden by connections to others that fail afterwards.
+    pub(crate) fn or_better(self, before: Self) -> Self {
+        if self.named().is_none() && before.named().is_some() { before } else { self }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -185,7 +191,8 @@ pub enum PublishError {
     /// The message breaks a limit of the format; it was not sent.
     #[error("the message cannot be sent: {0}")]
     Invalid(#[from] FrameError),
-    /// No node took the message within the deadline: it is not in the queue.
+    /// No node took the message within the deadline, for instance since it was never sent: it is not in
+    /// the queue. `last` is a `NO_QUORUM` where a node has said that there is no majority.
     #[error("not published within {after:?}: {last}")]
     Unavailable {
         /// The producer's deadline.
@@ -193,7 +200,8 @@ pub enum PublishError {
         /// What the last attempt met.
         last: Refusal,
     },
-    /// The message was sent and no answer came that settles it: it may be in the queue, now or soon.
+    /// The message was sent and no answer came that settles it, such as that a majority has it: it may be
+    /// in the queue, now or soon. The reason is `UNKNOWN_OUTCOME`, also without a majority.
     /// Publishing it again may make it enter twice.
     #[error("outcome unknown: {last}")]
     UnknownOutcome {

@@ -53,6 +53,28 @@ impl Fault {
         Self { verdict: Verdict::Dead, ..Self::transport(message) }
     }
 
+    /// A node is there but has not answered in time, and this is what it says of the cluster: without a
+    /// majority it waits for one, perhaps for longer than we do.
+    pub fn silent(
+        address: &Address,
+        limit: Duration,
+        status: Option<&v1::GetStatusResponse>,
+    ) -> Self {
+        let message = format!("{address} did not answer within {limit:?}");
+        let lacks = match status {
+            Some(status) if !has_leader(status) => "the catalog".to_owned(),
+            Some(v1::GetStatusResponse { queues_without_leader: queues @ 1.., .. }) => {
+                format!("{queues} of the queues")
+            }
+            _ => return Self::transport(message),
+        };
+        let mut fault = Self::transport(format!(
+            "{message}: it knows no leader of {lacks}, as without a majority of the replicas"
+        ));
+        fault.refusal.reason = reason::NO_QUORUM.to_owned();
+        fault
+    }
+
     /// Names the node that the fault was met at.
     pub fn at(mut self, address: &Address) -> Self {
         self.refusal.message = format!("{address}: {}", self.refusal.message);
@@ -71,6 +93,13 @@ impl Fault {
     pub fn message(&self) -> String {
         self.refusal.to_string()
     }
+}
+
+/// A leader that has died is known until another one is elected.
+fn has_leader(status: &v1::GetStatusResponse) -> bool {
+    status.catalog_leader.as_ref().is_some_and(|leader| {
+        !status.nodes.iter().any(|node| node.node_id == leader.node_id && !node.reachable)
+    })
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
@@ -184,6 +213,25 @@ mod tests {
         assert_eq!(fault.leader, Address::parse("n2:7100").ok());
         assert_eq!(fault.refusal.retry_after, Some(Duration::from_millis(70)));
         assert_eq!(fault.message(), "elsewhere (NOT_LEADER)");
+    }
+
+    #[test]
+    fn silence_of_a_node_without_a_leader_is_no_quorum() {
+        let address = Address::parse("n1:7100").unwrap();
+        let silent = |status: Option<&v1::GetStatusResponse>| {
+            Fault::silent(&address, Duration::from_secs(1), status)
+        };
+        let mut status = v1::GetStatusResponse::default();
+        assert_eq!(silent(Some(&status)).refusal.reason, reason::NO_QUORUM);
+        assert_eq!(silent(Some(&status)).verdict, Verdict::Unknown);
+        status.catalog_leader = Some(v1::Leader::default());
+        assert_eq!(silent(Some(&status)).refusal.reason, "");
+        status.nodes = vec![v1::NodeDescription::default()];
+        assert_eq!(silent(Some(&status)).refusal.reason, reason::NO_QUORUM, "it is unreachable");
+        status.nodes[0].reachable = true;
+        status.queues_without_leader = 1;
+        assert_eq!(silent(Some(&status)).refusal.reason, reason::NO_QUORUM);
+        assert_eq!(silent(None).refusal.reason, "");
     }
 
     #[test]

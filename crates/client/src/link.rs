@@ -128,7 +128,10 @@ impl<E: Exchange> Link<E> {
             let left = deadline.saturating_duration_since(Instant::now());
             match timeout(left, self.next()).await {
                 Ok(Event::Opened(answer) | Event::Answer(answer)) => return Ok(answer),
-                Ok(Event::Broken(fault)) if fault.is_retryable() => last = fault,
+                Ok(Event::Broken(mut fault)) if fault.is_retryable() => {
+                    fault.refusal = fault.refusal.or_better(last.refusal);
+                    last = fault;
+                }
                 Ok(Event::Broken(fault)) => return Err(Error::after(fault, limit, false)),
                 Err(_) => return Err(Error::after(last, limit, false)),
             }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_service_client::ClusterServiceClient;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::address::Address;
 use crate::backoff::Backoff;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::fault::{Fault, Verdict};
 
 /// How much one stream may have under way before its reader has to catch up.
@@ -136,7 +136,8 @@ impl Nodes {
         Ok(channel)
     }
 
-    /// Asks one node after the other until one answers, a refusal comes, or the time is over.
+    /// Asks one node after the other until one answers, a refusal comes, or the time is over. What is told
+    /// then is the last that a node has answered, if one has: that others cannot be reached says less.
     pub async fn call<T, A, F>(&self, effect: Effect, ask: A) -> Result<T, Failed>
     where
         A: Fn(Channel) -> F,
@@ -146,25 +147,30 @@ impl Nodes {
         let deadline = Instant::now() + after;
         let mut backoff = Backoff::new();
         let mut maybe_done = false;
+        let mut told = Refusal::default();
         loop {
             let address = self.current();
             let left = deadline.saturating_duration_since(Instant::now());
-            let fault = match self.attempt(&address, left.min(ATTEMPT), &ask).await {
+            let mut fault = match self.attempt(&address, left.min(ATTEMPT), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
             self.failed(&address, &fault);
             let pause = backoff.pause(fault.refusal.retry_after);
-            if !fault.is_retryable() || Instant::now() + pause >= deadline {
-                maybe_done |= effect == Effect::Writes && fault.verdict == Verdict::Unknown;
+            maybe_done |= effect == Effect::Writes && fault.verdict == Verdict::Unknown;
+            if !fault.is_retryable() {
                 return Err(Failed { fault, maybe_done, after });
             }
-            maybe_done |= effect == Effect::Writes && fault.verdict == Verdict::Unknown;
+            told = fault.refusal.or_better(told);
+            if Instant::now() + pause >= deadline {
+                fault.refusal = told;
+                return Err(Failed { fault, maybe_done, after });
+            }
             sleep(pause).await;
         }
     }
 
-    /// Asks one node once.
+    /// Asks one node once. One that is silent for half of the limit is asked for its view of the cluster.
     pub async fn attempt<T, A, F>(
         &self,
         address: &Address,
@@ -176,24 +182,35 @@ impl Nodes {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let channel = self.channel(address).await?;
-        match timeout(limit, ask(channel)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => {
-                let fault = Fault::from(status);
-                Err(match fault.refusal.reason.is_empty() {
-                    true => fault.at(address),
-                    false => fault,
-                })
+        let silence = async {
+            let deadline = Instant::now() + limit;
+            sleep(limit / 2).await;
+            let status = timeout(limit / 2, get_status(channel.clone())).await;
+            sleep_until(deadline).await;
+            let status = status.ok().and_then(Result::ok).map(Response::into_inner);
+            Fault::silent(address, limit, status.as_ref())
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = ask(channel.clone()) => answer,
+            fault = silence => return Err(fault),
+        };
+        answer.map(Response::into_inner).map_err(|status| {
+            let fault = Fault::from(status);
+            match fault.refusal.reason.is_empty() {
+                true => fault.at(address),
+                false => fault,
             }
-            Err(_) => Err(Fault::transport(format!("{address} did not answer within {limit:?}"))),
-        }
+        })
     }
 
     /// Asks one node which one leads the queue. A node that does not know is taken to forward.
     pub async fn locate(&self, queue: &str) -> Result<Located, Fault> {
         let by = self.current();
         let ask = |channel| locate_queue(channel, queue.to_owned());
-        match self.attempt(&by, ATTEMPT, &ask).await {
+        // Less than the caller's own limit, so that it gets to know what was met.
+        let limit = ATTEMPT.min(self.request_timeout / 2);
+        match self.attempt(&by, limit, &ask).await {
             Ok(answer) => {
                 self.learn(&answer.nodes);
                 let leader = answer.leader.and_then(|leader| Address::parse(&leader.address).ok());

@@ -3,6 +3,8 @@
 
 mod fake;
 
+use std::time::Duration;
+
 use fake::{Cluster, QUEUE};
 use quorate_client::{Client, ConnectError, Error, QueueSettings, reason};
 
@@ -51,6 +53,25 @@ async fn one_address_is_enough_and_dead_nodes_are_gone_around() {
     let addresses: Vec<String> = (0..3).map(|node| cluster.address(node)).collect();
     let client = Client::connect(addresses).await.expect("the last of the named nodes answers");
     assert_eq!(client.status().await.unwrap().node_id, 3);
+}
+
+#[tokio::test]
+async fn without_a_majority_the_node_that_answers_is_heard_and_not_the_dead_ones() {
+    let mut cluster = Cluster::start(3);
+    let addresses: Vec<String> = (0..3).map(|node| cluster.address(node)).collect();
+    let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(2));
+    let client = client.connect().await.expect("all nodes are there");
+    cluster.queue().leaderless = true;
+    cluster.kill(1);
+    cluster.kill(2);
+    let told = client.describe_queue(QUEUE).await.unwrap_err();
+    assert!(matches!(&told, Error::Unavailable { .. }), "{told}");
+    assert_eq!(told.reason(), Some(reason::NO_QUORUM), "{told}");
+    // The node waits for a leader longer than we do.
+    let silent = client.locate(QUEUE).await.unwrap_err();
+    assert_eq!(silent.reason(), Some(reason::NO_QUORUM), "{silent}");
+    let silent = client.producer(QUEUE).build().await.unwrap_err();
+    assert_eq!(silent.reason(), Some(reason::NO_QUORUM), "{silent}");
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ impl Task {
             taken: 0,
             flushes: VecDeque::new(),
             closed: false,
-            last: Refusal { message: "no node has answered yet".into(), ..Refusal::default() },
+            last: nothing_met(),
             ended: None,
         }
     }
@@ -263,9 +263,13 @@ impl Task {
                 if !fault.is_retryable() {
                     self.fail_everything(&fault.refusal);
                 }
-                self.last = fault.refusal;
+                self.met(fault.refusal);
             }
         }
+    }
+
+    fn met(&mut self, refusal: Refusal) {
+        self.last = refusal.or_better(std::mem::take(&mut self.last));
     }
 
     pub fn opened(&mut self, answer: v1::PublishStreamResponse) {
@@ -292,7 +296,10 @@ impl Task {
             _ => Err("an answer without content"),
         };
         match next {
-            Ok((Next::GoOn, _)) => self.link.progressed(),
+            Ok((Next::GoOn, _)) => {
+                self.link.progressed();
+                self.last = nothing_met();
+            }
             Ok((Next::Retry, fault)) => {
                 self.retry(fault.unwrap_or_else(|| Fault::transport("retry")));
             }
@@ -306,7 +313,7 @@ impl Task {
     fn retry(&mut self, fault: Fault) {
         self.window.lost();
         self.link.abandon(&fault);
-        self.last = fault.refusal;
+        self.met(fault.refusal);
     }
 
     fn end(&mut self, refusal: Refusal) {
@@ -333,6 +340,10 @@ impl Task {
             let _ = queued.waiter.send(Err(error.clone()));
         }
     }
+}
+
+fn nothing_met() -> Refusal {
+    Refusal { message: "no node has answered yet".into(), ..Refusal::default() }
 }
 
 impl Drop for Task {

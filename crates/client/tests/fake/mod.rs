@@ -57,6 +57,8 @@ pub struct Queue {
     pub opened: Vec<usize>,
     pub leader: usize,
     pub deleted: bool,
+    /// No majority: a leader is waited for in vain, and queues are not described.
+    pub leaderless: bool,
     pub max_message_bytes: u64,
     pub extends: usize,
     producers: BTreeMap<String, Known>,
@@ -462,6 +464,9 @@ impl AdminService for Node {
     ) -> Result<Response<v1::DescribeQueueResponse>, Status> {
         let name = request.into_inner().name;
         self.exists(&name)?;
+        if self.queue().leaderless {
+            return Err(refusal(reason::NO_QUORUM));
+        }
         let settings = Some(v1::QueueSettings { session_grace_ms: 1_000, ..Default::default() });
         let queue = Some(v1::QueueDescription { name, settings, ..Default::default() });
         Ok(Response::new(v1::DescribeQueueResponse { queue }))
@@ -511,7 +516,9 @@ impl ClusterService for Node {
         };
         let nodes = self.addresses.iter().enumerate().map(describe).collect();
         let node_id = self.number as u64 + 1;
-        Ok(Response::new(v1::GetStatusResponse { node_id, nodes, ..Default::default() }))
+        let catalog_leader = Some(self.leader()).filter(|_| !self.queue().leaderless);
+        let status = v1::GetStatusResponse { node_id, nodes, catalog_leader, ..Default::default() };
+        Ok(Response::new(status))
     }
 
     async fn locate_queue(
@@ -519,6 +526,9 @@ impl ClusterService for Node {
         request: Request<v1::LocateQueueRequest>,
     ) -> Result<Response<v1::LocateQueueResponse>, Status> {
         self.exists(&request.into_inner().queue)?;
+        if self.queue().leaderless {
+            std::future::pending::<()>().await;
+        }
         let nodes = self.addresses.iter().map(ToString::to_string).collect();
         Ok(Response::new(v1::LocateQueueResponse { leader: Some(self.leader()), nodes }))
     }
