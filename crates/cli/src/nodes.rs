@@ -116,6 +116,13 @@ impl Nodes {
         self.nodes.iter().map(|node| node.address.to_string()).collect()
     }
 
+    /// Addresses of the nodes that run.
+    pub fn running(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().zip(&self.children);
+        let running = nodes.filter(|(_, child)| child.is_some());
+        running.map(|(node, _)| node.address.to_string()).collect()
+    }
+
     /// Process id of a node; `None` while it is down.
     pub fn pid(&self, index: usize) -> Option<u32> {
         self.children[index].as_ref().and_then(|running| running.child.id())
