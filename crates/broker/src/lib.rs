@@ -35,5 +35,6 @@ pub use config::{
     Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,
 };
 pub use founding::{JoinError, Joined, join};
+pub use quorate_storage::DirError;
 pub use refusal::Refusal;
 pub use server::{Node, StartError};

@@ -32,13 +32,13 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Crates below us that tell at `info` what only helps at `debug`.
+/// Crates below us that tell at `info`, and in each failover at `warn`, what only helps at `debug`.
 const CHATTY: [&str; 6] = ["openraft", "h2", "hyper", "hyper_util", "tonic", "tower"];
 
-/// A bare level means ours: what lies below is a level quieter. A filter is taken as it is.
+/// A bare level means ours: what lies below is quieter. A filter is taken as it is.
 fn filter_of(level: &str) -> String {
     let quieter = match level {
-        "info" => "warn",
+        "info" => "error",
         "debug" => "info",
         "trace" => "debug",
         _ => return level.to_owned(),
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_bare_level_quietens_what_lies_below() {
-        assert!(filter_of("info").starts_with("info,openraft=warn,"));
+        assert!(filter_of("info").starts_with("info,openraft=error,"));
         assert_eq!(filter_of("error"), "error");
         assert_eq!(filter_of("warn,quorate_broker=trace"), "warn,quorate_broker=trace");
         assert!(EnvFilter::try_new(filter_of("trace")).is_ok());

@@ -74,7 +74,9 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         }
         "QUEUE_EXISTS" => "another name, or the settings that `quorate queue describe` shows",
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
-        "QUEUE_FULL" => "consume from the queue, or create one with higher limits",
+        "QUEUE_FULL" => {
+            "consume from the queue, publish smaller batches, or create a queue with higher limits"
+        }
         "DISK_FULL" => "free disk space on the node; it accepts publishes again by itself",
         "NO_QUORUM" | "NOT_LEADER" => "`quorate cluster status` shows which nodes are down",
         "NOT_ENOUGH_NODES" => "fewer --replicas, or more nodes",

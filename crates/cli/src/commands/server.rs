@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::builder::BoolishValueParser;
-use quorate_broker::Node;
+use quorate_broker::{DirError, Node, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use toml::{Table, Value};
@@ -166,7 +166,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cannot_start(error: &quorate_broker::StartError, data: &str) -> Failure {
+fn cannot_start(error: &StartError, data: &str) -> Failure {
     let mut what = format!("could not start: {error}");
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -176,10 +176,18 @@ fn cannot_start(error: &quorate_broker::StartError, data: &str) -> Failure {
         }
         source = cause.source();
     }
-    let cure = if what.to_lowercase().contains("in use") {
-        "--listen with a free port, or stop the program that uses this one".to_owned()
-    } else {
-        format!("check the settings and the data directory {data}; --log-level debug tells more")
+    let cure = match error {
+        StartError::Listen { .. } => {
+            "--listen with a free port, or stop the program that uses this one".to_owned()
+        }
+        StartError::Dir(DirError::Locked { .. }) => {
+            "stop the node that runs on this directory, or name another one with --data".to_owned()
+        }
+        _ => {
+            format!(
+                "check the settings and the data directory {data}; --log-level debug tells more"
+            )
+        }
     };
     Failure::new(Exit::CannotStart, what).cure(cure)
 }
@@ -290,6 +298,19 @@ mod tests {
         assert_eq!(parse(&["--insecure"]).insecure, Some(true));
         assert_eq!(parse(&["--insecure=false"]).insecure, Some(false));
         assert_eq!(parse(&["--insecure=no"]).insecure, Some(false));
+    }
+
+    #[test]
+    fn the_cure_of_a_failed_start_fits_what_is_in_use() {
+        let path = PathBuf::from("/d");
+        let locked = StartError::Dir(DirError::Locked { path, pid: Some(7) });
+        let failure = cannot_start(&locked, "/d").to_string();
+        assert!(failure.contains("in use by process 7") && failure.contains("--data"), "{failure}");
+        assert!(!failure.contains("--listen"), "{failure}");
+        let source = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let failure = cannot_start(&StartError::Listen { address, source }, "/d").to_string();
+        assert!(failure.contains("--listen with a free port"), "{failure}");
     }
 
     #[test]

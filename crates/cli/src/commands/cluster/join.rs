@@ -4,8 +4,10 @@
 //! the format of that mark, so it does both.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use quorate_broker::JoinError;
 use serde_json::json;
 
 use crate::args::{Format, Global};
@@ -30,17 +32,14 @@ pub struct Args {
 pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let joining = quorate_broker::join(&args.data, &global.server, &args.address, &args.zone);
     let joined = match tokio::time::timeout(global.timeout, joining).await {
-        Ok(joined) => joined.map_err(|error| {
-            Failure::new(Exit::Failed, format!("join the cluster: {error}")).cure(
-                "`quorate cluster status` shows whether the cluster is up; --data must be empty",
-            )
-        })?,
+        Ok(joined) => joined.map_err(|error| failure(&error))?,
         Err(_) => {
             let what = format!("join the cluster: no answer within {:?}", global.timeout);
             return Err(Failure::new(Exit::Unavailable, what).reason("TIMEOUT"));
         }
     };
-    let start = format!("quorate server --data {} --listen {}", args.data.display(), args.address);
+    let data = args.data.display();
+    let start = format!("quorate server --data {data} {}", listen_flags(&args.address));
     let mut out = std::io::stdout().lock();
     match global.output {
         Format::Json => writeln!(
@@ -55,4 +54,55 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         )?,
     }
     Ok(())
+}
+
+fn failure(error: &JoinError) -> Failure {
+    let exit = match error {
+        JoinError::Unreachable { .. } => Exit::Unavailable,
+        JoinError::Refused(_) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("join the cluster: {error}"));
+    let failure = match error {
+        JoinError::Unreachable { .. } => failure.reason("UNREACHABLE"),
+        _ => failure,
+    };
+    failure.cure("`quorate cluster status` shows whether the cluster is up; --data must be empty")
+}
+
+/// Flags with which a node is reached at `address`. A name cannot be listened at, so such a node listens at
+/// all of its machine's addresses.
+fn listen_flags(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => format!("--listen {address}"),
+        Ok(address) => format!("--listen {address} --insecure"),
+        Err(_) => {
+            let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
+            format!("--listen 0.0.0.0:{port} --advertise {address} --insecure")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_the_start_needs_insecure() {
+        assert_eq!(listen_flags("127.0.0.1:7104"), "--listen 127.0.0.1:7104");
+        assert_eq!(listen_flags("[::1]:7104"), "--listen [::1]:7104");
+        assert_eq!(listen_flags("10.0.0.4:7100"), "--listen 10.0.0.4:7100 --insecure");
+        assert_eq!(
+            listen_flags("node-4.example:7100"),
+            "--listen 0.0.0.0:7100 --advertise node-4.example:7100 --insecure"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_code_6_and_silence_is_code_4() {
+        let refused = JoinError::Refused("the address is taken".to_owned());
+        assert_eq!(failure(&refused).exit(), Exit::Refused);
+        let silent = JoinError::Unreachable { servers: "a:1".to_owned(), reason: String::new() };
+        assert_eq!(failure(&silent).exit(), Exit::Unavailable);
+    }
 }
