@@ -185,6 +185,17 @@ impl From<queue::Rejection> for Refusal {
         use queue::Rejection as R;
         let message = rejection.to_string();
         match rejection {
+            // Nothing is held, so the batch alone is too much and waiting does not help.
+            R::QueueFull { limit, max, held: 0 } => Self::new(
+                reason::QUEUE_FULL,
+                format!(
+                    "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller \
+                     batches, or create the queue with a higher limit"
+                ),
+            )
+            .with("limit", limit)
+            .with("max", max)
+            .with("held", 0),
             R::QueueFull { limit, max, held } => Self::new(
                 reason::QUEUE_FULL,
                 format!("{message}; consume, purge, or raise the limit"),
@@ -233,5 +244,24 @@ impl From<catalog::Rejection> for Refusal {
             R::NotFound => Self::new(reason::QUEUE_NOT_FOUND, message),
             _ => Self::invalid(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_an_empty_queue_cannot_hold_is_told_that_it_never_fits() {
+        let full = |held| {
+            let limit = queue::Limit::MaxMessages;
+            Refusal::from(queue::Rejection::QueueFull { limit, max: 10, held })
+        };
+        let never = full(0);
+        assert_eq!(never.reason, reason::QUEUE_FULL);
+        assert!(never.message.contains("max_messages = 10, so it can never fit"), "{never:?}");
+        assert_eq!(never.retry_after, None);
+        let later = full(9);
+        assert!(!later.message.contains("never") && later.retry_after.is_some(), "{later:?}");
     }
 }

@@ -233,7 +233,7 @@ pub(super) fn publish(bytes: usize) -> Command {
 pub(super) async fn publish_many(node: &Node, count: usize, bytes: usize) -> Vec<Outcome<Queue>> {
     let mut waiting = Vec::new();
     for _ in 0..count {
-        waiting.push(node.handle.submit(publish(bytes), bytes).await.expect("submit"));
+        waiting.push(node.handle.submit(publish(bytes), bytes, None).await.expect("submit"));
     }
     let mut outcomes = Vec::new();
     for outcome in waiting {
