@@ -23,4 +23,4 @@ pub use disk::{Disk, File, RealDisk, SimDisk};
 pub use log::{
     Done, Entry, GroupId, GroupState, Log, LogError, OpenError, Options, ReadError, Stats, Writer,
 };
-pub use meta::{Checkpoints, Meta, MetaError, Opened, SimMeta, SledMeta};
+pub use meta::{Meta, MetaError, Opened, SimMeta, SledMeta};

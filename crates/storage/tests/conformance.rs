@@ -4,9 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use quorate_storage::disk::{AlignedBuffer, BLOCK};
-use quorate_storage::{
-    Checkpoints, Disk, GroupId, Meta, Opened, RealDisk, SimDisk, SimMeta, SledMeta,
-};
+use quorate_storage::{Disk, Meta, Opened, RealDisk, SimDisk, SimMeta, SledMeta};
 
 fn block(fill: u8) -> AlignedBuffer {
     let mut buffer = AlignedBuffer::new();
@@ -84,14 +82,6 @@ fn meta_conforms(meta: Arc<dyn Meta>) {
     meta.remove(b"k/2").expect("remove");
     assert_eq!(meta.get(b"k/2").expect("get"), None);
     assert!(meta.put(&[0; 2000], b"").is_err());
-    let checkpoints = Checkpoints::new(meta);
-    checkpoints.put(GroupId(4), 17, b"state").expect("put");
-    checkpoints.sync().expect("sync");
-    let found = checkpoints.get(GroupId(4)).expect("get").map(|(at, state)| (at, state.to_vec()));
-    assert_eq!(found, Some((17, b"state".to_vec())));
-    assert_eq!(checkpoints.get(GroupId(5)).expect("get"), None);
-    checkpoints.remove(GroupId(4)).expect("remove");
-    assert_eq!(checkpoints.get(GroupId(4)).expect("get"), None);
 }
 
 #[test]

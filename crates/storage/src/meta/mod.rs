@@ -4,12 +4,10 @@
 //! checksums ([`chunks`]), so a torn or damaged one is an error and never an answer; the caller
 //! rebuilds it.
 
-mod checkpoints;
 mod chunks;
 mod sim;
 mod sled;
 
-pub use checkpoints::Checkpoints;
 pub use sim::SimMeta;
 pub use sled::{Opened, SledMeta};
 
