@@ -16,8 +16,9 @@ pub const LEADER_TERM: &str = "leader_term";
 /// This node does not lead the queue and could not forward. Nothing entered. Retry: at the leader named
 /// by the hint, else after a pause.
 pub const NOT_LEADER: &str = "NOT_LEADER";
-/// No majority of the queue's voters confirmed in time. The outcome is unknown: it may still take effect.
-/// Retry: after a pause; publishes need a producer id so that they enter once. Cure: bring nodes back.
+/// No leader was found, or no majority of the voters answered, in time. A change of the catalog or a purge may
+/// still take effect; a publish that was taken in is told [`UNKNOWN_OUTCOME`] instead. Retry: after a pause.
+/// Cure: bring nodes back.
 pub const NO_QUORUM: &str = "NO_QUORUM";
 /// No queue of this name. Retry: no. Cure: create it, or correct the name.
 pub const QUEUE_NOT_FOUND: &str = "QUEUE_NOT_FOUND";
@@ -58,8 +59,8 @@ pub const TOO_OLD_TO_DEDUPLICATE: &str = "TOO_OLD_TO_DEDUPLICATE";
 pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
 /// The node is going down in order. Nothing entered. Retry: at another node, at once.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
-/// The call was handed on and no answer came: it may have taken effect. Retry: publishes with a producer
-/// id, and calls that have the same effect twice.
+/// The call was handed on and no answer came, or no majority confirmed a publish in time: it may have taken
+/// effect. Retry: publishes with a producer id, and calls that have the same effect twice.
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.

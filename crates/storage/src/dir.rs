@@ -34,7 +34,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// The node within the cluster.
     pub node_id: u64,
-    /// Counts the disks this node has had: a replaced node has a higher one.
+    /// Chosen at random when the directory was made: a node with another disk has another one.
     pub incarnation: u64,
     /// Whether the node joined a cluster that existed, rather than founding it.
     #[serde(default)]

@@ -67,7 +67,7 @@ pub struct Myself {
     pub cluster_id: String,
     /// Its id in the cluster.
     pub node_id: u64,
-    /// Its incarnation: raised whenever it comes back with an empty disk.
+    /// Its incarnation: random, another one whenever it comes back with an empty disk.
     pub incarnation: u64,
     /// Highest version of peer messages and log commands that it knows.
     pub version: u32,
