@@ -88,7 +88,7 @@ impl Publisher {
         frames::validate(&frame.messages, frame.count, limits.max_message_bytes).map_err(|error| {
             match error {
                 FrameError::TooLarge { bytes, limit, .. } => {
-                    Refusal::message_too_large(bytes.into(), limit.into(), "max_message_bytes")
+                    Refusal::message_too_large(bytes, limit, "max_message_bytes")
                 }
                 error => Refusal::invalid(error.to_string()),
             }
