@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The broker checks a frame once, where it comes in ([`validate`]). After that a frame is only
-//! counted and cut ([`slice`]): a contiguous run of messages is itself a frame.
+//! counted and cut ([`slice()`]): a contiguous run of messages is itself a frame.
 
 use bytes::Bytes;
 use thiserror::Error;

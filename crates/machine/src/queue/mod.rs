@@ -10,10 +10,10 @@
 //! ```
 //!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
-//! command. Memory is one record a batch ([`backlog`]) and one a run of messages that differ from
-//! the rest ([`ready`], [`delayed`], [`leased`]).
+//! command. Memory is one record a batch (`backlog`) and one a run of messages that differ from
+//! the rest (`ready`, `delayed`, `leased`).
 //!
-//! Which message goes to whom is decided here, once an entry ([`delivery`]), on every replica
+//! Which message goes to whom is decided here, once an entry (`delivery`), on every replica
 //! alike; the effect only says so.
 
 use std::ops::RangeInclusive;

@@ -1,7 +1,7 @@
 //! Small state that can be rebuilt from the log and the peers: checkpoints, cursors, node facts.
 //!
 //! [`SledMeta`] keeps it in sled, [`SimMeta`] in memory with the same crash model. Values carry
-//! checksums ([`chunks`]), so a torn or damaged one is an error and never an answer; the caller
+//! checksums (`chunks`), so a torn or damaged one is an error and never an answer; the caller
 //! rebuilds it.
 
 mod chunks;
