@@ -72,12 +72,11 @@ impl Connections {
     }
 
     /// Whether a connection to `node` stands and `node` was heard of within
-    /// [`REACHABLE_WITHIN`].
+    /// [`REACHABLE_WITHIN`]. Begins to connect if nothing has yet.
     #[must_use]
     pub fn reachable(&self, node: u64) -> bool {
-        let peers = lock(&self.0.peers);
-        let Some(kept) = peers.as_ref().and_then(|peers| peers.get(&node)) else { return false };
-        match &*lock(&kept.peer.state) {
+        let Ok(peer) = self.peer(node) else { return false };
+        match &*lock(&peer.state) {
             State::Up(line) => line.silent_for() <= REACHABLE_WITHIN,
             State::Connecting(_) | State::Down(_) => false,
         }
