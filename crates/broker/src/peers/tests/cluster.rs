@@ -24,6 +24,10 @@ use crate::peers::{
 
 pub(super) const GROUP: u64 = 7;
 pub(super) const VERSION: u32 = 1;
+/// Patient enough that a machine busy with other tests does not make a leader's lease run out: these
+/// tests are of connections, and expect a leader to stay one.
+const TIMING: Timing =
+    Timing { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_secs(3) };
 /// Longest that anything here may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -149,7 +153,7 @@ impl Cluster {
             log: log.clone(),
             meta: Arc::new(SimMeta::new(id)),
             peers: Arc::new(connections.clone()),
-            timing: Timing::default(),
+            timing: TIMING,
             effects: EffectsAt::Leader,
         };
         let (handle, mut events) = Handle::<Queue>::start(spec).await.expect("start");

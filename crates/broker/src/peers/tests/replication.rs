@@ -104,7 +104,7 @@ async fn a_late_replica_is_brought_up_by_a_snapshot() {
     let leader = cluster.leader().await;
     for _ in 0..5 {
         let outcomes = publish_many(leader, 80, 100_000).await;
-        assert!(outcomes.iter().all(Result::is_ok));
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     }
     let leader = leader.id;
     // More than is kept for followers: only a snapshot brings the late one up.
