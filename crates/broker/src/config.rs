@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_group::Volumes;
 use serde::Deserialize;
 
 /// Settings of a node.
@@ -32,6 +33,10 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Timing of replication.
     pub raft: RaftConfig,
+    /// The amounts of the groups' housekeeping. No setting of a file: a simulated world makes them
+    /// small.
+    #[serde(skip)]
+    pub volumes: Volumes,
 }
 
 /// One node of a new cluster.
@@ -102,6 +107,7 @@ impl Default for Config {
             limits: Limits::default(),
             storage: StorageConfig::default(),
             raft: RaftConfig::default(),
+            volumes: Volumes::default(),
         }
     }
 }
@@ -147,8 +153,6 @@ pub struct ConfigError {
 pub const FOUNDERS_MAX: usize = 5;
 /// The largest `max_message_bytes`.
 pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
-/// Bytes of a segment beside one frame: small commands of the same entry, and headers.
-const SEGMENT_BYTES_SPARE: u64 = 2 << 20;
 
 impl Config {
     /// Checks every setting.
@@ -181,7 +185,9 @@ impl Config {
         check("limits.request_timeout_ms", limits.request_timeout_ms >= 100, || {
             "must be at least 100 ms".into()
         })?;
-        let entry = u64::from(limits.max_frame_bytes) + SEGMENT_BYTES_SPARE;
+        // Beside one frame: small commands of the same entry, and headers.
+        let others = self.volumes.entry_bytes as u64;
+        let entry = u64::from(limits.max_frame_bytes) + 2 * others;
         check(
             "storage.segment_bytes",
             self.storage.segment_bytes >= entry && self.storage.segment_bytes.is_multiple_of(4096),

@@ -13,7 +13,6 @@
 //! over them; so does a peer that returns with an empty disk and is not welcomed again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,15 +24,17 @@ use quorate_machine::catalog::{Command, RegisterNode, Reply};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::v1;
-use quorate_storage::{DataDir, DirError, Identity};
+use quorate_storage::{DataDir, DirError, Home, Identity};
 use tokio::sync::Notify;
 use tonic::Status;
 use tonic::transport::Endpoint;
 
 use crate::config::Config;
+use crate::listener::Listener;
 use crate::member::{CATALOG, COMMANDS_VERSION, Member};
-use crate::peers::{Directory, PeerService, peer_server};
-use crate::server::{Listener, StartError};
+use crate::peers::{self, Directory, PeerService};
+use crate::random::random;
+use crate::server::StartError;
 use crate::shutdown::Shutdown;
 
 /// Longest wait for one answer of a peer.
@@ -49,27 +50,31 @@ const LOG_EVERY: u32 = 50;
 
 /// 128 random bits as 32 hexadecimal digits.
 fn new_cluster_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+    format!("{:032x}", random())
 }
 
 /// Opens the node's data directory, after founding or waiting for its cluster if it is new.
-pub(crate) async fn open(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
-    match DataDir::open(&config.data) {
+pub(crate) async fn open(
+    home: &Home,
+    config: &Config,
+    listener: &Listener,
+) -> Result<DataDir, StartError> {
+    match DataDir::open(home.clone()) {
         Ok(dir) => {
-            check_identity(config, dir.identity())?;
+            check_identity(config, &dir)?;
             Ok(dir)
         }
-        Err(DirError::Uninitialised { .. }) => found(config, listener).await,
+        Err(DirError::Uninitialised { .. }) => found(home, config, listener).await,
         Err(error) => Err(error.into()),
     }
 }
 
-fn check_identity(config: &Config, identity: &Identity) -> Result<(), StartError> {
+fn check_identity(config: &Config, dir: &DataDir) -> Result<(), StartError> {
+    let belongs_to = dir.identity().node_id;
     match config.node_id {
-        Some(node) if node != identity.node_id => Err(StartError::Identity(format!(
-            "{} belongs to node {}, but node_id is {node}; use the node's own data directory",
-            config.data.display(),
-            identity.node_id
+        Some(node) if node != belongs_to => Err(StartError::Identity(format!(
+            "{} belongs to node {belongs_to}, but node_id is {node}; use the node's own data directory",
+            dir.home()
         ))),
         _ => Ok(()),
     }
@@ -77,6 +82,7 @@ fn check_identity(config: &Config, identity: &Identity) -> Result<(), StartError
 
 /// A node that belongs to no cluster yet.
 struct Fresh {
+    home: Home,
     config: Config,
     incarnation: u64,
     welcomed: Mutex<Option<Result<DataDir, DirError>>>,
@@ -132,7 +138,7 @@ impl Fresh {
             Some(_) => return Err(Status::failed_precondition("welcomed by another cluster")),
             None => {}
         }
-        let made = DataDir::create(&self.config.data, identity);
+        let made = DataDir::create(self.home.clone(), identity);
         let outcome = match &made {
             Ok(_) => Ok(()),
             Err(error) => Err(Status::internal(error.to_string())),
@@ -143,16 +149,20 @@ impl Fresh {
     }
 }
 
-async fn found(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
+async fn found(
+    home: &Home,
+    config: &Config,
+    listener: &Listener,
+) -> Result<DataDir, StartError> {
     let me = config.node_id.unwrap_or(1);
     let identity = |cluster_id| Identity {
         cluster_id,
         node_id: me,
-        incarnation: rand::random(),
+        incarnation: random() as u64,
         joined: false,
     };
     if config.peers.len() <= 1 {
-        return Ok(DataDir::create(&config.data, identity(new_cluster_id()))?);
+        return Ok(DataDir::create(home.clone(), identity(new_cluster_id()))?);
     }
     let lowest = config.peers.iter().map(|peer| peer.id).min();
     if lowest == Some(me) {
@@ -168,21 +178,25 @@ async fn found(config: &Config, listener: &Listener) -> Result<DataDir, StartErr
             }
         }
         // From here on the cluster has an id; the others are welcomed once the catalog starts.
-        return Ok(DataDir::create(&config.data, identity(new_cluster_id()))?);
+        return Ok(DataDir::create(home.clone(), identity(new_cluster_id()))?);
     }
-    wait_for_welcome(config, listener).await
+    wait_for_welcome(home, config, listener).await
 }
 
-async fn wait_for_welcome(config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
+async fn wait_for_welcome(
+    home: &Home,
+    config: &Config,
+    listener: &Listener,
+) -> Result<DataDir, StartError> {
     let fresh = Arc::new(Fresh {
+        home: home.clone(),
         config: config.clone(),
-        incarnation: rand::random(),
+        incarnation: random() as u64,
         welcomed: Mutex::default(),
         bell: Notify::new(),
     });
     let stop = Shutdown::default();
-    let service = peer_server(PeerService::new(fresh.clone(), COMMANDS_VERSION));
-    let router = crate::peers::server().add_service(service);
+    let router = peers::router(PeerService::new(fresh.clone(), COMMANDS_VERSION));
     let serving = listener.serve(router, stop.clone());
     tracing::info!(node = ?config.node_id, "waits for the node with the lowest id to found the cluster");
     let serving = tokio::spawn(serving);
@@ -441,20 +455,22 @@ pub enum JoinError {
 /// # Errors
 /// When the directory is in use or the cluster cannot be reached or refuses.
 pub async fn join(
-    data: &Path,
+    home: impl Into<Home>,
     servers: &[String],
     address: &str,
     zone: &str,
 ) -> Result<Joined, JoinError> {
-    match DataDir::open(data) {
+    let home = home.into();
+    match DataDir::open(home.clone()) {
         Err(DirError::Uninitialised { .. }) => {}
         Ok(dir) => {
             let identity = Box::new(dir.identity().clone());
-            return Err(DirError::AlreadyInitialised { path: data.to_owned(), identity }.into());
+            let path = home.to_string().into();
+            return Err(DirError::AlreadyInitialised { path, identity }.into());
         }
         Err(error) => return Err(error.into()),
     }
-    let incarnation: u64 = rand::random();
+    let incarnation = random() as u64;
     let mut reason = "no address given".to_string();
     for server in servers {
         let request =
@@ -477,7 +493,7 @@ pub async fn join(
         let node_id = told.node_id;
         let cluster_id = told.cluster_id.clone();
         let identity = Identity { cluster_id, node_id, incarnation, joined: true };
-        let dir = DataDir::create(data, identity)?;
+        let dir = DataDir::create(home, identity)?;
         keep_peers(&dir, &told.peers)?;
         return Ok(Joined { node_id, cluster_id: told.cluster_id });
     }
@@ -485,8 +501,7 @@ pub async fn join(
 }
 
 fn keep_peers(dir: &DataDir, peers: &[String]) -> Result<(), quorate_storage::MetaError> {
-    use quorate_storage::Meta;
-    let (meta, _) = quorate_storage::SledMeta::open(dir.meta_path())?;
+    let (meta, _) = dir.meta()?;
     for peer in peers {
         let Some((node, address)) = peer.split_once('=') else { continue };
         let Ok(node) = node.parse::<u64>() else { continue };

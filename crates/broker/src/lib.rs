@@ -18,12 +18,16 @@
 //! Below is the `group` crate, which knows no services; beside it the `client` crate, which knows
 //! only the protobuf files.
 
+mod about;
 mod budget;
 mod config;
 mod founding;
+mod listener;
+mod log_writer;
 mod member;
 pub mod peers;
 mod queue;
+mod random;
 mod reconciler;
 mod refusal;
 mod routing;
@@ -35,6 +39,7 @@ pub use config::{
     Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,
 };
 pub use founding::{JoinError, Joined, join};
-pub use quorate_storage::DirError;
+pub use quorate_group::Volumes;
+pub use quorate_storage::{DirError, Home};
 pub use refusal::Refusal;
 pub use server::{Node, StartError};

@@ -162,6 +162,7 @@ async fn start(
         meta: member.meta.clone(),
         peers: Arc::new(member.connections.clone()),
         timing: timing(&member.config.raft),
+        volumes: member.config.volumes,
         effects: EffectsAt::Leader,
     };
     let (handle, events) = Handle::start(spec).await?;

@@ -60,6 +60,13 @@ pub(crate) fn passed_on(status: Status) -> Status {
     refusal.into()
 }
 
+/// The simulated transport does not tell that a connection was never made.
+#[cfg(madsim)]
+fn never_sent(_: &Status) -> bool {
+    false
+}
+
+#[cfg(not(madsim))]
 fn never_sent(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {

@@ -2,22 +2,24 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_group::{EffectsAt, Handle, Spec};
 use quorate_machine::catalog::Catalog;
-use quorate_proto::{FILE_DESCRIPTORS, v1};
+use quorate_proto::v1;
 use quorate_storage::{
-    DataDir, DirError, Log, Meta, MetaError, OpenError, Opened, Options, RealDisk, SledMeta, Writer,
+    DataDir, DirError, Home, Log, Meta, MetaError, OpenError, Opened, Options, Writer,
 };
 use tokio::task::JoinHandle;
 use tonic::transport::server::Router;
 
+use crate::about;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::founding;
+use crate::listener::Listener;
+use crate::log_writer::LogWriter;
 use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
@@ -28,8 +30,6 @@ use crate::shutdown::Shutdown;
 const HAND_OVER: Duration = Duration::from_secs(3);
 /// How long open calls may take when the node ends.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Time between two looks at the node's health.
-const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
 /// A node that could not start: what, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -82,68 +82,32 @@ pub enum StartError {
     Reflection(String),
 }
 
-/// A bound socket, from which the server can be started more than once.
-pub(crate) struct Listener {
-    socket: std::net::TcpListener,
-    address: SocketAddr,
-}
-
-impl Listener {
-    fn bind(address: SocketAddr) -> Result<Self, StartError> {
-        let bind = || {
-            let socket = std::net::TcpListener::bind(address)?;
-            socket.set_nonblocking(true)?;
-            let address = socket.local_addr()?;
-            Ok(Self { socket, address })
-        };
-        bind().map_err(|source| StartError::Listen { address, source })
-    }
-
-    /// Serves until it is said to stop.
-    pub(crate) fn serve(
-        &self,
-        router: Router,
-        stop: Shutdown,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let socket = self.socket.try_clone();
-        async move {
-            let socket = tokio::net::TcpListener::from_std(socket.map_err(|e| e.to_string())?)
-                .map_err(|error| error.to_string())?;
-            let incoming =
-                tonic::transport::server::TcpIncoming::from(socket).with_nodelay(Some(true));
-            let served =
-                router.serve_with_incoming_shutdown(incoming, async move { stop.said().await });
-            served.await.map_err(|error| error.to_string())
-        }
-    }
-}
-
 /// A running node.
 pub struct Node {
     member: Arc<Member>,
     address: SocketAddr,
     stop_serving: Shutdown,
     serving: JoinHandle<Result<(), String>>,
-    writer: Option<thread::JoinHandle<()>>,
-    _dir: DataDir,
+    writer: LogWriter,
+    dir: DataDir,
 }
 
 fn open_storage(
     config: &Config,
     dir: &DataDir,
 ) -> Result<(Log, Writer, Arc<dyn Meta>), StartError> {
-    let disk = RealDisk::open(dir.log_path()).map_err(StartError::Disk)?;
+    let disk = dir.disk().map_err(StartError::Disk)?;
     let options = Options {
         segment_bytes: config.storage.segment_bytes,
         tail_bytes: config.storage.tail_bytes as usize,
         ..Options::default()
     };
-    let (log, writer) = Log::open(Arc::new(disk), options)?;
-    let (meta, opened) = SledMeta::open(dir.meta_path())?;
+    let (log, writer) = Log::open(disk, options)?;
+    let (meta, opened) = dir.meta()?;
     if let Opened::Wiped { because } = opened {
         tracing::warn!(%because, "the checkpoints could not be opened and were set aside");
     }
-    Ok((log, writer, Arc::new(meta)))
+    Ok((log, writer, meta))
 }
 
 impl Node {
@@ -153,21 +117,27 @@ impl Node {
     /// # Errors
     /// For what keeps it from starting, with the cure.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let home = Home::from(&config.data);
+        Self::start_at(home, config).await
+    }
+
+    /// The same with its state at `home`, whatever the settings say.
+    ///
+    /// # Errors
+    /// See [`Node::start`].
+    pub async fn start_at(home: Home, config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let listener = Listener::bind(config.listen)?;
-        let dir = founding::open(&config, &listener).await?;
+        let dir = founding::open(&home, &config, &listener).await?;
         let (log, writer, meta) = open_storage(&config, &dir)?;
         // Without its checkpoint a group can only be rebuilt if its log reaches back to the beginning.
         let lost = quorate_group::without_checkpoint(&log, &meta).await;
         let lost = lost.map_err(StartError::Checkpoints)?;
         if !lost.is_empty() {
-            let path = dir.meta_path().display().to_string();
+            let path = dir.meta_place();
             return Err(StartError::CheckpointsLost { groups: lost.len(), path });
         }
-        let writer = thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
-            .map_err(StartError::Disk)?;
+        let writer = LogWriter::start(&dir, &log, writer).map_err(StartError::Disk)?;
         let member = start_member(config, &dir, log, meta).await?;
         let stop_serving = Shutdown::default();
         let router = router(&member)?;
@@ -178,16 +148,10 @@ impl Node {
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
         tracing::info!(
-            node = member.id(), cluster = member.cluster_id(), address = %listener.address, "started"
+            node = member.id(), cluster = member.cluster_id(), address = %listener.address(), "started"
         );
-        Ok(Self {
-            member,
-            address: listener.address,
-            stop_serving,
-            serving,
-            writer: Some(writer),
-            _dir: dir,
-        })
+        let address = listener.address();
+        Ok(Self { member, address, stop_serving, serving, writer, dir })
     }
 
     /// Where it serves.
@@ -227,12 +191,11 @@ impl Node {
         member.catalog.shutdown().await;
         member.connections.close().await;
         member.log.close();
-        if let Some(writer) = self.writer.take() {
-            let ended = tokio::task::spawn_blocking(move || writer.join()).await;
-            if !matches!(ended, Ok(Ok(()))) {
-                tracing::error!("the log's writer did not end cleanly");
-            }
+        if !self.writer.ended().await {
+            tracing::error!("the log's writer did not end cleanly");
         }
+        // The directory is free for others from here on.
+        drop(self.dir);
         tracing::info!(node = member.id(), "stopped");
     }
 }
@@ -263,6 +226,7 @@ async fn start_member(
         meta: meta.clone(),
         peers: Arc::new(connections.clone()),
         timing: reconciler::timing(&config.raft),
+        volumes: config.volumes,
         effects: EffectsAt::EveryReplica,
     };
     let (catalog, events) = Handle::<Catalog>::start(spec).await?;
@@ -293,57 +257,12 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
     use v1::consumer_service_server::ConsumerServiceServer;
     use v1::queue_service_server::QueueServiceServer;
     let services = Services::new(member.clone());
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| StartError::Reflection(error.to_string()))?;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    tokio::spawn(report_health(member.clone(), health));
-    let peer = peers::peer_server(PeerService::new(member.clone(), COMMANDS_VERSION));
-    Ok(peers::server()
-        .add_service(peer)
+    let router = peers::router(PeerService::new(member.clone(), COMMANDS_VERSION))
         .add_service(
             QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(ConsumerServiceServer::new(services.clone()))
         .add_service(AdminServiceServer::new(services.clone()))
-        .add_service(ClusterServiceServer::new(services))
-        .add_service(health_service)
-        .add_service(reflection))
-}
-
-/// Whether the catalog has a leader that is there and, where that is this node, a majority that follows
-/// it: without one, neither a leader nor a follower learns by itself that nobody leads any more.
-fn has_majority(member: &Member) -> bool {
-    let leadership = member.catalog.leadership();
-    if !leadership.leads {
-        return leadership.leader.is_some_and(|leader| !member.connections.lost(leader));
-    }
-    let progress = member.catalog.progress();
-    let voters = progress.iter().filter(|seen| seen.voter).map(|seen| seen.node);
-    let (there, away): (Vec<u64>, Vec<u64>) =
-        voters.partition(|node| *node == member.id() || member.connections.reachable(*node));
-    there.len() > away.len()
-}
-
-/// Serving while the catalog has a leader with a majority, and the node is not ending.
-async fn report_health(member: Arc<Member>, health: tonic_health::server::HealthReporter) {
-    use tonic_health::ServingStatus;
-    loop {
-        let ends = member.shutdown.is_said();
-        let serves = !ends && has_majority(&member);
-        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "quorate.v1.QueueService", "quorate.v1.ConsumerService"] {
-            health.set_service_status(service, status).await;
-        }
-        if ends {
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = member.shutdown.said() => {}
-            () = tokio::time::sleep(HEALTH_EVERY) => {}
-        }
-    }
+        .add_service(ClusterServiceServer::new(services));
+    about::add(router, member)
 }

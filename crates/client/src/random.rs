@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+#[cfg(not(madsim))]
 fn random() -> u128 {
     rand::random()
+}
+
+#[cfg(madsim)]
+fn random() -> u128 {
+    madsim::rand::random()
 }
 
 /// 16 bytes that name an attachment of a consumer.

@@ -62,26 +62,38 @@ impl<M: Machine> Shared<M> {
 }
 
 pub(crate) struct Running<M: Machine> {
-    machine: Shared<M>,
-    events: mpsc::UnboundedSender<Event<M::Effect>>,
+    pub(crate) node: u64,
+    pub(crate) group: u64,
+    pub(crate) machine: Shared<M>,
+    pub(crate) events: mpsc::UnboundedSender<Event<M::Effect>>,
     /// Effects go out while this is set.
-    wanted: Arc<AtomicBool>,
-    clock: Clock,
+    pub(crate) wanted: Arc<AtomicBool>,
+    pub(crate) clock: Clock,
 }
 
+#[cfg(madsim)]
 impl<M: Machine> Running<M> {
-    pub(crate) fn new(
-        machine: Shared<M>,
-        events: mpsc::UnboundedSender<Event<M::Effect>>,
-        wanted: Arc<AtomicBool>,
-        clock: Clock,
-    ) -> Self {
-        Self { machine, events, wanted, clock }
+    fn tell_world(
+        &self,
+        at: At,
+        entry: &Bytes,
+        replies: &Vec<M::Reply>,
+        effects: &Vec<M::Effect>,
+        hash: u64,
+    ) {
+        let Some(observer) = crate::sim::World::current().observer() else { return };
+        let Ok((_, commands)) = decode_entry(entry.clone()) else { return };
+        let commands: Vec<Bytes> = commands.flatten().collect();
+        let (index, now_ms) = (at.index, at.now.0);
+        let made = crate::sim::Made { index, now_ms, commands: &commands, replies, effects, hash };
+        observer.made(self.node, self.group, made);
     }
 }
 
 impl<M: Machine> Applier for Running<M> {
     fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError> {
+        #[cfg(madsim)]
+        let copy = entry.clone();
         let (now, commands) = decode_entry(entry)?;
         let at = At { index, now };
         self.clock.observe(now.0);
@@ -93,6 +105,8 @@ impl<M: Machine> Applier for Running<M> {
             replies.push(machine.apply(at, ordinal as u32, command, &mut effects));
         }
         machine.finish(at, &mut effects);
+        #[cfg(madsim)]
+        self.tell_world(at, &copy, &replies, &effects, machine.hash());
         drop(machine);
         if !effects.is_empty() && self.wanted.load(Ordering::Acquire) {
             // Bounded by the consumers' credit. The receiver ends only with the group.

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::codec::{self, CodecError};
 use crate::replica_log::{Pin, ReplicaLog};
+use crate::runtime::blocking;
 use crate::types::SnapshotMeta;
 
 const VERSION: u8 = 1;
@@ -100,12 +101,6 @@ impl Checkpoints {
         let this = self.clone();
         blocking(move || this.meta.remove(&this.key).map_err(io::Error::other)).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)?
 }
 
 fn encode(checkpoint: &Checkpoint) -> Bytes {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Unix time that never goes back, shared by all that stamp entries of one group.
 #[derive(Clone, Default)]
@@ -14,8 +13,7 @@ impl Clock {
     /// Milliseconds since the Unix epoch; the last value again while the system's clock is behind.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        let now =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
+        let now = wall_clock_ms();
         self.last_ms.fetch_max(now, Ordering::AcqRel).max(now)
     }
 
@@ -25,7 +23,18 @@ impl Clock {
     }
 }
 
-#[cfg(test)]
+#[cfg(not(madsim))]
+fn wall_clock_ms() -> u64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+}
+
+#[cfg(madsim)]
+fn wall_clock_ms() -> u64 {
+    crate::sim::World::current().wall_clock_ms()
+}
+
+#[cfg(all(test, not(madsim)))]
 mod tests {
     use super::*;
 

@@ -23,6 +23,7 @@ use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::{Gauges, StateMachine};
 use crate::types::Raft;
+use crate::volumes::Volumes;
 
 /// Raft's timing.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct Spec {
     pub peers: Arc<dyn Peers>,
     /// Raft's timing.
     pub timing: Timing,
+    /// When entries are cut, checkpoints made, and the log let go.
+    pub volumes: Volumes,
     /// Which replicas' owners are told of effects.
     pub effects: EffectsAt,
 }
@@ -154,8 +157,8 @@ impl<M: Machine> Handle<M> {
         let (event_sender, events) = mpsc::unbounded_channel();
         let machine = Shared::<M>::new();
         let leading = Arc::new(AtomicBool::new(false));
-        let gauges = Arc::new(Gauges::default());
-        let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.group));
+        let gauges = Arc::new(Gauges::new(spec.volumes));
+        let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.node, spec.group));
         let checkpoints = Checkpoints::new(spec.meta.clone(), spec.group);
 
         let wanted = match spec.effects {
@@ -163,7 +166,14 @@ impl<M: Machine> Handle<M> {
             EffectsAt::EveryReplica => Arc::new(AtomicBool::new(true)),
         };
         let clock = Clock::default();
-        let running = Running::new(machine.clone(), event_sender.clone(), wanted, clock.clone());
+        let running = Running {
+            node: spec.node,
+            group: spec.group,
+            machine: machine.clone(),
+            events: event_sender.clone(),
+            wanted,
+            clock: clock.clone(),
+        };
         let state_machine =
             StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
                 .await?;
@@ -176,7 +186,13 @@ impl<M: Machine> Handle<M> {
             .map_err(|error| StartError::Raft(error.to_string()))?;
 
         let (proposals, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
-        tokio::spawn(proposer::run::<M>(raft.clone(), clock.clone(), leading.clone(), commands));
+        tokio::spawn(proposer::run::<M>(
+            raft.clone(),
+            clock.clone(),
+            leading.clone(),
+            spec.volumes.entry_bytes,
+            commands,
+        ));
         let replica =
             Replica { group: spec.group, node: spec.node, raft: raft.clone(), log, checkpoints };
         let handle = Self { replica, machine, proposals, clock: clock.clone() };
@@ -392,12 +408,15 @@ pub fn stored_groups(log: &Log) -> BTreeSet<u64> {
     ReplicaLog::stored(log)
 }
 
+/// The node of a replica that does not run.
+const NOBODY: u64 = 0;
+
 /// Forgets the state of a group that does not run here, for ever.
 ///
 /// # Errors
 /// When the log or the checkpoint store fails.
 pub async fn forget(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<()> {
-    ReplicaLog::new(log.clone(), group).remove().await?;
+    ReplicaLog::new(log.clone(), NOBODY, group).remove().await?;
     Checkpoints::new(meta.clone(), group).remove().await
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use openraft::{Instant as _, ServerState};
+use openraft::ServerState;
 use openraft_rt::WatchReceiver;
 use quorate_machine::Machine;
 use tokio::sync::mpsc;
@@ -20,8 +20,6 @@ use crate::types::Raft;
 
 /// Time between two attempts to let time pass, when the first did not move the deadline.
 const TICK_RETRY: Duration = Duration::from_millis(100);
-/// A checkpoint is due after so long if anything was applied since the last.
-const CHECKPOINT_AGE: Duration = Duration::from_secs(20);
 /// Time between two requests for a checkpoint that is due.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for one of the keeper's own proposals.
@@ -95,6 +93,10 @@ impl<M: Machine> Keeper<M> {
         // Applied before anything that this leader's owner proposes for a consumer.
         match self.propose(M::leader_changed(self.handle.node())).await {
             Ok(()) => {
+                #[cfg(madsim)]
+                if let Some(observer) = crate::sim::World::current().observer() {
+                    observer.leads(self.handle.node(), self.handle.id(), term);
+                }
                 *led_term = Some(term);
                 let _ = self.events.send(Event::Leading { term });
                 let mut effects = Vec::new();
@@ -119,7 +121,7 @@ impl<M: Machine> Keeper<M> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.voter_ids().count() == 1;
-        let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+        let acked = metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at));
         metrics.state == ServerState::Leader
             && !alone
             && acked.is_some_and(|age| age > self.cut_off_after)
@@ -156,7 +158,7 @@ impl<M: Machine> Keeper<M> {
         // Raft ignores a request while a checkpoint is being made: ask again. One that is due by
         // its age lets go of what was settled since, when nothing more comes.
         let age = asked_at.elapsed();
-        let by_age = age >= CHECKPOINT_AGE && self.gauges.entries.load(Ordering::Relaxed) > 0;
+        let by_age = age >= self.gauges.volumes.checkpoint_age && self.gauges.entries.load(Ordering::Relaxed) > 0;
         if by_age || (self.gauges.checkpoint_due() && age >= ASK_EVERY) {
             *asked_at = Instant::now();
             let _ = self.raft.trigger().snapshot().await;

@@ -22,8 +22,12 @@ mod network;
 mod proposer;
 mod replica;
 mod replica_log;
+mod runtime;
+#[cfg(madsim)]
+pub mod sim;
 mod state_machine;
 mod types;
+mod volumes;
 mod wire;
 
 pub use applier::Event;
@@ -34,7 +38,8 @@ pub use handle::{
 };
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{
-    COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, ENTRY_BYTES_MAX, Outcome, ProposeError,
+    COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError,
 };
 pub use replica::Replica;
 pub use types::{Payload, Replies, Types};
+pub use volumes::Volumes;

@@ -4,7 +4,7 @@
 //! soon as one of those is done: batching follows the flush, without a linger timer.
 //!
 //! ```text
-//! command ─► channel ─► [ gather ≤ ENTRY_BYTES_MAX ] ─► Raft ─► applied ─► replies to each command
+//! command ─► channel ─► [ gather ≤ entry_bytes ] ─► Raft ─► applied ─► replies to each command
 //!                              ▲ at most ENTRIES_IN_FLIGHT under way
 //! ```
 
@@ -18,9 +18,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::clock::Clock;
 use crate::types::{OnComplete, Payload, Raft, Types};
 
-/// Bytes after which an entry takes no further command. A single larger command is an entry of its
-/// own.
-pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// Commands that may wait to be gathered.
 pub const COMMANDS_WAITING_MAX: usize = 4096;
 /// Entries of one group on their way at a time.
@@ -69,6 +66,7 @@ pub(crate) async fn run<M: Machine>(
     raft: Raft,
     clock: Clock,
     leading: Arc<AtomicBool>,
+    entry_bytes: usize,
     mut commands: mpsc::Receiver<Proposal<M>>,
 ) {
     let slots = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
@@ -106,7 +104,7 @@ pub(crate) async fn run<M: Machine>(
                 next = commands.try_recv().ok();
                 continue;
             }
-            if !waiting.is_empty() && entry.len() + proposal.bytes > ENTRY_BYTES_MAX {
+            if !waiting.is_empty() && entry.len() + proposal.bytes > entry_bytes {
                 held = Some(proposal);
                 break;
             }

@@ -15,11 +15,15 @@ use std::sync::{Arc, Mutex};
 use quorate_storage::{Done, Entry, GroupId, Log};
 use tokio::sync::oneshot;
 
+use crate::runtime::blocking;
+
 /// Bit of a log group's id that marks the bodies received with snapshots.
 const BODIES: u64 = 1 << 63;
 
 pub(crate) struct ReplicaLog {
     pub(crate) log: Log,
+    /// Whose log it is.
+    pub(crate) node: u64,
     pub(crate) group: GroupId,
     pub(crate) bodies: GroupId,
     /// What the last durable checkpoint refers to.
@@ -46,9 +50,10 @@ impl Drop for Pin {
 }
 
 impl ReplicaLog {
-    pub(crate) fn new(log: Log, group: u64) -> Self {
+    pub(crate) fn new(log: Log, node: u64, group: u64) -> Self {
         Self {
             log,
+            node,
             group: GroupId(group),
             bodies: GroupId(group | BODIES),
             kept: Mutex::default(),
@@ -76,10 +81,7 @@ impl ReplicaLog {
             return Ok(entries);
         }
         let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.read(group, range, max_bytes))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)
+        blocking(move || log.read(group, range, max_bytes).map_err(io::Error::other)).await
     }
 
     /// The entry at `index` with its body, from either place.

@@ -16,12 +16,13 @@ use crate::applier::Applier;
 use crate::checkpoint::{Checkpoint, Checkpoints, SnapshotData};
 use crate::replica_log::ReplicaLog;
 use crate::types::{LogId, Replies, SnapshotMeta, StoredMembership, Types};
+use crate::volumes::Volumes;
 
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
 
 /// What the state machine lets the group's keeper see.
-#[derive(Default)]
 pub(crate) struct Gauges {
+    pub(crate) volumes: Volumes,
     /// Unix milliseconds of the machine's next deadline; `u64::MAX` = none.
     pub(crate) deadline_ms: AtomicU64,
     /// Bytes and entries applied since the last checkpoint.
@@ -35,15 +36,10 @@ pub(crate) struct Gauges {
     pub(crate) bell: Notify,
 }
 
-/// A checkpoint is due after this many bytes of entries, or this many entries.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
-const CHECKPOINT_ENTRIES: u64 = 20_000;
-/// Entries kept behind the last checkpoint for followers, unless they have more than `BYTES_KEPT`.
-const ENTRIES_KEPT: u64 = 10_000;
-const BYTES_KEPT: u64 = 8 << 20;
-const STEP_BYTES: u64 = 1 << 20;
+/// Steps in which [`Recent`] measures.
+const STEPS: u64 = 8;
 
-/// Log indexes at steps of `STEP_BYTES`, over the last `BYTES_KEPT`.
+/// Log indexes at steps of an eighth of the bytes that are kept, over the last of those.
 #[derive(Default)]
 struct Recent {
     steps: VecDeque<u64>,
@@ -51,37 +47,51 @@ struct Recent {
 }
 
 impl Recent {
-    fn add(&mut self, index: u64, bytes: u64) {
+    fn add(&mut self, index: u64, bytes: u64, kept_bytes: u64) {
+        let step = (kept_bytes / STEPS).max(1);
         self.bytes += bytes;
-        while self.bytes >= STEP_BYTES {
-            self.bytes -= STEP_BYTES;
+        while self.bytes >= step {
+            self.bytes -= step;
             self.steps.push_back(index);
         }
-        while self.steps.len() as u64 > BYTES_KEPT / STEP_BYTES {
+        while self.steps.len() as u64 > STEPS {
             self.steps.pop_front();
         }
     }
 
-    /// The newest index that has `BYTES_KEPT` behind it, or 0.
+    /// The newest index that has as many bytes behind it as are kept, or 0.
     fn passed(&self) -> u64 {
-        let full = self.steps.len() as u64 == BYTES_KEPT / STEP_BYTES;
+        let full = self.steps.len() as u64 == STEPS;
         self.steps.front().filter(|_| full).copied().unwrap_or(0)
     }
 }
 
 impl Gauges {
+    pub(crate) fn new(volumes: Volumes) -> Self {
+        Self {
+            volumes,
+            deadline_ms: AtomicU64::new(u64::MAX),
+            bytes: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            recent: Mutex::default(),
+            checkpointed: AtomicU64::new(0),
+            bell: Notify::new(),
+        }
+    }
+
     /// Up to where Raft's log may go: covered by a checkpoint, and far enough behind that a
     /// follower that was away for a moment goes on from its own position.
     pub(crate) fn purge_point(&self) -> u64 {
         let applied = self.applied.load(Ordering::Acquire);
         let passed = self.recent.lock().expect("no panic while held").passed();
-        let behind = passed.max(applied.saturating_sub(ENTRIES_KEPT));
+        let behind = passed.max(applied.saturating_sub(self.volumes.kept_entries));
         behind.min(self.checkpointed.load(Ordering::Acquire))
     }
 
     pub(crate) fn checkpoint_due(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) >= CHECKPOINT_BYTES
-            || self.entries.load(Ordering::Relaxed) >= CHECKPOINT_ENTRIES
+        self.bytes.load(Ordering::Relaxed) >= self.volumes.checkpoint_bytes
+            || self.entries.load(Ordering::Relaxed) >= self.volumes.checkpoint_entries
     }
 }
 
@@ -103,7 +113,6 @@ impl StateMachine {
         checkpoints: Checkpoints,
         gauges: Arc<Gauges>,
     ) -> io::Result<Self> {
-        gauges.deadline_ms.store(u64::MAX, Ordering::Relaxed);
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some(checkpoint) = checkpoints.load().await? {
             applier.restore(&checkpoint.state).map_err(io::Error::other)?;
@@ -130,6 +139,8 @@ impl StateMachine {
             )));
         }
         self.applied = Some(id);
+        #[cfg(madsim)]
+        self.tell_world(&payload, &id);
         match payload {
             EntryPayload::Blank => Ok(Replies(Box::new(()))),
             EntryPayload::Membership(membership) => {
@@ -139,12 +150,29 @@ impl StateMachine {
             EntryPayload::Normal(commands) => {
                 let bytes = commands.0.len() as u64;
                 self.gauges.bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.gauges.recent.lock().expect("no panic while held").add(index, bytes);
+                let mut recent = self.gauges.recent.lock().expect("no panic while held");
+                recent.add(index, bytes, self.gauges.volumes.kept_bytes);
+                drop(recent);
                 self.applier.apply(index, commands.0).map_err(|error| {
                     io::Error::other(format!("apply the entry at index {index}: {error}"))
                 })
             }
         }
+    }
+
+    #[cfg(madsim)]
+    fn tell_world(
+        &self,
+        payload: &EntryPayload<crate::Payload, u64, openraft::EmptyNode>,
+        id: &LogId,
+    ) {
+        let Some(observer) = crate::sim::World::current().observer() else { return };
+        let body = match payload {
+            EntryPayload::Normal(commands) => &commands.0[..],
+            EntryPayload::Blank | EntryPayload::Membership(_) => &[],
+        };
+        let (node, group) = (self.log.node, self.log.group.0);
+        observer.applied(node, group, crate::types::term_of(id), id.index, body);
     }
 
     /// Rings the keeper's bell if it has something to do sooner than it knows.

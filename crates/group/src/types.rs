@@ -11,10 +11,8 @@ use openraft::impls::leader_id_std;
 use openraft::raft::responder::Responder;
 use openraft::vote::{RaftLeaderId, RaftLeaderIdExt};
 
+use crate::runtime::Runtime;
 use crate::state_machine::StateMachine;
-
-/// Runtime of openraft's tasks.
-pub type Runtime = openraft_rt_tokio::TokioRuntime;
 
 /// openraft's type configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,16 +7,24 @@
 //! ```
 //!
 //! A directory with a log but without an identity is refused: taking it for a new node would let
-//! it vote twice under one name.
+//! it vote twice under one name. In simulation a [`SimDir`] takes the directory's place.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
+
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::sync_directory;
+use crate::disk::{Disk, RealDisk, sync_directory};
+use crate::meta::{Meta, MetaError, Opened, SledMeta};
+
+mod sim;
+
+pub use sim::SimDir;
 
 /// Version of the directory's layout; a newer one is refused.
 pub const DIR_FORMAT_VERSION: u32 = 1;
@@ -53,12 +61,54 @@ struct VersionOnly {
     format_version: u32,
 }
 
+/// Where a node keeps its state.
+#[derive(Clone, Debug)]
+pub enum Home {
+    /// A directory of the operating system.
+    Directory(PathBuf),
+    /// A simulated machine.
+    Simulated(SimDir),
+}
+
+impl From<PathBuf> for Home {
+    fn from(path: PathBuf) -> Home {
+        Home::Directory(path)
+    }
+}
+
+impl From<&PathBuf> for Home {
+    fn from(path: &PathBuf) -> Home {
+        Home::Directory(path.clone())
+    }
+}
+
+impl From<&Path> for Home {
+    fn from(path: &Path) -> Home {
+        Home::Directory(path.to_owned())
+    }
+}
+
+impl From<SimDir> for Home {
+    fn from(dir: SimDir) -> Home {
+        Home::Simulated(dir)
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Home::Directory(path) => path.display().fmt(f),
+            Home::Simulated(_) => f.write_str("the simulated directory"),
+        }
+    }
+}
+
 /// An open data directory; other processes are kept out until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
+    home: Home,
     identity: Identity,
-    _lock: fs::File,
+    _lock: Option<fs::File>,
 }
 
 /// Why a data directory could not be opened or made.
@@ -125,32 +175,53 @@ pub enum DirError {
 
 impl DataDir {
     /// Opens the directory of an existing node and locks it.
-    pub fn open(path: impl Into<PathBuf>) -> Result<DataDir, DirError> {
-        let path = path.into();
-        if !path.is_dir() {
-            return Err(DirError::Uninitialised { path });
-        }
-        let lock = lock(&path)?;
-        match read_identity(&path)? {
-            Some(identity) => Ok(DataDir { path, identity, _lock: lock }),
-            None if holds_data(&path) => Err(DirError::IdentityMissing { path }),
-            None => Err(DirError::Uninitialised { path }),
+    ///
+    /// # Errors
+    /// When there is none, it is in use, or what it says cannot be understood.
+    pub fn open(home: impl Into<Home>) -> Result<DataDir, DirError> {
+        let home = home.into();
+        let (identity, lock) = match &home {
+            Home::Simulated(dir) => (dir.identity(), None),
+            Home::Directory(path) if !path.is_dir() => (None, None),
+            Home::Directory(path) => {
+                let lock = lock(path)?;
+                (read_identity(path)?, Some(lock))
+            }
+        };
+        match identity {
+            Some(identity) => Ok(DataDir { home, identity, _lock: lock }),
+            None if home.holds_data() => Err(DirError::IdentityMissing { path: home.path() }),
+            None => Err(DirError::Uninitialised { path: home.path() }),
         }
     }
 
     /// Makes the directory of a new node and locks it. The identity is durable when it returns.
-    pub fn create(path: impl Into<PathBuf>, identity: Identity) -> Result<DataDir, DirError> {
-        let path = path.into();
-        fs::create_dir_all(&path).map_err(io_error("make", &path))?;
-        let lock = lock(&path)?;
-        if let Some(identity) = read_identity(&path)? {
-            return Err(DirError::AlreadyInitialised { path, identity: Box::new(identity) });
+    ///
+    /// # Errors
+    /// When a node was made there before, or the device refuses.
+    pub fn create(home: impl Into<Home>, identity: Identity) -> Result<DataDir, DirError> {
+        let home = home.into();
+        let (existing, lock) = match &home {
+            Home::Simulated(dir) => (dir.identity(), None),
+            Home::Directory(path) => {
+                fs::create_dir_all(path).map_err(io_error("make", path))?;
+                let lock = lock(path)?;
+                (read_identity(path)?, Some(lock))
+            }
+        };
+        if let Some(identity) = existing {
+            let identity = Box::new(identity);
+            return Err(DirError::AlreadyInitialised { path: home.path(), identity });
         }
-        if holds_data(&path) {
-            return Err(DirError::IdentityMissing { path });
+        if home.holds_data() {
+            return Err(DirError::IdentityMissing { path: home.path() });
         }
-        write_identity(&path, &identity).map_err(io_error("write the identity in", &path))?;
-        Ok(DataDir { path, identity, _lock: lock })
+        match &home {
+            Home::Simulated(dir) => dir.set_identity(identity.clone()),
+            Home::Directory(path) => write_identity(path, &identity)
+                .map_err(io_error("write the identity in", path))?,
+        }
+        Ok(DataDir { home, identity, _lock: lock })
     }
 
     /// Whose directory this is.
@@ -159,22 +230,60 @@ impl DataDir {
         &self.identity
     }
 
-    /// The directory itself.
+    /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn home(&self) -> &Home {
+        &self.home
     }
 
-    /// Where the log belongs (see [`RealDisk`](crate::RealDisk)).
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
-        self.path.join(LOG)
+    /// What the log is kept on.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn disk(&self) -> io::Result<Arc<dyn Disk>> {
+        match &self.home {
+            Home::Directory(path) => Ok(Arc::new(RealDisk::open(path.join(LOG))?)),
+            Home::Simulated(dir) => Ok(Arc::new(dir.disk().clone())),
+        }
     }
 
-    /// Where small state belongs (see [`SledMeta`](crate::SledMeta)).
+    /// The small state, and whether it had to be wiped.
+    ///
+    /// # Errors
+    /// When it cannot be opened although its content is not to blame.
+    pub fn meta(&self) -> Result<(Arc<dyn Meta>, Opened), MetaError> {
+        match &self.home {
+            Home::Directory(path) => {
+                let (meta, opened) = SledMeta::open(path.join(META))?;
+                Ok((Arc::new(meta), opened))
+            }
+            Home::Simulated(dir) => Ok((Arc::new(dir.meta().clone()), Opened::Existed)),
+        }
+    }
+
+    /// Where the small state is, for messages to people.
     #[must_use]
-    pub fn meta_path(&self) -> PathBuf {
-        self.path.join(META)
+    pub fn meta_place(&self) -> String {
+        match &self.home {
+            Home::Directory(path) => path.join(META).display().to_string(),
+            Home::Simulated(_) => self.home.to_string(),
+        }
+    }
+}
+
+impl Home {
+    fn path(&self) -> PathBuf {
+        match self {
+            Home::Directory(path) => path.clone(),
+            Home::Simulated(_) => PathBuf::from("simulated"),
+        }
+    }
+
+    fn holds_data(&self) -> bool {
+        match self {
+            Home::Directory(path) => [LOG, META].iter().any(|name| path.join(name).exists()),
+            Home::Simulated(dir) => dir.disk().used_bytes() > 0,
+        }
     }
 }
 
@@ -235,10 +344,6 @@ fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
         Some(parent) => sync_directory(parent),
         None => Ok(()),
     }
-}
-
-fn holds_data(path: &Path) -> bool {
-    [LOG, META].iter().any(|name| path.join(name).exists())
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirError {

@@ -11,14 +11,15 @@
 //! This crate knows neither Raft nor queues nor an async runtime: its neighbours above are the
 //! `group` crate (a Raft log store over [`Log`]) and the binary that opens the directories. What
 //! touches a real device stands behind [`Disk`] and [`Meta`]; [`SimDisk`] and [`SimMeta`] lose what
-//! was not flushed, so that the shipped log runs unchanged in simulation.
+//! was not flushed, and a [`SimDir`] is the directory of both, so that the shipped log runs unchanged
+//! in simulation.
 
 pub mod dir;
 pub mod disk;
 pub mod log;
 pub mod meta;
 
-pub use dir::{DataDir, DirError, Identity};
+pub use dir::{DataDir, DirError, Home, Identity, SimDir};
 pub use disk::{Disk, File, RealDisk, SimDisk};
 pub use log::{
     Done, Entry, GroupId, GroupState, Log, LogError, OpenError, Options, ReadError, Stats, Writer,

@@ -389,7 +389,7 @@ fn describe(status: &tonic::Status) -> String {
 
 /// Peers that were cut off by the same fault do not come back at the same moment.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.75 + 0.5 * rand::random::<f64>())
+    pause.mul_f64(0.75 + 0.5 * crate::random::fraction())
 }
 
 struct DownOnDrop(Arc<Peer>);

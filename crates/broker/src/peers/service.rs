@@ -9,11 +9,13 @@ use futures_util::stream::BoxStream;
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_server::{Peer, PeerServer};
 use tokio::sync::oneshot;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::outbox::{Outgoing, outbox};
 use super::serving::{NO_ENTRIES, Serving, no_replica};
-use super::{AbortOnDrop, CONNECT_TIME_MAX, Directory, MESSAGE_BYTES_MAX};
+use super::tuning::{self, MESSAGE_BYTES_MAX};
+use super::{AbortOnDrop, CONNECT_TIME_MAX, Directory};
 
 /// Answers the other nodes.
 pub struct PeerService {
@@ -40,12 +42,13 @@ impl PeerService {
     }
 }
 
-/// The service, with its limits.
+/// A server of this service, with its limits, to which others can be added.
 #[must_use]
-pub fn peer_server(service: PeerService) -> PeerServer<PeerService> {
-    PeerServer::new(service)
+pub fn router(service: PeerService) -> Router {
+    let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    tuning::server().add_service(service)
 }
 
 #[tonic::async_trait]

@@ -77,6 +77,8 @@ struct Inner {
     calls: BTreeMap<Operation, u64>,
     latency: Duration,
     owed: Duration,
+    /// Inode and range of the last write.
+    last_write: Option<(u64, u64, u64)>,
 }
 
 impl SimDisk {
@@ -96,6 +98,7 @@ impl SimDisk {
             calls: BTreeMap::new(),
             latency: Duration::ZERO,
             owed: Duration::ZERO,
+            last_write: None,
         };
         SimDisk { inner: Arc::new(Mutex::new(inner)), boot: 0 }
     }
@@ -146,6 +149,12 @@ impl SimDisk {
         self.inner().latency = latency;
     }
 
+    /// What each write and flush costs.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
+        self.inner().latency
+    }
+
     /// The time that calls since the last look should have taken: for the driver to sleep.
     #[must_use]
     pub fn take_delay(&self) -> Duration {
@@ -175,6 +184,22 @@ impl SimDisk {
             inode.durable.truncate(len as usize);
             inode.unflushed.retain(|sector| sector * SECTOR < len as usize);
         }
+    }
+
+    /// Whether this handle's boot still lasts.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.inner().boot == self.boot
+    }
+
+    /// File, start and end of what was written last: where damage cannot be told from a write that
+    /// was torn.
+    #[must_use]
+    pub fn last_write(&self) -> Option<(String, u64, u64)> {
+        let inner = self.inner();
+        let (inode, start, end) = inner.last_write?;
+        let name = inner.names.iter().find(|(_, id)| **id == inode)?.0.clone();
+        Some((name, start, end))
     }
 
     /// Length of a file in bytes, if it exists.
@@ -284,6 +309,7 @@ impl Inner {
         };
         let Some(inode) = self.inodes.get_mut(&id) else { return Err(gone()) };
         let start = offset as usize;
+        self.last_write = Some((id, offset, offset + bytes.len() as u64));
         if start + bytes.len() > inode.content.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "write beyond the file"));
         }

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::relay::Relay;
 use crate::peers::{
-    AbortOnDrop, Addresses, Connections, Directory, Myself, PeerService, lock, peer_server, server,
+    AbortOnDrop, Addresses, Connections, Directory, Myself, PeerService, lock, router,
 };
 
 pub(super) const GROUP: u64 = 7;
@@ -86,7 +86,7 @@ pub(super) async fn serve(directory: Arc<Scripted>) -> (SocketAddr, AbortOnDrop)
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = server().add_service(peer_server(PeerService::new(directory, VERSION)));
+    let router = router(PeerService::new(directory, VERSION));
     let task = tokio::spawn(async move {
         router.serve_with_incoming(incoming).await.unwrap();
     });
@@ -148,6 +148,7 @@ impl Cluster {
             Log::open(Arc::new(SimDisk::new(id)), Options::default()).expect("open log");
         std::thread::spawn(move || writer.run());
         let spec = Spec {
+            volumes: quorate_group::Volumes::default(),
             group: GROUP,
             node: id,
             log: log.clone(),

@@ -1,0 +1,30 @@
+//! Where openraft's tasks and timers, and what may block, run: on tokio in production, on madsim's
+//! tasks, time and randomness in simulation.
+
+use std::io;
+
+#[cfg(not(madsim))]
+pub use openraft_rt_tokio::TokioRuntime as Runtime;
+
+#[cfg(madsim)]
+mod sim;
+#[cfg(madsim)]
+mod watch;
+#[cfg(madsim)]
+pub use sim::Runtime;
+
+/// Runs what may wait for the device.
+#[cfg(not(madsim))]
+pub(crate) async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)?
+}
+
+/// Runs what may wait for the device: the simulated one does not.
+#[cfg(madsim)]
+pub(crate) async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    run()
+}

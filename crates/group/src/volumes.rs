@@ -1,0 +1,35 @@
+//! The amounts at which a group cuts entries, makes checkpoints and lets go of its log.
+
+use std::time::Duration;
+
+/// The defaults suit nodes in production; a simulated world, which handles kilobytes, makes all of
+/// them small, so that checkpoints, purges and snapshots happen there too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Volumes {
+    /// Bytes after which an entry takes no further command. A single larger command is an entry of
+    /// its own.
+    pub entry_bytes: usize,
+    /// A checkpoint is due after so many bytes of entries,
+    pub checkpoint_bytes: u64,
+    /// or so many entries,
+    pub checkpoint_entries: u64,
+    /// or so long, if anything was applied since the last.
+    pub checkpoint_age: Duration,
+    /// Entries kept behind the last checkpoint for followers,
+    pub kept_entries: u64,
+    /// unless they have more than so many bytes.
+    pub kept_bytes: u64,
+}
+
+impl Default for Volumes {
+    fn default() -> Self {
+        Self {
+            entry_bytes: 1 << 20,
+            checkpoint_bytes: 16 << 20,
+            checkpoint_entries: 20_000,
+            checkpoint_age: Duration::from_secs(20),
+            kept_entries: 10_000,
+            kept_bytes: 8 << 20,
+        }
+    }
+}

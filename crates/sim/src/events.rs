@@ -1,0 +1,412 @@
+//! Everything that happens in a simulated world, as the invariants and the trace are told of it.
+//!
+//! ```text
+//!  replicas ── applied, made, leads ──┐
+//!  clients ── sent, confirmed, … ─────┼──► Record ──► every invariant; the trace
+//!  world ── faults, starts, stops ────┘
+//! ```
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_group::sim::{Made, Observer};
+use quorate_machine::Machine;
+use quorate_machine::queue::{Command, Effect, Queue, Reply};
+use tokio::sync::Notify;
+
+use crate::invariants::{self, Invariant};
+use crate::trace::Trace;
+
+/// A message of the workload: who sent it, and which of its messages it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    /// A producer, numbered within the run.
+    pub producer: u32,
+    /// From 0, in the order of sending.
+    pub sequence: u32,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}-{}", self.producer, self.sequence)
+    }
+}
+
+/// How a consumer settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Done.
+    Ack,
+    /// Again, not before so many milliseconds have passed.
+    Nack(u32),
+    /// Never again.
+    Reject,
+}
+
+/// Something that happened. `group` is the queue's group throughout.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A replica applied an entry; `body` is empty for Raft's own.
+    Applied {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+        /// Raft term of the entry.
+        term: u64,
+        /// Log index of the entry.
+        index: u64,
+        /// The commands.
+        body: &'a [u8],
+    },
+    /// The state of a replica's machine after an entry.
+    State {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+        /// Log index of the entry.
+        index: u64,
+        /// Digest of the state.
+        hash: u64,
+    },
+    /// What a queue's machine made of an entry, told once, when it is first applied anywhere.
+    Made(QueueEntry<'a>),
+    /// A replica leads.
+    Leads {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+        /// The term.
+        term: u64,
+    },
+    /// A message was handed to a producer.
+    Sent {
+        /// The queue.
+        group: u64,
+        /// The message.
+        id: MessageId,
+    },
+    /// It was confirmed.
+    Confirmed {
+        /// The queue.
+        group: u64,
+        /// The message.
+        id: MessageId,
+        /// Its place.
+        offset: u64,
+        /// A retry met its first copy.
+        duplicate: bool,
+    },
+    /// It was refused for good: it is not in the queue.
+    Refused {
+        /// The queue.
+        group: u64,
+        /// The message.
+        id: MessageId,
+        /// Why.
+        reason: &'a str,
+    },
+    /// What became of it is not known.
+    Unknown {
+        /// The queue.
+        group: u64,
+        /// The message.
+        id: MessageId,
+    },
+    /// A consumer was shown a message.
+    Delivered {
+        /// The queue.
+        group: u64,
+        /// The consumer, numbered within the run.
+        consumer: u32,
+        /// Its place.
+        offset: u64,
+        /// From 1.
+        attempt: u32,
+        /// Of the lease.
+        token: u64,
+        /// As sent, if the body can be understood.
+        id: Option<MessageId>,
+    },
+    /// A consumer began to settle.
+    Settling {
+        /// The queue.
+        group: u64,
+        /// The consumer.
+        consumer: u32,
+        /// The message's place.
+        offset: u64,
+        /// Of the lease.
+        token: u64,
+        /// How.
+        settle: Settle,
+    },
+    /// What it was told: `None` is success.
+    Settled {
+        /// The queue.
+        group: u64,
+        /// The consumer.
+        consumer: u32,
+        /// The message's place.
+        offset: u64,
+        /// Of the lease.
+        token: u64,
+        /// How.
+        settle: Settle,
+        /// Why not.
+        error: Option<&'a str>,
+    },
+    /// A queue's figures, as its leader gave them.
+    Counted {
+        /// The queue.
+        group: u64,
+        /// The figures.
+        counts: &'a quorate_client::QueueCounts,
+    },
+    /// Something was done to the world.
+    Fault {
+        /// What kind.
+        kind: &'static str,
+        /// To what.
+        what: &'a str,
+    },
+    /// A node's process began, serves, refused to start, failed, or ended.
+    Node {
+        /// Which.
+        node: u64,
+        /// What it does.
+        does: &'a str,
+    },
+    /// A step of the run.
+    Note(&'a str),
+}
+
+/// An entry of a queue with what came of it.
+#[derive(Debug)]
+pub struct QueueEntry<'a> {
+    /// The queue.
+    pub group: u64,
+    /// Log index.
+    pub index: u64,
+    /// The leader's time, in Unix milliseconds; a machine uses the largest that it has seen.
+    pub now_ms: u64,
+    /// In order.
+    pub commands: &'a [Command],
+    /// One for each command.
+    pub replies: &'a [Reply],
+    /// In order.
+    pub effects: &'a [Effect],
+}
+
+/// Figures of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Messages confirmed.
+    pub confirmed: u64,
+    /// Deliveries shown to consumers.
+    pub delivered: u64,
+    /// Acknowledgements confirmed.
+    pub acked: u64,
+    /// Leaderships begun.
+    pub elections: u64,
+    /// Entries applied, over all replicas.
+    pub applied: u64,
+    /// Node starts that were refused or that failed.
+    pub node_failures: u64,
+}
+
+/// Who is told of everything. Cheap to clone.
+#[derive(Clone)]
+pub struct Record(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    violated: Notify,
+}
+
+struct State {
+    invariants: Vec<Box<dyn Invariant>>,
+    violation: Option<String>,
+    trace: Trace,
+    counters: Counters,
+    faults: std::collections::BTreeMap<&'static str, u64>,
+    /// By group: the last index made known, and where each group's last leader is.
+    made: std::collections::BTreeMap<u64, u64>,
+    leaders: std::collections::BTreeMap<u64, (u64, u64)>,
+    applied: std::collections::BTreeMap<(u64, u64), u64>,
+}
+
+impl Record {
+    /// A record whose trace keeps its text if asked to.
+    pub(crate) fn new(trace: Trace) -> Record {
+        let state = State {
+            invariants: invariants::all(),
+            violation: None,
+            trace,
+            counters: Counters::default(),
+            faults: Default::default(),
+            made: Default::default(),
+            leaders: Default::default(),
+            applied: Default::default(),
+        };
+        Record(Arc::new(Inner { state: Mutex::new(state), violated: Notify::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it.
+    pub fn tell(&self, event: Event<'_>) {
+        let mut state = self.lock();
+        state.count(&event);
+        state.trace.event(&event);
+        if state.violation.is_some() {
+            return;
+        }
+        let mut violation = None;
+        for invariant in &mut state.invariants {
+            if let Err(reason) = invariant.saw(&event) {
+                violation = Some(format!("{}: {reason}", invariant.name()));
+                break;
+            }
+        }
+        drop(state);
+        if let Some(violation) = violation {
+            self.violate(violation);
+        }
+    }
+
+    /// Ends the run as failed.
+    pub fn violate(&self, violation: String) {
+        let mut state = self.lock();
+        state.trace.line(&format!("VIOLATION {violation}"));
+        state.violation.get_or_insert(violation);
+        drop(state);
+        self.0.violated.notify_one();
+    }
+
+    /// Looks at the end, when everything has settled.
+    pub(crate) fn finish(&self) {
+        let mut state = self.lock();
+        let mut violation = None;
+        for invariant in &mut state.invariants {
+            if let Err(reason) = invariant.at_end() {
+                violation = Some(format!("{}: {reason}", invariant.name()));
+                break;
+            }
+        }
+        drop(state);
+        if let Some(violation) = violation {
+            self.violate(violation);
+        }
+    }
+
+    /// The first invariant that did not hold, if any.
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        self.lock().violation.clone()
+    }
+
+    /// Resolves when an invariant did not hold.
+    pub(crate) async fn violated(&self) {
+        while self.violation().is_none() {
+            self.0.violated.notified().await;
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.lock().counters
+    }
+
+    pub(crate) fn faults(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.lock().faults.clone()
+    }
+
+    /// Node and term of the last leader of a group that made itself known.
+    #[must_use]
+    pub fn leader(&self, group: u64) -> Option<(u64, u64)> {
+        self.lock().leaders.get(&group).copied()
+    }
+
+    /// Last index that a node applied of a group.
+    #[must_use]
+    pub fn applied(&self, node: u64, group: u64) -> Option<u64> {
+        self.lock().applied.get(&(node, group)).copied()
+    }
+
+    /// The groups of which anything was applied.
+    pub(crate) fn groups(&self) -> Vec<u64> {
+        let groups = self.lock().applied.keys().map(|(_, group)| *group).collect();
+        let groups: std::collections::BTreeSet<u64> = groups;
+        groups.into_iter().collect()
+    }
+
+    pub(crate) fn with_trace<R>(&self, look: impl FnOnce(&mut Trace) -> R) -> R {
+        look(&mut self.lock().trace)
+    }
+}
+
+impl State {
+    fn count(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Confirmed { .. } => self.counters.confirmed += 1,
+            Event::Delivered { .. } => self.counters.delivered += 1,
+            Event::Settled { settle: Settle::Ack, error: None, .. } => self.counters.acked += 1,
+            Event::Leads { node, group, term } => {
+                self.counters.elections += 1;
+                let known = self.leaders.entry(*group).or_default();
+                if known.1 < *term {
+                    *known = (*node, *term);
+                }
+            }
+            Event::Applied { node, group, index, .. } => {
+                self.counters.applied += 1;
+                self.applied.insert((*node, *group), *index);
+            }
+            Event::Fault { kind, .. } => *self.faults.entry(kind).or_default() += 1,
+            Event::Node { does, .. } if does.starts_with("fail") || does.starts_with("refuse") => {
+                self.counters.node_failures += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Observer for Record {
+    fn applied(&self, node: u64, group: u64, term: u64, index: u64, body: &[u8]) {
+        self.tell(Event::Applied { node, group, term, index, body });
+    }
+
+    fn made(&self, node: u64, group: u64, made: Made<'_>) {
+        self.tell(Event::State { node, group, index: made.index, hash: made.hash });
+        let mut state = self.lock();
+        let last = state.made.entry(group).or_default();
+        if made.index <= *last {
+            return;
+        }
+        *last = made.index;
+        drop(state);
+        let replies = made.replies.downcast_ref::<Vec<Reply>>();
+        let effects = made.effects.downcast_ref::<Vec<Effect>>();
+        let (Some(replies), Some(effects)) = (replies, effects) else { return };
+        let commands = made.commands.iter().map(|bytes| Queue::decode(&mut bytes.clone()));
+        match commands.collect::<Result<Vec<Command>, _>>() {
+            Ok(commands) => self.tell(Event::Made(QueueEntry {
+                group,
+                index: made.index,
+                now_ms: made.now_ms,
+                commands: &commands,
+                replies,
+                effects,
+            })),
+            Err(error) => self.violate(format!("an applied command cannot be read: {error}")),
+        }
+    }
+
+    fn leads(&self, node: u64, group: u64, term: u64) {
+        self.tell(Event::Leads { node, group, term });
+    }
+}

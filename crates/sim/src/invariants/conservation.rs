@@ -1,0 +1,40 @@
+//! Every message published is ready, leased, delayed, or gone in one of the ways there are; and as
+//! many were published as the log says.
+
+use std::collections::BTreeMap;
+
+use super::{Invariant, entered, must};
+use crate::events::Event;
+
+#[derive(Default)]
+pub struct Conservation {
+    /// By group: messages that entered, as far as any replica has applied.
+    entered: BTreeMap<u64, u64>,
+}
+
+impl Invariant for Conservation {
+    fn name(&self) -> &'static str {
+        "conservation"
+    }
+
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Made(entry) => {
+                *self.entered.entry(entry.group).or_default() += entered(entry).len() as u64;
+                Ok(())
+            }
+            Event::Counted { group, counts } => {
+                let held = counts.ready + counts.leased + counts.delayed;
+                let gone = counts.acked + counts.rejected + counts.exhausted + counts.purged;
+                must(held + gone == counts.published, || {
+                    format!("group {group}: {held} held and {gone} gone of {counts:?}")
+                })?;
+                let entered = self.entered.get(group).copied().unwrap_or(0);
+                must(counts.published <= entered, || {
+                    format!("group {group}: {} published, {entered} entered", counts.published)
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}

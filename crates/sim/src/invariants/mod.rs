@@ -1,0 +1,91 @@
+//! What must always hold, one file each. Each is told of everything that happens, and says at once
+//! when it does not hold; what can only be judged at the end is judged when the faults are healed,
+//! the queues drained, and all has settled.
+
+mod acked_never_lost;
+mod acked_stays_gone;
+mod conservation;
+mod corruption_contained;
+mod enters_once;
+mod identity;
+mod never_early;
+mod nothing_invented;
+mod offset_is_one_payload;
+mod one_lease_per_message;
+mod order_kept;
+mod raft_safety;
+mod replicas_agree;
+
+use quorate_machine::queue::{Command, Reply};
+use quorate_proto::{frame, v1};
+
+use crate::events::{Event, MessageId, QueueEntry};
+use crate::workload::body;
+
+/// One of them.
+pub trait Invariant: Send {
+    /// As the report calls it.
+    fn name(&self) -> &'static str;
+
+    /// Something happened.
+    ///
+    /// # Errors
+    /// Says what does not hold any more.
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String>;
+
+    /// The run is over, healed and drained.
+    ///
+    /// # Errors
+    /// Says what does not hold.
+    fn at_end(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// All of them, as of the beginning of a run. Liveness is judged by the run itself, which has to
+/// drain within its time.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<raft_safety::RaftSafety>::default(),
+        Box::<replicas_agree::ReplicasAgree>::default(),
+        Box::<offset_is_one_payload::OffsetIsOnePayload>::default(),
+        Box::<enters_once::EntersOnce>::default(),
+        Box::<order_kept::OrderKept>::default(),
+        Box::<nothing_invented::NothingInvented>::default(),
+        Box::<one_lease_per_message::OneLeasePerMessage>::default(),
+        Box::<acked_stays_gone::AckedStaysGone>::default(),
+        Box::<never_early::NeverEarly>::default(),
+        Box::<conservation::Conservation>::default(),
+        Box::<corruption_contained::CorruptionContained>::default(),
+        Box::<identity::Identity>::default(),
+        Box::<acked_never_lost::AckedNeverLost>::default(),
+    ]
+}
+
+/// Holds, or says why not.
+fn must(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(reason()) }
+}
+
+/// The messages that an entry added to its queue, with their offsets; `None` for a message that is
+/// not of the workload.
+fn entered(entry: &QueueEntry<'_>) -> Vec<(u64, Option<MessageId>)> {
+    let mut entered = Vec::new();
+    for (command, reply) in entry.commands.iter().zip(entry.replies) {
+        let (Command::Publish(publish), Reply::Published { first_offset, duplicate: false, .. }) =
+            (command, reply)
+        else {
+            continue;
+        };
+        let frame = v1::Frame {
+            layout: publish.layout.into(),
+            count: publish.count,
+            messages: publish.frame.clone(),
+        };
+        let messages = frame::messages(&frame).into_iter().flatten();
+        let ids = messages.map(|message| body::read(&message.body));
+        entered.extend((first_offset.0..).zip(ids));
+    }
+    entered
+}

@@ -1,0 +1,58 @@
+//! Nothing is in a queue, and nothing is delivered, that no producer sent there, or whose publish
+//! was refused for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Invariant, entered, must};
+use crate::events::{Event, MessageId};
+
+#[derive(Default)]
+pub struct NothingInvented {
+    sent: BTreeSet<(u64, MessageId)>,
+    refused: BTreeMap<(u64, MessageId), String>,
+    entered: BTreeSet<(u64, MessageId)>,
+}
+
+impl NothingInvented {
+    fn may_be(&self, group: u64, offset: u64, id: Option<MessageId>) -> Result<(), String> {
+        let id = id.ok_or_else(|| {
+            format!("group {group} offset {offset}: the body is not what any producer sent")
+        })?;
+        must(self.sent.contains(&(group, id)), || format!("group {group}: nobody sent {id}"))?;
+        match self.refused.get(&(group, id)) {
+            None => Ok(()),
+            Some(reason) => Err(format!("group {group}: {id} is there, but was refused: {reason}")),
+        }
+    }
+}
+
+impl Invariant for NothingInvented {
+    fn name(&self) -> &'static str {
+        "nothing_invented"
+    }
+
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Sent { group, id } => {
+                self.sent.insert((*group, *id));
+                Ok(())
+            }
+            Event::Refused { group, id, reason } => {
+                must(!self.entered.contains(&(*group, *id)), || {
+                    format!("group {group}: {id} was refused ({reason}), but it had entered")
+                })?;
+                self.refused.insert((*group, *id), (*reason).to_owned());
+                Ok(())
+            }
+            Event::Made(entry) => {
+                for (offset, id) in entered(entry) {
+                    self.may_be(entry.group, offset, id)?;
+                    self.entered.extend(id.map(|id| (entry.group, id)));
+                }
+                Ok(())
+            }
+            Event::Delivered { group, offset, id, .. } => self.may_be(*group, *offset, *id),
+            _ => Ok(()),
+        }
+    }
+}

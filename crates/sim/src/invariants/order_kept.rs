@@ -1,0 +1,49 @@
+//! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
+//! shown first deliveries in the order of the queue.
+
+use std::collections::BTreeMap;
+
+use super::{Invariant, entered, must};
+use crate::events::Event;
+
+#[derive(Default)]
+pub struct OrderKept {
+    /// By group and producer: the last sequence that entered. Offsets only grow as entries come.
+    entered: BTreeMap<(u64, u32), u32>,
+    next_offset: BTreeMap<u64, u64>,
+    /// By group and consumer: the last first delivery.
+    shown: BTreeMap<(u64, u32), u64>,
+}
+
+impl Invariant for OrderKept {
+    fn name(&self) -> &'static str {
+        "order_kept"
+    }
+
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Made(entry) => {
+                let group = entry.group;
+                for (offset, id) in entered(entry) {
+                    let due = self.next_offset.insert(group, offset + 1).unwrap_or(0);
+                    must(offset == due, || {
+                        format!("group {group}: offset {offset} was given where {due} was due")
+                    })?;
+                    let Some(id) = id else { continue };
+                    let before = self.entered.insert((group, id.producer), id.sequence);
+                    must(before.is_none_or(|before| before < id.sequence), || {
+                        format!("group {group}: {id} entered after p{}-{before:?}", id.producer)
+                    })?;
+                }
+                Ok(())
+            }
+            Event::Delivered { group, consumer, offset, attempt: 1, .. } => {
+                let before = self.shown.insert((*group, *consumer), *offset);
+                must(before.is_none_or(|before| before < *offset), || {
+                    format!("group {group} consumer {consumer}: {offset} shown after {before:?}")
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}

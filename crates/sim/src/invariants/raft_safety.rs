@@ -1,0 +1,54 @@
+//! One leader a term; an index of a group's log that was applied anywhere holds the same entry
+//! wherever it is applied, for ever (log matching and leader completeness, as far as they can be
+//! seen); within one life of a replica what is applied only moves forward, without gaps.
+
+use std::collections::BTreeMap;
+
+use super::{Invariant, must};
+use crate::events::Event;
+
+#[derive(Default)]
+pub struct RaftSafety {
+    /// By group and term.
+    leaders: BTreeMap<(u64, u64), u64>,
+    /// By group and index: term and checksum of the payload.
+    entries: BTreeMap<(u64, u64), (u64, u32)>,
+    /// By node and group: the last index applied in this life.
+    applied: BTreeMap<(u64, u64), u64>,
+}
+
+impl Invariant for RaftSafety {
+    fn name(&self) -> &'static str {
+        "raft_safety"
+    }
+
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
+        match *event {
+            Event::Leads { node, group, term } => {
+                let leader = *self.leaders.entry((group, term)).or_insert(node);
+                must(leader == node, || {
+                    format!("group {group} is led by nodes {leader} and {node} in term {term}")
+                })
+            }
+            Event::Applied { node, group, term, index, body } => {
+                let entry = (term, crc32c::crc32c(body));
+                let first = *self.entries.entry((group, index)).or_insert(entry);
+                must(first == entry, || {
+                    format!(
+                        "group {group} index {index}: node {node} applied {entry:x?}, before it was {first:x?}"
+                    )
+                })?;
+                let before = self.applied.insert((node, group), index);
+                // A snapshot that is installed skips forward.
+                must(before.is_none_or(|before| index > before), || {
+                    format!("node {node} group {group}: {index} applied after {before:?}")
+                })
+            }
+            Event::Node { node, .. } => {
+                self.applied.retain(|(of, _), _| *of != node);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

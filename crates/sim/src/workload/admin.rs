@@ -1,0 +1,52 @@
+//! The administrator of the workload: looks at queues and the cluster, and makes and removes queues
+//! of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madsim::rand::{Rng, thread_rng};
+use quorate_client::{Client, QueueSettings};
+use tokio::time::sleep;
+
+use super::Shared;
+use crate::events::Event;
+
+pub(super) async fn run(shared: Arc<Shared>, client: Client) {
+    let mut made = 0;
+    while !shared.is_quiet() {
+        sleep(Duration::from_millis(thread_rng().gen_range(300..3_000))).await;
+        match thread_rng().gen_range(0..10) {
+            0..=5 => count(&shared, &client).await,
+            6 => drop(client.status().await),
+            7 => drop(client.list_queues().await),
+            _ => {
+                made += 1;
+                short_lived(&client, &format!("short-{made}")).await;
+            }
+        }
+    }
+}
+
+async fn count(shared: &Shared, client: &Client) {
+    for queue in &shared.queues {
+        let described = client.describe_queue(queue.name.as_str()).await;
+        if let Some(counts) = described.ok().and_then(|description| description.counts) {
+            let group = queue.group;
+            shared.cluster.record().tell(Event::Counted { group, counts: &counts });
+        }
+    }
+}
+
+/// Whatever fails in the middle is left behind: it disturbs nobody.
+async fn short_lived(client: &Client, name: &str) {
+    let settings = QueueSettings { replicas: 3, ..QueueSettings::default() };
+    if client.create_queue(name, settings).await.is_err() {
+        return;
+    }
+    if let Ok(producer) = client.producer(name).deadline(Duration::from_secs(3)).build().await {
+        // The invariants know messages of the workload alone.
+        let _ = producer.flush().await;
+    }
+    sleep(Duration::from_millis(thread_rng().gen_range(0..800))).await;
+    let _ = client.delete_queue(name, false).await;
+}

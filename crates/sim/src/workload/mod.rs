@@ -1,0 +1,260 @@
+//! What clients do in a run: queues with settings by seed, producers, consumers and an
+//! administrator, on client machines of their own, through the SDK.
+//!
+//! A client machine can be killed and comes back with new producers and sessions; what its old ones
+//! had under way stays unknown, as it does to an application.
+
+pub mod body;
+
+mod admin;
+mod consumer;
+mod producer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use madsim::rand::{Rng, thread_rng};
+use madsim::runtime::NodeHandle;
+use madsim::task::NodeId;
+use quorate_client::{Client, QueueSettings};
+use tokio::time::{Instant, sleep};
+
+use crate::events::Event;
+use crate::world::Cluster;
+
+/// A queue of the workload.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: u64,
+}
+
+/// How much is done.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Queues.
+    pub queues: usize,
+    /// Producers of each queue.
+    pub producers: usize,
+    /// Consumers of each queue.
+    pub consumers: usize,
+    /// Mean pause of a producer between two messages.
+    pub pause: Duration,
+    /// Of a queue without a name here, by seed.
+    pub settings: Option<QueueSettings>,
+    /// Of 100 deliveries, how many are not simply acknowledged.
+    pub trouble_percent: u32,
+}
+
+impl Load {
+    /// Chosen by the run's seed.
+    #[must_use]
+    pub fn random() -> Load {
+        let mut random = thread_rng();
+        Load {
+            queues: random.gen_range(1..=3),
+            producers: random.gen_range(1..=2),
+            consumers: random.gen_range(1..=3),
+            pause: Duration::from_millis(random.gen_range(10..=60)),
+            settings: None,
+            trouble_percent: random.gen_range(0..=30),
+        }
+    }
+}
+
+fn random_settings() -> QueueSettings {
+    let mut random = thread_rng();
+    QueueSettings {
+        replicas: 3,
+        max_messages: if random.gen_bool(0.15) { random.gen_range(20..200) } else { 0 },
+        max_deliveries: if random.gen_bool(0.3) { random.gen_range(2..8) } else { 0 },
+        lease_ms: random.gen_range(800..5_000),
+        session_grace_ms: random.gen_range(500..4_000),
+        ..QueueSettings::default()
+    }
+}
+
+/// What the tasks of a run share.
+pub(crate) struct Shared {
+    pub(crate) cluster: Cluster,
+    pub(crate) load: Load,
+    pub(crate) queues: Vec<Queue>,
+    /// No further messages are sent.
+    pub(crate) quiet: AtomicBool,
+    /// Consumers acknowledge everything at once.
+    pub(crate) draining: AtomicBool,
+    producers: AtomicU32,
+    consumers: AtomicU32,
+}
+
+impl Shared {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn next_producer(&self) -> u32 {
+        self.producers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_consumer(&self) -> u32 {
+        self.consumers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// A running workload.
+pub struct Workload {
+    shared: Arc<Shared>,
+    machines: Vec<NodeHandle>,
+}
+
+/// Client machines of a run.
+const MACHINES: usize = 2;
+
+impl Workload {
+    /// Creates the queues and starts the clients.
+    ///
+    /// # Errors
+    /// When the queues cannot be created while nothing disturbs.
+    pub async fn start(cluster: &Cluster, load: Load) -> Result<Workload, String> {
+        let setup = cluster.client_machine("setup");
+        let (creating, wanted) = (cluster.clone(), load.clone());
+        let created = setup.spawn(async move { create_queues(&creating, &wanted).await });
+        let queues = created.await.map_err(|error| error.to_string())??;
+        let shared = Arc::new(Shared {
+            cluster: cluster.clone(),
+            load,
+            queues,
+            quiet: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            producers: AtomicU32::new(0),
+            consumers: AtomicU32::new(0),
+        });
+        let mut machines = Vec::new();
+        for number in 0..MACHINES {
+            let shared = shared.clone();
+            let main = move || client_main(shared.clone(), number);
+            machines.push(cluster.client_machine_with(&format!("client {number}"), main));
+        }
+        Ok(Workload { shared, machines })
+    }
+
+    /// Its queues.
+    #[must_use]
+    pub fn queues(&self) -> &[Queue] {
+        &self.shared.queues
+    }
+
+    /// The machines that clients run on.
+    #[must_use]
+    pub fn machines(&self) -> Vec<NodeId> {
+        self.machines.iter().map(NodeHandle::id).collect()
+    }
+
+    /// Ends the producers, and waits until the consumers have emptied the queues.
+    ///
+    /// # Errors
+    /// When a publish is not confirmed, or a queue not empty, within `limit`.
+    pub async fn drain(&self, limit: Duration) -> Result<(), String> {
+        let cluster = &self.shared.cluster;
+        cluster.record().tell(Event::Note("drain"));
+        self.shared.quiet.store(true, Ordering::Relaxed);
+        self.shared.draining.store(true, Ordering::Relaxed);
+        let shared = self.shared.clone();
+        let machine = cluster.client_machine("drain");
+        let drained = machine.spawn(async move { drain(&shared, limit).await });
+        drained.await.map_err(|error| error.to_string())?
+    }
+}
+
+/// Whatever fails is tried again while the cluster settles.
+pub(crate) async fn connect(cluster: &Cluster) -> Client {
+    loop {
+        match Client::connect(cluster.addresses()).await {
+            Ok(client) => return client,
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn create_queues(cluster: &Cluster, load: &Load) -> Result<Vec<Queue>, String> {
+    let client = connect(cluster).await;
+    let mut queues = Vec::new();
+    for number in 0..load.queues {
+        let name = format!("queue-{number}");
+        let settings = load.settings.clone().unwrap_or_else(random_settings);
+        let mut tries = 0;
+        let created = loop {
+            match client.create_queue(name.as_str(), settings.clone()).await {
+                Ok(created) => break created,
+                Err(error) if tries == 20 => return Err(format!("create {name}: {error}")),
+                Err(_) => sleep(Duration::from_millis(250)).await,
+            }
+            tries += 1;
+        };
+        let what = format!("{name} is group {}: {settings:?}", created.queue.group_id);
+        cluster.record().tell(Event::Note(&what));
+        queues.push(Queue { name, group: created.queue.group_id });
+    }
+    Ok(queues)
+}
+
+async fn client_main(shared: Arc<Shared>, number: usize) {
+    let client = connect(&shared.cluster).await;
+    let mut tasks = Vec::new();
+    for (at, queue) in shared.queues.iter().enumerate() {
+        let mine = |index: usize| (at + index) % MACHINES == number;
+        for index in (0..shared.load.producers).filter(|index| mine(*index)) {
+            let _ = index;
+            tasks.push(tokio::spawn(producer::run(shared.clone(), client.clone(), queue.clone())));
+        }
+        // The other machine, so that killing one leaves the other end.
+        for _ in (0..shared.load.consumers).filter(|index| !mine(*index)) {
+            tasks.push(tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone())));
+        }
+    }
+    if number == 0 {
+        tasks.push(tokio::spawn(admin::run(shared.clone(), client.clone())));
+    }
+    for task in tasks {
+        let _ = task.await;
+    }
+}
+
+async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
+    let until = Instant::now() + limit;
+    let client = connect(&shared.cluster).await;
+    for queue in &shared.queues {
+        // One more of its own: the queue takes messages again.
+        producer::one(shared, &client, queue, until).await?;
+        // And somebody takes them, whatever became of the others.
+        tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone()));
+    }
+    for queue in &shared.queues {
+        loop {
+            let told = match client.describe_queue(queue.name.as_str()).await {
+                Ok(description) => {
+                    let counts = description.counts.unwrap_or_default();
+                    let (group, record) = (queue.group, shared.cluster.record());
+                    record.tell(Event::Counted { group, counts: &counts });
+                    if counts.ready + counts.leased + counts.delayed == 0 {
+                        break;
+                    }
+                    format!("{counts:?}")
+                }
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= until {
+                return Err(format!("liveness: {} is not empty after {limit:?}: {told}", queue.name));
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}

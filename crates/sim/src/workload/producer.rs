@@ -1,0 +1,125 @@
+//! A producer of the workload: sends messages of random sizes at random times, several in flight,
+//! and notes what it is told of each. Now and then it is closed and another takes its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madsim::rand::{Rng, thread_rng};
+use quorate_client::{Client, Message, Pending, Producer, PublishError};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Queue, Shared, body};
+use crate::events::{Event, MessageId};
+
+/// How long a producer of the workload tries.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+fn bytes() -> usize {
+    let mut random = thread_rng();
+    match random.gen_range(0..20) {
+        0 => random.gen_range(2_000..12_000),
+        _ => random.gen_range(8..300),
+    }
+}
+
+async fn open(client: &Client, queue: &Queue) -> Option<Producer> {
+    let mut random = thread_rng();
+    let builder = client
+        .producer(queue.name.as_str())
+        .in_flight(random.gen_range(1..32))
+        .batch_messages(random.gen_range(1..12))
+        .batch_bytes(32 << 10)
+        .deadline(DEADLINE);
+    builder.build().await.ok()
+}
+
+pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
+    while !shared.is_quiet() {
+        let Some(producer) = open(&client, &queue).await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let number = shared.next_producer();
+        let messages = thread_rng().gen_range(20..400);
+        for sequence in 0..messages {
+            if shared.is_quiet() {
+                break;
+            }
+            let id = MessageId { producer: number, sequence };
+            send(&shared, &producer, &queue, id).await;
+            let pause = shared.load.pause.mul_f64(thread_rng().gen_range(0.0..2.0));
+            sleep(pause).await;
+        }
+        producer.close().await;
+    }
+}
+
+async fn send(shared: &Arc<Shared>, producer: &Producer, queue: &Queue, id: MessageId) {
+    let group = queue.group;
+    shared.cluster.record().tell(Event::Sent { group, id });
+    match producer.send(Message::new(body::make(id, bytes()))).await {
+        Ok(pending) => drop(tokio::spawn(outcome(shared.clone(), group, id, pending))),
+        Err(error) => told(shared, group, id, Err(error)),
+    }
+}
+
+async fn outcome(shared: Arc<Shared>, group: u64, id: MessageId, pending: Pending) {
+    let outcome = pending.await;
+    told(&shared, group, id, outcome);
+}
+
+fn told(
+    shared: &Shared,
+    group: u64,
+    id: MessageId,
+    outcome: Result<quorate_client::Receipt, PublishError>,
+) {
+    let record = shared.cluster.record();
+    match outcome {
+        Ok(receipt) => {
+            let (offset, duplicate) = (receipt.offset, receipt.duplicate);
+            record.tell(Event::Confirmed { group, id, offset, duplicate });
+        }
+        Err(PublishError::UnknownOutcome { .. }) => record.tell(Event::Unknown { group, id }),
+        Err(error) => {
+            record.tell(Event::Refused { group, id, reason: &error.to_string() });
+        }
+    }
+}
+
+/// Publishes one message; it has to be confirmed in time.
+pub(super) async fn one(
+    shared: &Arc<Shared>,
+    client: &Client,
+    queue: &Queue,
+    until: Instant,
+) -> Result<(), String> {
+    let record = shared.cluster.record();
+    let (group, number) = (queue.group, shared.next_producer());
+    let mut last = String::from("no producer could be opened");
+    for sequence in 0.. {
+        if Instant::now() >= until {
+            break;
+        }
+        let Some(producer) = open(client, queue).await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let id = MessageId { producer: number, sequence };
+        record.tell(Event::Sent { group, id });
+        let published = producer.publish(Message::new(body::make(id, bytes())));
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(outcome) = timeout(left, published).await else {
+            record.tell(Event::Unknown { group, id });
+            break;
+        };
+        let confirmed = outcome.is_ok();
+        last = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        told(shared, group, id, outcome);
+        if confirmed {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("liveness: no publish to {} was confirmed after the faults: {last}", queue.name))
+}
