@@ -87,7 +87,7 @@ pub struct Node {
     member: Arc<Member>,
     address: SocketAddr,
     stop_serving: Shutdown,
-    serving: JoinHandle<Result<(), String>>,
+    serving: JoinHandle<()>,
     writer: LogWriter,
     dir: DataDir,
 }
@@ -141,7 +141,8 @@ impl Node {
         let member = start_member(config, &dir, log, meta).await?;
         let stop_serving = Shutdown::default();
         let router = router(&member)?;
-        let serving = tokio::spawn(listener.serve(router, stop_serving.clone()));
+        let serving = serve(member.clone(), listener.serve(router, stop_serving.clone()));
+        let serving = tokio::spawn(serving);
         tokio::spawn(founding::complete(member.clone()));
         tokio::spawn(reconciler::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
@@ -197,6 +198,15 @@ impl Node {
         // The directory is free for others from here on.
         drop(self.dir);
         tracing::info!(node = member.id(), "stopped");
+    }
+}
+
+/// Serves until it is said to stop; a node that cannot serve any longer must not go on.
+async fn serve(member: Arc<Member>, serving: impl Future<Output = Result<(), String>>) {
+    match serving.await {
+        Ok(()) if member.shutdown.is_said() => {}
+        Ok(()) => member.fail("the server has ended".into()),
+        Err(error) => member.fail(format!("serve: {error}")),
     }
 }
 

@@ -120,7 +120,9 @@ impl<M: Machine> Applier for Running<M> {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        *self.machine.lock() = M::restore(bytes)?;
+        let machine = M::restore(bytes)?;
+        self.clock.observe(machine.now().0);
+        *self.machine.lock() = machine;
         Ok(())
     }
 

@@ -106,14 +106,15 @@ impl World {
         lock(&self.clocks).get(&madsim::plugin::node()).copied().unwrap_or_default()
     }
 
-    /// Unix milliseconds as this node's wall clock shows them.
-    pub(crate) fn wall_clock_ms(&self) -> u64 {
+    /// Time since the Unix epoch as this node's wall clock shows it.
+    pub(crate) fn wall_clock(&self) -> Duration {
         let time = TimeHandle::current();
         let unix = time.now_time().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let clock = self.clock();
         let drifting = time.elapsed().saturating_sub(clock.since).as_millis() as i64;
         let gained = drifting * clock.skew.drift_ppm / 1_000_000;
-        (unix.as_millis() as u64).saturating_add_signed(clock.skew.offset_ms + gained)
+        let skewed = (unix.as_millis() as u64).saturating_add_signed(clock.skew.offset_ms + gained);
+        Duration::from_millis(skewed)
     }
 
     /// How long, in the world's time, a timer of this node takes.

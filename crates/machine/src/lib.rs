@@ -115,6 +115,9 @@ pub trait Machine: Sized + Send + 'static {
     /// Digest of the whole logical state: equal on all replicas at the same log index.
     fn hash(&self) -> u64;
 
+    /// The largest time that it has seen.
+    fn now(&self) -> Millis;
+
     /// When [`Machine::tick`] is next due, if ever.
     fn next_deadline(&self) -> Option<Millis>;
 

@@ -4,6 +4,8 @@
 //! is sent again; if the lease is gone by then, either the first copy took effect or the lease ended:
 //! the outcome is unknown, and the caller is told so.
 
+use std::collections::BTreeMap;
+
 use quorate_proto::{reason, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -102,7 +104,11 @@ impl Settles {
             return None;
         }
         let rest = self.waiting.split_off(self.waiting.len().min(SETTLES));
-        let mut settles = std::mem::replace(&mut self.waiting, rest);
+        let settles = std::mem::replace(&mut self.waiting, rest);
+        let mut settles = newest_of_each_message(settles, &extended);
+        if settles.is_empty() && extended.is_empty() {
+            return None;
+        }
         settles.sort_by_key(|settle| (settle.kind, settle.lease));
         let mut items = Vec::new();
         for settle in &settles {
@@ -168,6 +174,48 @@ impl Settles {
     }
 }
 
+/// A message that was leased to us again, under a higher token, has lost its earlier lease: what
+/// would settle that one is told so and not sent. For an answer names offsets, not tokens, so a
+/// request must not name an offset under two.
+fn newest_of_each_message(settles: Vec<Settle>, extended: &[Lease]) -> Vec<Settle> {
+    let mut leases: Vec<(u64, u64)> = settles
+        .iter()
+        .map(|settle| settle.lease)
+        .chain(extended.iter().copied())
+        .map(|lease| (lease.offset, lease.token))
+        .collect();
+    leases.sort_unstable();
+    if leases.windows(2).all(|pair| pair[0].0 != pair[1].0) {
+        return settles;
+    }
+    let newest: BTreeMap<u64, u64> = leases.into_iter().collect();
+    let (keep, lost): (Vec<Settle>, Vec<Settle>) =
+        settles.into_iter().partition(|settle| newest[&settle.lease.offset] == settle.lease.token);
+    for settle in lost {
+        // It was leased again, so no earlier copy of an ack or a reject took effect.
+        let error = match settle.kind {
+            Kind::Nack { .. } => settle.lost(),
+            Kind::Ack | Kind::Reject => SettleError::LeaseLost,
+        };
+        settle.finish(Err(error));
+    }
+    keep
+}
+
+/// Ranges in order, those that overlap or touch joined.
+fn joined(mut ranges: Vec<v1::OffsetRange>) -> Vec<std::ops::Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.first_offset);
+    let mut joined: Vec<std::ops::Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let end = range.first_offset.saturating_add(range.count.into());
+        match joined.last_mut() {
+            Some(last) if range.first_offset <= last.end => last.end = last.end.max(end),
+            _ => joined.push(range.first_offset..end),
+        }
+    }
+    joined
+}
+
 /// Adds a lease to the last range if it continues it.
 fn append(items: &mut Vec<v1::SettleItem>, kind: v1::SettleKind, lease: Lease, delay_ms: u32) {
     if let Some(last) = items.last_mut()
@@ -189,12 +237,11 @@ fn append(items: &mut Vec<v1::SettleItem>, kind: v1::SettleKind, lease: Lease, d
 }
 
 impl Sent {
-    fn answered(self, mut lost: Vec<v1::OffsetRange>) -> Answered {
-        lost.sort_unstable_by_key(|range| range.first_offset);
+    fn answered(self, lost: Vec<v1::OffsetRange>) -> Answered {
+        let lost = joined(lost);
         let is_lost = |offset: u64| {
-            let after = lost.partition_point(|range| range.first_offset <= offset);
-            let range = after.checked_sub(1).map(|at| &lost[at]);
-            range.is_some_and(|range| offset - range.first_offset < u64::from(range.count))
+            let after = lost.partition_point(|range| range.start <= offset);
+            after.checked_sub(1).is_some_and(|at| lost[at].contains(&offset))
         };
         let outcome = |settle: Settle| {
             let outcome = if is_lost(settle.lease.offset) { Err(settle.lost()) } else { Ok(()) };
@@ -245,6 +292,36 @@ mod tests {
         let expected = [(ack, 7, 10, 3), (ack, 7, 20, 1), (ack, 8, 13, 1), (extend, 7, 14, 2)];
         assert_eq!(ranges(&request), expected);
         assert_eq!(request.items[3].delay_ms, 30_000);
+    }
+
+    #[tokio::test]
+    async fn a_message_leased_again_is_settled_under_its_last_token_alone() {
+        let mut settles = Settles::default();
+        let (waiter, old) = tokio::sync::oneshot::channel();
+        let lease = Lease { token: 3, offset: 10 };
+        settles.push(Settle::new(Kind::Ack, lease, Some(waiter)));
+        acks(&mut settles, [(5, 10), (5, 12)]);
+        let request = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+        let ack = v1::SettleKind::Ack as i32;
+        assert_eq!(ranges(&request), [(ack, 5, 10, 1), (ack, 5, 12, 1)]);
+        assert_eq!(old.await.unwrap(), Err(SettleError::LeaseLost));
+    }
+
+    #[tokio::test]
+    async fn overlapping_lost_ranges_are_all_lost() {
+        let mut settles = Settles::default();
+        acks(&mut settles, [(1, 5), (1, 6), (1, 7), (1, 8)]);
+        let request = settles.request(Vec::new(), 0, Instant::now()).unwrap();
+        let range = |first_offset, count| v1::OffsetRange { first_offset, count };
+        let lost = vec![range(5, 3), range(6, 1)];
+        let answer = v1::Settled { id: request.id, lost, failure: None };
+        let outcomes = settles.answered(answer).unwrap().settled;
+        let lost: Vec<u64> = outcomes
+            .iter()
+            .filter(|(_, outcome)| outcome.is_err())
+            .map(|(settle, _)| settle.lease.offset)
+            .collect();
+        assert_eq!(lost, [5, 6, 7]);
     }
 
     #[tokio::test]

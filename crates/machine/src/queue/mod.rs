@@ -225,6 +225,10 @@ impl Machine for Queue {
         snapshot::hash(self)
     }
 
+    fn now(&self) -> Millis {
+        self.now
+    }
+
     fn next_deadline(&self) -> Option<Millis> {
         let deadlines = [
             self.leased.next_deadline(),

@@ -11,8 +11,9 @@ pub struct OrderKept {
     /// By group and producer: the last sequence that entered. Offsets only grow as entries come.
     entered: BTreeMap<(u64, u32), u32>,
     next_offset: BTreeMap<u64, u64>,
-    /// By group and consumer: the last first delivery.
-    shown: BTreeMap<(u64, u32), u64>,
+    /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
+    /// consumer gave up for lost may be shown to it again.
+    shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
 }
 
 impl Invariant for OrderKept {
@@ -37,10 +38,15 @@ impl Invariant for OrderKept {
                 }
                 Ok(())
             }
-            Event::Delivered { group, consumer, offset, attempt: 1, .. } => {
-                let before = self.shown.insert((*group, *consumer), *offset);
-                must(before.is_none_or(|before| before < *offset), || {
-                    format!("group {group} consumer {consumer}: {offset} shown after {before:?}")
+            Event::Delivered { group, consumer, offset, attempt: 1, token, .. } => {
+                let (last, tokens) = self.shown.entry((*group, *consumer)).or_default();
+                let first = tokens.is_empty();
+                if tokens.insert(*offset, *token) == Some(*token) {
+                    return Ok(());
+                }
+                let before = std::mem::replace(last, (*last).max(*offset));
+                must(first || before < *offset, || {
+                    format!("group {group} consumer {consumer}: {offset} shown after {before}")
                 })
             }
             _ => Ok(()),

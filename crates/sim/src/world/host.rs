@@ -145,6 +145,8 @@ impl Host {
     }
 
     pub(super) fn restart(&self, cluster: &Cluster) {
+        // One that ended by itself still holds its sockets.
+        cluster.runtime().kill(self.machine());
         cluster.runtime().restart(self.machine());
     }
 
