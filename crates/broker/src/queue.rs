@@ -27,8 +27,8 @@ const CONFIGURE_RETRY: Duration = Duration::from_millis(20);
 /// What a consumer's stream is told.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    /// Messages were leased to it.
-    Deliver { token: Token, runs: Vec<Run> },
+    /// Messages were leased to it by the entry at `index`, or are repeated by it.
+    Deliver { index: u64, token: Token, runs: Vec<Run> },
     /// The stream ends; the client attaches again where the refusal says.
     Close(Refusal),
 }
@@ -106,11 +106,11 @@ impl Queue {
         }
     }
 
-    fn carry_out(&self, effect: Effect) {
+    fn carry_out(&self, index: u64, effect: Effect) {
         match effect {
             Effect::Deliver { session, token, runs, .. } => {
                 if let Some(outlet) = self.lock().get(&session) {
-                    let _ = outlet.sender.send(Outgoing::Deliver { token, runs });
+                    let _ = outlet.sender.send(Outgoing::Deliver { index, token, runs });
                 }
             }
             Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
@@ -167,8 +167,8 @@ pub(crate) async fn own(
 ) {
     while let Some(event) = events.recv().await {
         match event {
-            Event::Effects { effects, .. } => {
-                effects.into_iter().for_each(|effect| queue.carry_out(effect));
+            Event::Effects { index, effects } => {
+                effects.into_iter().for_each(|effect| queue.carry_out(index, effect));
             }
             Event::Leading { term } => {
                 let Some(node) = node.upgrade() else { return };

@@ -256,7 +256,15 @@ impl<M: Machine> Handle<M> {
     ///
     /// # Errors
     /// When this replica does not lead, or stops leading on the way.
-    pub async fn propose(&self, command: M::Command) -> Outcome<M> {
+    pub async fn propose(&self, command: M::Command) -> Result<M::Reply, ProposeError> {
+        self.propose_small(command).await.map(|applied| applied.reply)
+    }
+
+    /// The same, and where in the log it was applied.
+    ///
+    /// # Errors
+    /// See [`Handle::propose`].
+    pub async fn propose_small(&self, command: M::Command) -> Outcome<M> {
         const SMALL: usize = 256;
         let outcome = self.submit(command, SMALL, None).await?;
         outcome.await.unwrap_or(Err(ProposeError::Unknown))

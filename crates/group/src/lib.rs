@@ -38,7 +38,7 @@ pub use handle::{
 };
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{
-    COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError,
+    Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError,
 };
 pub use replica::Replica;
 pub use types::{Payload, Replies, Types};

@@ -41,7 +41,16 @@ pub enum ProposeError {
 }
 
 /// The outcome of a command.
-pub type Outcome<M> = Result<<M as Machine>::Reply, ProposeError>;
+pub type Outcome<M> = Result<Applied<<M as Machine>::Reply>, ProposeError>;
+
+/// A command that was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied<R> {
+    /// Log index of its entry.
+    pub index: u64,
+    /// What the machine says.
+    pub reply: R,
+}
 
 pub(crate) struct Proposal<M: Machine> {
     pub(crate) command: M::Command,
@@ -135,8 +144,9 @@ fn answer<M: Machine>(
         Ok(response) => {
             let replies = response.data.0.downcast::<Vec<M::Reply>>();
             let replies = replies.expect("a group applies commands of its own machine");
+            let index = response.log_id.index;
             for (waiting, reply) in waiting.into_iter().zip(*replies) {
-                let _ = waiting.reply.send(Ok(reply));
+                let _ = waiting.reply.send(Ok(Applied { index, reply }));
             }
             return;
         }

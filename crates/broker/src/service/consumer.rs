@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::FuturesOrdered;
 use futures_util::{StreamExt, TryStreamExt};
-use quorate_group::Outcome;
+use quorate_group::{Applied, Outcome};
 use quorate_machine::queue::{
     self as machine, Attach, Attachment, Command, Offset, Reply, Run, Session, SettleItem,
     SettleKind, Token,
@@ -43,6 +43,8 @@ struct Attached {
     session: Session,
     stream: u64,
     attachment: Attachment,
+    /// Log index of the attach. What was leased to the session before it is repeated by it.
+    since: u64,
 }
 
 impl Drop for Attached {
@@ -171,12 +173,12 @@ impl Attached {
     ) -> Result<Vec<v1::OffsetRange>, Refusal> {
         let limit = self.node.config.limits.request_timeout();
         match tokio::time::timeout(limit, outcome?).await {
-            Ok(Ok(Ok(Reply::Settled(settled)))) => Ok(settled
+            Ok(Ok(Ok(Applied { reply: Reply::Settled(settled), .. }))) => Ok(settled
                 .lost
                 .into_iter()
                 .map(|(first, count)| v1::OffsetRange { first_offset: first.0, count })
                 .collect()),
-            Ok(Ok(Ok(Reply::Rejected(rejection)))) => Err(rejection.into()),
+            Ok(Ok(Ok(Applied { reply: Reply::Rejected(rejection), .. }))) => Err(rejection.into()),
             Ok(Ok(Err(error))) => Err(self.node.redirect(&self.queue, error)),
             _ => Err(Refusal::unknown_outcome()),
         }
@@ -301,19 +303,19 @@ impl Services {
         let lease_ms = command.lease_ms;
         let (stream, inlet) = queue.open(session);
         let limit = self.node.config.limits.request_timeout();
-        let proposed = queue.handle.propose(Command::Attach(command));
+        let proposed = queue.handle.propose_small(Command::Attach(command));
         let refusal = match tokio::time::timeout(limit, proposed).await {
-            Ok(Ok(Reply::Attached { attachment, .. })) => {
+            Ok(Ok(Applied { index: since, reply: Reply::Attached { attachment, .. } })) => {
                 let node = self.node.clone();
                 let lease_ms = lease_ms
                     .unwrap_or_else(|| queue.handle.read(|machine| machine.settings().lease_ms));
                 return Ok((
-                    Attached { node, queue, session, stream, attachment },
+                    Attached { node, queue, session, stream, attachment, since },
                     lease_ms,
                     inlet,
                 ));
             }
-            Ok(Ok(Reply::Rejected(rejection))) => rejection.into(),
+            Ok(Ok(Applied { reply: Reply::Rejected(rejection), .. })) => rejection.into(),
             Ok(Ok(_)) => Refusal::unknown_outcome(),
             Ok(Err(error)) => self.node.redirect(&queue, error),
             Err(_) => Refusal::no_quorum("attach the consumer"),
@@ -371,7 +373,8 @@ fn answers(
                     }
                 },
                 next = inlet.recv() => match next {
-                    Some(Outgoing::Deliver { token, runs }) => {
+                    Some(Outgoing::Deliver { index, .. }) if index < attached.since => {}
+                    Some(Outgoing::Deliver { token, runs, .. }) => {
                         for run in runs {
                             if let Some(delivery) = attached.delivery(token, run).await {
                                 yield Ok(delivery);

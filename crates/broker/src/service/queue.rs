@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use quorate_group::Outcome;
+use quorate_group::{Applied, Outcome};
 use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
 use quorate_proto::frame::FrameBuilder;
@@ -98,11 +98,13 @@ impl Publisher {
     async fn receipt(&self, submitted: Submitted) -> Result<v1::Receipt, Refusal> {
         let left = submitted.deadline.saturating_duration_since(Instant::now());
         match tokio::time::timeout(left, submitted.outcome).await {
-            Ok(Ok(Ok(Reply::Published { first_offset, count, duplicate }))) => {
-                Ok(v1::Receipt { first_offset: first_offset.0, count, duplicate })
-            }
-            Ok(Ok(Ok(Reply::Rejected(rejection)))) => Err(rejection.into()),
-            Ok(Ok(Ok(_))) => Err(Refusal::unknown_outcome()),
+            Ok(Ok(Ok(Applied { reply, .. }))) => match reply {
+                Reply::Published { first_offset, count, duplicate } => {
+                    Ok(v1::Receipt { first_offset: first_offset.0, count, duplicate })
+                }
+                Reply::Rejected(rejection) => Err(rejection.into()),
+                _ => Err(Refusal::unknown_outcome()),
+            },
             Ok(Ok(Err(error))) => Err(self.node.redirect(&self.queue, error)),
             Ok(Err(_)) => Err(Refusal::unknown_outcome()),
             Err(_) => {

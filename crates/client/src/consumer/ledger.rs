@@ -24,6 +24,9 @@ struct Held {
     /// When the lease began or was last extended, by our clock.
     since: Instant,
     settling: bool,
+    /// The session counted as ended. If it had not, the lease is delivered again, and goes on: the
+    /// application has it already.
+    lost: bool,
 }
 
 pub(crate) struct Ledger {
@@ -44,7 +47,7 @@ impl Ledger {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held.values().all(|held| held.lost)
     }
 
     /// Notes a delivery; true if the application has not seen it. Tokens of one message only grow, so a
@@ -52,12 +55,19 @@ impl Ledger {
     #[must_use]
     pub fn delivered(&mut self, lease: Lease, now: Instant) -> bool {
         let Lease { token, offset } = lease;
+        if let Some(held) = self.held.get_mut(&offset)
+            && held.token == token
+            && held.lost
+        {
+            (held.lost, held.since) = (false, now);
+            return false;
+        }
         let known = self.held.get(&offset).map(|held| held.token);
         let known = known.max(self.settled.get(&offset).copied());
         if known.is_some_and(|known| known >= token) {
             return false;
         }
-        self.held.insert(offset, Held { token, since: now, settling: false });
+        self.held.insert(offset, Held { token, since: now, settling: false, lost: false });
         true
     }
 
@@ -65,6 +75,11 @@ impl Ledger {
     #[must_use]
     pub fn settle(&mut self, lease: Lease) -> bool {
         match self.held.get_mut(&lease.offset) {
+            // The application is told, and done with it: if it comes again, it is shown again.
+            Some(held) if held.token == lease.token && held.lost => {
+                self.held.remove(&lease.offset);
+                false
+            }
             Some(held) if held.token == lease.token => {
                 held.settling = true;
                 true
@@ -90,14 +105,14 @@ impl Ledger {
     }
 
     pub fn holds(&self, lease: Lease) -> bool {
-        self.held.get(&lease.offset).is_some_and(|held| held.token == lease.token)
+        self.held.get(&lease.offset).is_some_and(|held| held.token == lease.token && !held.lost)
     }
 
     /// Leases of `age` or more that the application still works on; they count as extended from now.
     pub fn extend(&mut self, now: Instant, age: Duration) -> Vec<Lease> {
         let mut due = Vec::new();
         for (offset, held) in &mut self.held {
-            if !held.settling && held.since + age <= now {
+            if !held.settling && !held.lost && held.since + age <= now {
                 held.since = now;
                 due.push(Lease { token: held.token, offset: *offset });
             }
@@ -105,8 +120,10 @@ impl Ledger {
         due
     }
 
+    /// The session has ended, as far as is known.
     pub fn lose_all(&mut self) {
-        self.held.clear();
+        self.held.retain(|_, held| !held.settling);
+        self.held.values_mut().for_each(|held| held.lost = true);
     }
 }
 
@@ -131,6 +148,24 @@ mod tests {
         assert!(ledger.delivered(lease(6, 0), now), "a new lease");
         assert!(!ledger.settle(lease(5, 0)), "the old lease is gone");
         assert!(ledger.holds(lease(6, 0)));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_not_lost_after_all_goes_on_without_being_shown_again() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(4);
+        for offset in 0..3 {
+            assert!(ledger.delivered(lease(5, offset), now));
+        }
+        assert!(ledger.settle(lease(5, 0)));
+        ledger.lose_all();
+        assert!(ledger.is_empty());
+        assert!(!ledger.holds(lease(5, 1)));
+        assert!(ledger.delivered(lease(5, 0), now), "the application was told that it lost it");
+        assert!(!ledger.delivered(lease(5, 1), now), "the application has it");
+        assert!(ledger.holds(lease(5, 1)) && ledger.settle(lease(5, 1)));
+        assert!(!ledger.settle(lease(5, 2)), "lost");
+        assert!(ledger.delivered(lease(5, 2), now), "and told so");
     }
 
     #[tokio::test]

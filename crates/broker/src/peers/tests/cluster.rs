@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use quorate_group::{EffectsAt, Handle, Outcome, ProposeError, Replica, Spec, Timing};
+use quorate_group::{EffectsAt, Handle, ProposeError, Replica, Spec, Timing, Volumes};
 use quorate_machine::queue::{Command, Publish, Queue};
 use quorate_proto::internal as pb;
 use quorate_storage::{Log, Options, SimDisk, SimMeta};
@@ -148,7 +148,7 @@ impl Cluster {
             Log::open(Arc::new(SimDisk::new(id)), Options::default()).expect("open log");
         std::thread::spawn(move || writer.run());
         let spec = Spec {
-            volumes: quorate_group::Volumes::default(),
+            volumes: Volumes::default(),
             group: GROUP,
             node: id,
             log: log.clone(),
@@ -235,14 +235,19 @@ pub(super) fn publish(bytes: usize) -> Command {
 }
 
 /// Queues `count` messages at once and waits for all outcomes.
-pub(super) async fn publish_many(node: &Node, count: usize, bytes: usize) -> Vec<Outcome<Queue>> {
+pub(super) async fn publish_many(
+    node: &Node,
+    count: usize,
+    bytes: usize,
+) -> Vec<Result<Reply, ProposeError>> {
     let mut waiting = Vec::new();
     for _ in 0..count {
         waiting.push(node.handle.submit(publish(bytes), bytes, None).await.expect("submit"));
     }
     let mut outcomes = Vec::new();
     for outcome in waiting {
-        outcomes.push(outcome.await.unwrap_or(Err(ProposeError::Stopped)));
+        let outcome = outcome.await.unwrap_or(Err(ProposeError::Stopped));
+        outcomes.push(outcome.map(|applied| applied.reply));
     }
     outcomes
 }
