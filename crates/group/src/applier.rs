@@ -90,6 +90,35 @@ impl<M: Machine> Running<M> {
     }
 }
 
+#[cfg(feature = "planted")]
+impl<M: Machine> Running<M> {
+    /// Does with a copy of the machine what applying the entry would do, and delivers.
+    pub(crate) fn speculation(&self) -> crate::log_store::Speculation {
+        let (machine, events, wanted) =
+            (self.machine.clone(), self.events.clone(), self.wanted.clone());
+        Arc::new(move |index, payload: Bytes| {
+            let entry = crate::codec::decode_entry(crate::types::log_id(0, index), payload);
+            let Ok(openraft::EntryPayload::Normal(entry)) = entry.map(|entry| entry.payload) else {
+                return;
+            };
+            let (Ok((now, commands)), true) =
+                (decode_entry(entry.0), wanted.load(Ordering::Acquire))
+            else {
+                return;
+            };
+            let at = At { index, now };
+            let mut effects = Vec::new();
+            let Ok(mut copy) = M::restore(&machine.lock().snapshot()) else { return };
+            for (ordinal, command) in commands.flatten().enumerate() {
+                let Ok(command) = M::decode(&mut command.clone()) else { return };
+                let _ = copy.apply(at, ordinal as u32, command, &mut effects);
+            }
+            copy.finish(at, &mut effects);
+            let _ = events.send(Event::Effects { index, effects });
+        })
+    }
+}
+
 impl<M: Machine> Applier for Running<M> {
     fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError> {
         #[cfg(madsim)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::{EmptyNode, ServerState, SnapshotPolicy};
 use quorate_machine::Machine;
+use quorate_machine::planted::{self, Bug};
 use quorate_storage::{Log, Meta};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -140,7 +141,7 @@ fn raft_config(spec: &Spec) -> openraft::Config {
         replication_lag_threshold: 20_000,
         // A restarted leader that led on without an election would reuse (term, index) for other
         // content after losing an unflushed tail: acknowledged writes would be lost.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(Bug::WrongLeaderRestore)),
         enable_pre_vote: Some(true),
         ..openraft::Config::default()
     }
@@ -174,6 +175,8 @@ impl<M: Machine> Handle<M> {
             wanted,
             clock: clock.clone(),
         };
+        #[cfg(feature = "planted")]
+        let speculation = running.speculation();
         let state_machine =
             StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
                 .await?;
@@ -181,6 +184,8 @@ impl<M: Machine> Handle<M> {
             raft_config(&spec).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let network = Network::new(spec.group, spec.peers.clone());
         let store = LogStore::new(log.clone());
+        #[cfg(feature = "planted")]
+        let store = store.speculating(speculation);
         let raft = Raft::new(spec.node, Arc::new(config), network, store, state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use quorate_machine::planted::{self, Bug};
 use quorate_storage as storage;
 
 use crate::codec;
@@ -23,11 +24,30 @@ pub const READ_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct LogStore {
     log: Arc<ReplicaLog>,
+    /// Told of every entry as it is appended.
+    #[cfg(feature = "planted")]
+    speculation: Option<Speculation>,
+}
+
+/// What a planted bug does with an entry at an index.
+#[cfg(feature = "planted")]
+pub(crate) type Speculation = Arc<dyn Fn(u64, bytes::Bytes) + Send + Sync>;
+
+#[cfg(feature = "planted")]
+impl LogStore {
+    pub(crate) fn speculating(mut self, speculation: Speculation) -> Self {
+        self.speculation = Some(speculation);
+        self
+    }
 }
 
 impl LogStore {
     pub(crate) fn new(log: Arc<ReplicaLog>) -> Self {
-        Self { log }
+        Self {
+            log,
+            #[cfg(feature = "planted")]
+            speculation: None,
+        }
     }
 
     async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -107,6 +127,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if planted::is(Bug::ForgetVote) {
+            return Ok(());
+        }
         let vote = codec::encode_vote(vote);
         durable(|done| self.log.log.save_vote(self.log.group, vote, done)).await
     }
@@ -137,7 +160,7 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries
+        let entries: Vec<storage::Entry> = entries
             .into_iter()
             .map(|entry| storage::Entry {
                 index: entry.log_id.index,
@@ -145,10 +168,24 @@ impl RaftLogStorage<Types> for LogStore {
                 payload: codec::encode_payload(&entry.payload),
             })
             .collect();
+        #[cfg(feature = "planted")]
+        let appended: Vec<(u64, bytes::Bytes)> =
+            entries.iter().map(|entry| (entry.index, entry.payload.clone())).collect();
+        if planted::is(Bug::SkipFsync) {
+            flushed.io_completed(Ok(()));
+            self.log.log.append(self.log.group, entries, Box::new(|_| {}));
+            return Ok(());
+        }
         let done = Box::new(move |result: Result<(), storage::LogError>| {
             flushed.io_completed(result.map_err(io::Error::other));
         });
         self.log.log.append(self.log.group, entries, done);
+        #[cfg(feature = "planted")]
+        if let Some(speculation) =
+            self.speculation.as_ref().filter(|_| planted::is(Bug::DeliverUncommitted))
+        {
+            appended.into_iter().for_each(|(index, payload)| speculation(index, payload));
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use quorate_machine::planted::{self, Bug};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 use quorate_storage::Entry;
@@ -161,6 +162,9 @@ impl RaftNetworkV2<Types> for Client {
         async move {
             let opened = self.peers.open(self.node, self.group);
             match tokio::time::timeout(option.soft_ttl(), opened).await {
+                Ok(Ok(link)) if planted::is(Bug::ConfirmBeforeQuorum) => {
+                    Ok(unquestioned(link, input).boxed())
+                }
                 Ok(Ok(link)) => Ok(pipelined(self.node, link, input).boxed()),
                 Ok(Err(error)) => {
                     // openraft's own back-off begins with the first request of a stream; without
@@ -290,6 +294,24 @@ fn pipelined(
                 }
                 None => {}
             }
+        }
+    }
+}
+
+/// What a planted bug takes for a follower's answers.
+fn unquestioned(
+    mut link: Box<dyn AppendLink>,
+    mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
+    let send = link.sender();
+    stream! {
+        while let Some(request) = input.next().await {
+            let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+            if send(Body::StreamAppend(wire::append_to(&request))).await.is_none() {
+                return;
+            }
+            while link.next().now_or_never().flatten().is_some() {}
+            yield Ok(Ok(last));
         }
     }
 }

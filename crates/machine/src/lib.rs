@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 pub mod catalog;
 pub mod entry;
 pub mod frame;
+pub mod planted;
 pub mod queue;
 
 mod digest;

@@ -22,6 +22,8 @@ pub mod events;
 pub mod faults;
 #[cfg(madsim)]
 pub mod invariants;
+#[cfg(all(madsim, feature = "planted"))]
+mod planted;
 #[cfg(madsim)]
 mod run;
 #[cfg(madsim)]
@@ -35,6 +37,8 @@ pub mod workload;
 #[cfg(madsim)]
 pub mod world;
 
+#[cfg(all(madsim, feature = "planted"))]
+pub use planted::planted;
 #[cfg(madsim)]
 pub use run::{Report, Run, run, simulate};
 #[cfg(madsim)]

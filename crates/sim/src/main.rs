@@ -16,7 +16,14 @@ fn main() -> std::process::ExitCode {
     let outcome = match cli.command {
         None => quorate_sim::sweep(&cli.sweep),
         Some(Command::Determinism(sweep)) => quorate_sim::determinism(&sweep),
-        Some(Command::Planted { .. }) => Err("not built with --cfg planted".to_owned()),
+        #[cfg(feature = "planted")]
+        Some(Command::Planted { bug, within, sweep }) => {
+            quorate_sim::planted(bug.as_deref(), within, &sweep)
+        }
+        #[cfg(not(feature = "planted"))]
+        Some(Command::Planted { .. }) => {
+            Err("this build holds no planted bugs: run `cargo xtask sim planted`".to_owned())
+        }
         Some(Command::Scenarios) => {
             for scenario in quorate_sim::scenarios::NAMED {
                 println!("{:<44} {}", scenario.name, scenario.about);

@@ -22,7 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Run each seed twice and compare the traces byte by byte.
     Determinism(Sweep),
-    /// Run with each of the planted bugs until it is caught; needs a build with `--cfg planted`.
+    /// Run with each of the planted bugs until it is caught; needs a build with the feature `planted`.
     Planted {
         /// Only this bug; all of them unless given.
         #[arg(long)]

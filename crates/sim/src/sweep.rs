@@ -139,6 +139,39 @@ pub fn sweep(options: &Sweep) -> Result<bool, String> {
     Ok(sums.failures.is_empty())
 }
 
+/// The lowest of `within` seeds, from the first of the options on, whose run fails.
+///
+/// # Errors
+/// When the options make no sense.
+#[cfg(feature = "planted")]
+pub(crate) fn first_failure(options: &Sweep, within: u64) -> Result<Option<Report>, String> {
+    let scenario = *scenarios_of(&options.scenario)?.first().ok_or("no scenario")?;
+    let first = *options.seeds.0.start();
+    let next = AtomicU64::new(first);
+    let failed: Mutex<Option<Report>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs(options) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let found = failed.lock().expect("no panic while held").is_some();
+                    if found || seed >= first + within {
+                        return;
+                    }
+                    let report =
+                        run(&Run { seed, scenario, plan: plan(options), keep_trace: false });
+                    let mut failed = failed.lock().expect("no panic while held");
+                    let earlier = failed.as_ref().is_none_or(|other| seed < other.seed);
+                    if report.failure.is_some() && earlier {
+                        *failed = Some(report);
+                    }
+                }
+            });
+        }
+    });
+    Ok(failed.into_inner().expect("no panic while held"))
+}
+
 fn progress(runs: u64, by_time: bool) -> ProgressBar {
     let bar = if by_time { ProgressBar::no_length() } else { ProgressBar::new(runs) };
     let style = "{elapsed_precise} {wide_bar} {pos}/{len} runs, {per_sec}, {eta} left";

@@ -13,6 +13,7 @@ use super::ids::{Session, Token};
 use super::leased::Lease;
 use super::ready::Span;
 use super::settings::LEASE_MS_MAX;
+use crate::planted::{self, Bug};
 use crate::{Millis, NodeId};
 
 /// Most messages that a consumer gets in one round.
@@ -71,6 +72,7 @@ impl Queue {
         let (session, consumer) = self.consumers.next_turn()?;
         let span = self.ready.take(share.min(consumer.credit().into()))?;
         let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
+        let lease_ms = if planted::is(Bug::ExpireEarly) { lease_ms / 2 } else { lease_ms };
         let deadline = self.now.plus(lease_ms.into());
         let grant = Grant { session, node: consumer.node, deadline, span };
         self.consumers.serve(span.count as u32);

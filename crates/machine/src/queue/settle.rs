@@ -7,6 +7,7 @@ use super::leased::Lease;
 use super::ready::Span;
 use super::reply::Settled;
 use super::settings::LEASE_MS_MAX;
+use crate::planted::{self, Bug};
 
 impl Queue {
     pub(super) fn settle(&mut self, session: Session, items: &[SettleItem]) -> Settled {
@@ -30,7 +31,7 @@ impl Queue {
             let start = at.max(first);
             let stop = end.min(first + u64::from(lease.count));
             lost.add(at, start);
-            if lease.token == item.token {
+            if lease.token == item.token || planted::is(Bug::SkipFencing) {
                 self.settle_part(session, item.kind, lease, first, start..stop);
                 outcome.settled += stop - start;
                 lost.open = false;

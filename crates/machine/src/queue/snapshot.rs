@@ -32,6 +32,7 @@ use super::leased::{Lease, Leased};
 use super::ready::{Ready, Span};
 use super::settings::Settings;
 use crate::digest::digest;
+use crate::planted::{self, Bug};
 use crate::wire::{self, DecodeError, SnapshotError, item_count, put_varint, varint, varint32};
 use crate::{Millis, NodeId};
 
@@ -100,6 +101,9 @@ fn read_state(buf: &mut &[u8]) -> Decoded<Queue> {
     queue.backlog = read_batches(buf)?;
     queue.consumers = read_consumers(buf, &queue.leased)?;
     queue.dedup = read_producers(buf)?;
+    if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
+        (queue.ready, queue.gone) = (Ready::new(0, 0), Default::default());
+    }
     Ok(queue)
 }
 
@@ -287,6 +291,9 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
 }
 
 fn write_producers(out: &mut Vec<u8>, dedup: &Dedup) {
+    if planted::is(Bug::LoseDeduplication) {
+        return put_varint(out, 0);
+    }
     put_varint(out, dedup.len() as u64);
     for (id, known) in dedup.iter() {
         wire::put_bytes(out, id.as_bytes());

@@ -1,0 +1,90 @@
+//! Bugs that can be planted, to see that the simulation catches them.
+//!
+//! They are only there in builds with the feature `planted`; in all others [`is`] is false, and the
+//! compiler removes what asks it. One at a time, for the whole process.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bug {
+    /// Entries count as durable before they are written.
+    SkipFsync = 1,
+    /// A leader takes what it has sent for what a follower has written.
+    ConfirmBeforeQuorum,
+    /// A vote is not kept over a restart.
+    ForgetVote,
+    /// A queue that was empty when it was restored numbers its messages from 0.
+    ReuseOffsets,
+    /// A settle is not compared with the token of the lease.
+    SkipFencing,
+    /// A snapshot does not hold the producers' sequences.
+    LoseDeduplication,
+    /// A checkpoint says that it stands one entry before where it does.
+    ApplyTwice,
+    /// The log lets go of an entry that a checkpoint refers to.
+    DropLiveBody,
+    /// A leader delivers what it has appended and not committed.
+    DeliverUncommitted,
+    /// A lease ends at half its time.
+    ExpireEarly,
+    /// A restarted leader leads on without an election.
+    WrongLeaderRestore,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 11] = [
+        Bug::SkipFsync,
+        Bug::ConfirmBeforeQuorum,
+        Bug::ForgetVote,
+        Bug::ReuseOffsets,
+        Bug::SkipFencing,
+        Bug::LoseDeduplication,
+        Bug::ApplyTwice,
+        Bug::DropLiveBody,
+        Bug::DeliverUncommitted,
+        Bug::ExpireEarly,
+        Bug::WrongLeaderRestore,
+    ];
+
+    /// As the command line names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Bug::SkipFsync => "skip_fsync",
+            Bug::ConfirmBeforeQuorum => "confirm_before_quorum",
+            Bug::ForgetVote => "forget_vote",
+            Bug::ReuseOffsets => "reuse_offsets",
+            Bug::SkipFencing => "skip_fencing",
+            Bug::LoseDeduplication => "lose_deduplication",
+            Bug::ApplyTwice => "apply_twice",
+            Bug::DropLiveBody => "drop_live_body",
+            Bug::DeliverUncommitted => "deliver_uncommitted",
+            Bug::ExpireEarly => "expire_early",
+            Bug::WrongLeaderRestore => "wrong_leader_restore",
+        }
+    }
+}
+
+#[cfg(feature = "planted")]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Whether `bug` is planted.
+#[cfg(feature = "planted")]
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == bug as u8
+}
+
+/// Whether `bug` is planted: never, in this build.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn is(_: Bug) -> bool {
+    false
+}
+
+/// Plants a bug in place of the one before, or none.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.store(bug.map_or(0, |bug| bug as u8), std::sync::atomic::Ordering::Relaxed);
+}
