@@ -94,7 +94,7 @@ fn every_short_log_of_a_queue_is_as_the_reference_says() {
 
 #[test]
 fn random_logs_of_a_queue_are_as_the_reference_says() {
-    let figures = random::<Queue>(15_000);
+    let figures = random::<Queue>(12_000);
     happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
     happened(&figures, &["notices", "resumed", "restores", "settled"]);
 }

@@ -1,7 +1,7 @@
 //! The steps of which the exhaustive check makes every sequence, and the states it begins with.
 //!
 //! A small world: two consumers, a producer, messages in ones and twos. The replica that is
-//! restored is restored before every step, so a letter for that is not needed.
+//! restored is restored before every step that is compared, so that needs no letter.
 
 use quorate_machine::queue::{Settings, SettleKind};
 
@@ -21,6 +21,7 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(1, None)),
         after(1, publish(2, Some(0))),
         after(1, publish(2, Some(-2))),
+        after(1, started_anew(2)),
         Entry {
             after_ms: 1,
             restore: true,
@@ -41,6 +42,8 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, settle(A, later, Target::Held, 2)),
         after(1, settle(A, SettleKind::Reject, Target::Held, 1)),
         after(1, settle(A, extend, Target::Held, 1)),
+        after(1, settle(A, SettleKind::Extend { lease_ms: 10 }, Target::Held, 1)),
+        after(-60, Op::Tick),
         after(60, Op::Tick),
         after(199, Op::Tick),
         after(200, Op::Tick),
@@ -69,6 +72,11 @@ fn after(after_ms: i64, op: Op) -> Entry {
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
     Op::Publish { count, padding: 3, producer }
+}
+
+/// The first batch of the producer's next life.
+fn started_anew(count: u32) -> Op {
+    Op::Publish { count, padding: 3, producer: Some(Numbered { id: 0, epoch: 1, shift: 0 }) }
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {

@@ -9,6 +9,7 @@ use quorate_machine::queue::{
 use quorate_machine::{Machine, NodeId, frame};
 
 use super::reference::Reference;
+use super::settings as usual_settings;
 
 /// An entry: commands applied at one time.
 #[derive(Clone, Debug)]
@@ -117,20 +118,28 @@ impl Op {
         }
     }
 
-    /// Ops that do less.
+    /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
             Self::Publish { count, padding, producer } => {
-                let (padding, producer) = (*padding, *producer);
-                let fewer = (*count > 1).then_some(Self::Publish { count: 1, padding, producer });
-                let bare = Self::Publish { count: *count, padding: 0, producer };
-                fewer.into_iter().chain((padding > 0).then_some(bare)).collect()
+                let of = |count, padding, producer| Self::Publish { count, padding, producer };
+                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer));
+                let unnumbered = producer.map(|_| of(*count, *padding, None));
+                [fewer, bare, unnumbered].into_iter().flatten().collect()
             }
-            Self::Settle { session, picks } if picks.len() > 1 => {
-                let without = |at| [&picks[..at], &picks[at + 1..]].concat();
-                let session = *session;
-                let settle = |at| Self::Settle { session, picks: without(at) };
-                (0..picks.len()).map(settle).collect()
+            Self::Settle { session, picks } => {
+                let settle = |picks| Self::Settle { session: *session, picks };
+                let without = |at| settle([&picks[..at], &picks[at + 1..]].concat());
+                let with = |at, pick| settle([&picks[..at], &[pick], &picks[at + 1..]].concat());
+                let all = 0..picks.len();
+                let fewer = all.clone().filter(|_| picks.len() > 1).map(without);
+                let less = all.flat_map(|at| picks[at].simpler().map(move |pick| with(at, pick)));
+                fewer.chain(less).collect()
+            }
+            Self::Configure { settings, stale } => {
+                let configure = |settings| Self::Configure { settings, stale: *stale };
+                simpler_settings(settings).map(configure).collect()
             }
             _ => Vec::new(),
         }
@@ -147,6 +156,12 @@ impl Numbered {
 }
 
 impl Pick {
+    fn simpler(self) -> impl Iterator<Item = Self> {
+        let earlier = (self.at > 0).then_some(Self { at: self.at / 2, ..self });
+        let fewer = (self.count > 1).then_some(Self { count: self.count / 2, ..self });
+        earlier.into_iter().chain(fewer)
+    }
+
     fn item(self, now: &Reference, session: Session, handed: &[Handed]) -> SettleItem {
         let Self { kind, target, at, count } = self;
         let any = u64::from(at) % (now.messages.len() as u64 + 1);
@@ -164,6 +179,27 @@ impl Pick {
         .unwrap_or((any, 0));
         SettleItem { kind, token: Token(token), first: Offset(first), count }
     }
+}
+
+/// Settings of which one more is the usual one.
+fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
+    let usual = usual_settings();
+    let of = |change: fn(&mut Settings, &Settings)| {
+        let mut simpler = settings.clone();
+        change(&mut simpler, &usual);
+        simpler
+    };
+    let all = [
+        of(|settings, _| settings.max_messages = None),
+        of(|settings, _| settings.max_bytes = None),
+        of(|settings, _| settings.max_deliveries = 0),
+        of(|settings, usual| settings.lease_ms = usual.lease_ms),
+        of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
+        of(|settings, usual| settings.dedup_window = usual.dedup_window),
+        of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
+    ];
+    let before = settings.clone();
+    all.into_iter().filter(move |simpler| *simpler != before)
 }
 
 /// The one at `at`, counted on from the first after the last.

@@ -47,6 +47,22 @@ impl Mood {
         }
     }
 
+    /// The mood of [`hoard`]: first little is settled, then little is published.
+    fn hoard(rng: &mut Rng, settles: bool) -> Self {
+        let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
+        Self {
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0],
+            kinds: [8, 0, 1, 0],
+            targets: [1, 0, 0, 0],
+            restore: 50,
+            pause: 1_000,
+            ops_max: 4,
+            batch_max: 1 + rng.below(2),
+            prefetch_max: 200,
+            sessions: 1,
+        }
+    }
+
     fn session(&self, rng: &mut Rng) -> u8 {
         rng.below(self.sessions) as u8
     }
@@ -55,13 +71,29 @@ impl Mood {
 /// A log. Most are short, as a short one shows most mistakes; some are long enough for what only
 /// happens after a hundred messages. Most begin with consumers, as else nothing is delivered.
 pub fn entries(rng: &mut Rng) -> Vec<Entry> {
+    if rng.one_in(1_000) {
+        return hoard(rng);
+    }
     let mood = Mood::new(rng);
-    let most = if rng.one_in(400) { 300 } else { rng.pick(&[6, 12, 24]) };
+    let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
     let length = 1 + rng.below(most);
     let mut entries: Vec<Entry> = (0..length).map(|_| entry(rng, &mood)).collect();
     if !rng.one_in(8) {
         let sessions = 0..mood.sessions as u8;
         entries[0].ops.splice(0..0, sessions.map(|session| attach(rng, &mood, session)));
+    }
+    entries
+}
+
+/// A log in which a consumer gathers messages of many batches and then settles them in any order:
+/// so records of what is gone pile up between those of what is not.
+fn hoard(rng: &mut Rng) -> Vec<Entry> {
+    let (prefetch, lease_ms) = (200, Some(u32::MAX));
+    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms };
+    let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![attach] }];
+    for settles in [false, true] {
+        let mood = Mood::hoard(rng, settles);
+        entries.extend((0..60 + rng.below(80)).map(|_| entry(rng, &mood)));
     }
     entries
 }
