@@ -1,0 +1,70 @@
+//! Steps of a catalog's log, in a small world: few nodes, few names, few settings.
+
+use quorate_machine::catalog::{Catalog, Command, CreateQueue, QueueName, RegisterNode};
+use quorate_machine::queue::Settings;
+use quorate_machine::{Machine, NodeId};
+
+/// An entry: commands applied at one time.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub after_ms: i64,
+    /// One of the replicas is restored from its snapshot first.
+    pub restore: bool,
+    pub ops: Vec<Op>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Bootstrap { cluster_id: u8 },
+    Register { node: u8, incarnation: u8, zone: u8, version: u8, replace: bool },
+    Create { name: u8, max_messages: u8, replicas: u8, candidates: Vec<u8> },
+    Update { name: u8, max_messages: u8, version: u8 },
+    Delete { name: u8 },
+    Tick,
+    LeaderChanged,
+}
+
+impl Op {
+    pub fn command(&self) -> Command {
+        match self {
+            Self::Bootstrap { cluster_id } => {
+                Command::Bootstrap { cluster_id: (*cluster_id).into() }
+            }
+            &Self::Register { node, incarnation, zone, version, replace } => {
+                Command::RegisterNode(RegisterNode {
+                    id: NodeId(node.into()),
+                    incarnation: incarnation.into(),
+                    address: format!("node-{node}-{incarnation}:7000"),
+                    zone: format!("zone-{zone}"),
+                    version: version.into(),
+                    replace,
+                })
+            }
+            Self::Create { name, max_messages, replicas, candidates } => {
+                Command::CreateQueue(CreateQueue {
+                    name: queue_name(*name),
+                    settings: settings(*max_messages, 0),
+                    replicas: *replicas,
+                    candidates: candidates.iter().map(|&id| NodeId(id.into())).collect(),
+                })
+            }
+            &Self::Update { name, max_messages, version } => Command::UpdateQueue {
+                name: queue_name(name),
+                settings: settings(max_messages, version),
+            },
+            Self::Delete { name } => Command::DeleteQueue { name: queue_name(*name) },
+            Self::Tick => Command::Tick,
+            Self::LeaderChanged => Catalog::leader_changed(1),
+        }
+    }
+}
+
+pub fn queue_name(number: u8) -> QueueName {
+    QueueName::parse(&format!("queue-{number}")).unwrap()
+}
+
+/// The version is the client's; the catalog must put its own in its place.
+fn settings(max_messages: u8, version: u8) -> Settings {
+    let max_messages = Some(max_messages.into()).filter(|max| *max > 0);
+    Settings { max_messages, version: version.into(), ..Settings::default() }
+}

@@ -1,0 +1,52 @@
+//! Random logs of a catalog.
+
+use super::Rng;
+use super::op::{Entry, Op};
+
+/// Node ids that may come up; one more is named as a candidate and is never known.
+const NODES: u64 = 9;
+
+/// A log: as a rule it begins with nodes, as else few queues can be placed.
+pub fn entries(rng: &mut Rng) -> Vec<Entry> {
+    let names = rng.pick(&[1, 3, 12]);
+    let restore = rng.pick(&[1, 3, 10]);
+    let length = 1 + rng.below(30);
+    let nodes = rng.below(NODES);
+    let first = (0..nodes).map(|_| register(rng)).collect();
+    let mut entries = vec![Entry { after_ms: 0, restore: false, ops: first }];
+    entries.extend((0..length).map(|_| Entry {
+        after_ms: rng.within(-5, 20),
+        restore: rng.one_in(restore),
+        ops: (0..rng.below(4)).map(|_| op(rng, names)).collect(),
+    }));
+    entries
+}
+
+fn op(rng: &mut Rng, names: u64) -> Op {
+    let name = rng.below(names) as u8;
+    let max_messages = rng.below(3) as u8;
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 1]) {
+        0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
+        1 => register(rng),
+        2 => {
+            let replicas = rng.pick(&[1, 1, 3, 3, 3, 5, 5, 0, 2, 4, 255]);
+            let count = rng.below(NODES + 2);
+            let candidates = (0..count).map(|_| rng.below(NODES + 1) as u8).collect();
+            Op::Create { name, max_messages, replicas, candidates }
+        }
+        3 => Op::Update { name, max_messages, version: rng.below(100) as u8 },
+        4 => Op::Delete { name },
+        5 => Op::Tick,
+        _ => Op::LeaderChanged,
+    }
+}
+
+fn register(rng: &mut Rng) -> Op {
+    Op::Register {
+        node: rng.below(NODES) as u8,
+        incarnation: u8::from(rng.one_in(6)),
+        zone: rng.below(3) as u8,
+        version: rng.below(3) as u8,
+        replace: rng.one_in(4),
+    }
+}

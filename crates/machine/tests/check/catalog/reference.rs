@@ -1,0 +1,144 @@
+//! A catalog that is obviously right: lists, searched from the first to the last, and loads that
+//! are counted anew for every queue that is placed.
+
+use quorate_machine::catalog::{
+    Change, Command, CreateQueue, GroupId, Node, Queue, QueueName, RegisterNode, Rejection, Reply,
+};
+use quorate_machine::queue::Settings;
+use quorate_machine::{Millis, NodeId};
+
+#[derive(Debug, Default)]
+pub struct Reference {
+    pub cluster_id: Option<u128>,
+    pub now: u64,
+    /// By id.
+    pub nodes: Vec<Node>,
+    /// By name.
+    pub queues: Vec<Queue>,
+    /// Every group that a queue was ever given.
+    pub groups: Vec<GroupId>,
+}
+
+impl Reference {
+    /// What the reply must be, what must be told, and the state after it.
+    pub fn apply(&mut self, index: u64, now: u64, command: &Command) -> (Reply, Option<Change>) {
+        self.now = self.now.max(now);
+        match command {
+            Command::Bootstrap { cluster_id } => match self.cluster_id {
+                Some(cluster_id) => rejected(Rejection::AlreadyBootstrapped { cluster_id }),
+                None => {
+                    self.cluster_id = Some(*cluster_id);
+                    (Reply::Done, Some(Change::Bootstrapped))
+                }
+            },
+            Command::RegisterNode(register) => self.register(register),
+            Command::CreateQueue(create) => self.create(index, create),
+            Command::DeleteQueue { name } => match self.find(name) {
+                Some(at) => {
+                    let Queue { name, group, .. } = self.queues.remove(at);
+                    (Reply::Deleted { group }, Some(Change::QueueDeleted { name, group }))
+                }
+                None => rejected(Rejection::NotFound),
+            },
+            Command::UpdateQueue { name, settings } => self.update(index, name, settings),
+            Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
+        }
+    }
+
+    fn register(&mut self, register: &RegisterNode) -> (Reply, Option<Change>) {
+        let RegisterNode { id, incarnation, address, zone, version, replace } = register.clone();
+        let node = Node { id, incarnation, address, zone, version };
+        match self.nodes.iter_mut().find(|known| known.id == id) {
+            Some(known) if *known == node => return (Reply::Done, None),
+            Some(known) if known.incarnation != incarnation && !replace => {
+                let known = known.incarnation;
+                return rejected(Rejection::IncarnationMismatch { id, known });
+            }
+            Some(known) => *known = node,
+            None => self.nodes.push(node),
+        }
+        self.nodes.sort_by_key(|node| node.id);
+        (Reply::Done, Some(Change::Node(id)))
+    }
+
+    fn create(&mut self, index: u64, create: &CreateQueue) -> (Reply, Option<Change>) {
+        let CreateQueue { name, settings, replicas, candidates } = create;
+        let count = usize::from(*replicas);
+        if let Some(at) = self.find(name) {
+            let known = &self.queues[at];
+            let same_settings =
+                are_same(&known.settings, settings) && known.replicas.len() == count;
+            return rejected(Rejection::QueueExists { same_settings, group: known.group });
+        }
+        if ![1, 3, 5].contains(replicas) {
+            return rejected(Rejection::InvalidReplicas { replicas: *replicas });
+        }
+        let is_candidate = |node: &&Node| candidates.contains(&node.id);
+        let there: Vec<Node> = self.nodes.iter().filter(is_candidate).cloned().collect();
+        if there.len() < count {
+            let (have, need) = (there.len() as u32, (*replicas).into());
+            return rejected(Rejection::NotEnoughNodes { have, need });
+        }
+        let replicas = self.choose(there, count);
+        let led = |node: NodeId| self.queues.iter().filter(|q| q.preferred_leader == node).count();
+        let preferred_leader = *replicas.iter().min_by_key(|&&node| (led(node), node)).unwrap();
+        let group = GroupId(self.groups.len() as u64 + 1);
+        let settings = Settings { version: index, ..settings.clone() };
+        let (name, created_at) = (name.clone(), Millis(self.now));
+        let change = Change::QueueCreated { name: name.clone(), group };
+        let queue = Queue { name, group, settings, replicas, preferred_leader, created_at };
+        assert!(!self.groups.contains(&group), "a group is never used again");
+        self.groups.push(group);
+        self.queues.push(queue);
+        self.queues.sort_by(|left, right| left.name.cmp(&right.name));
+        (Reply::Created { group }, Some(change))
+    }
+
+    /// One by one: the node with the fewest replicas, then the one in the zone used least by this
+    /// queue, then the lowest id.
+    fn choose(&self, mut there: Vec<Node>, count: usize) -> Vec<NodeId> {
+        let mut chosen: Vec<Node> = Vec::new();
+        while chosen.len() < count {
+            let rank = |node: &Node| {
+                let hosted = self.queues.iter().filter(|q| q.replicas.contains(&node.id)).count();
+                let in_zone = chosen.iter().filter(|other| other.zone == node.zone).count();
+                (hosted, in_zone, node.id)
+            };
+            there.sort_by_key(rank);
+            chosen.push(there.remove(0));
+        }
+        let mut replicas: Vec<NodeId> = chosen.iter().map(|node| node.id).collect();
+        replicas.sort_unstable();
+        replicas
+    }
+
+    fn update(
+        &mut self,
+        index: u64,
+        name: &QueueName,
+        settings: &Settings,
+    ) -> (Reply, Option<Change>) {
+        let Some(at) = self.find(name) else { return rejected(Rejection::NotFound) };
+        let queue = &mut self.queues[at];
+        let (name, group, version) = (name.clone(), queue.group, queue.settings.version);
+        if are_same(&queue.settings, settings) {
+            return (Reply::Updated { group, version }, None);
+        }
+        let version = if index > version { index } else { version + 1 };
+        queue.settings = Settings { version, ..settings.clone() };
+        (Reply::Updated { group, version }, Some(Change::QueueUpdated { name, group }))
+    }
+
+    fn find(&self, name: &QueueName) -> Option<usize> {
+        self.queues.iter().position(|queue| queue.name == *name)
+    }
+}
+
+/// But for their versions. In this world settings differ in one limit only.
+fn are_same(left: &Settings, right: &Settings) -> bool {
+    left.max_messages == right.max_messages
+}
+
+fn rejected(rejection: Rejection) -> (Reply, Option<Change>) {
+    (Reply::Rejected(rejection), None)
+}

@@ -1,0 +1,241 @@
+//! Steps of a queue's log. What they are about is named by position, and becomes a command when
+//! the state that they meet is known.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quorate_machine::queue::{
+    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
+    SettleItem, SettleKind, Token,
+};
+use quorate_machine::{Machine, NodeId, frame};
+
+use super::reference::Reference;
+use super::settings as usual_settings;
+
+/// An entry: commands applied at one time.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Since the entry before; below 0 for a leader whose clock is behind.
+    pub after_ms: i64,
+    /// One of the replicas is restored from its snapshot first.
+    pub restore: bool,
+    pub ops: Vec<Op>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Publish { count: u32, padding: usize, producer: Option<Numbered> },
+    Attach { session: u8, node: u64, prefetch: u32, lease_ms: Option<u32> },
+    Detach { session: u8, stale: bool },
+    Disconnect { session: u8, stale: bool },
+    Settle { session: u8, picks: Vec<Pick> },
+    Configure { settings: Settings, stale: bool },
+    Tick,
+    Purge,
+    LeaderChanged,
+}
+
+/// The place of a batch in what a producer sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbered {
+    pub id: u8,
+    pub epoch: u32,
+    /// Sequences from the one that is expected; below 0 for what was sent before.
+    pub shift: i64,
+}
+
+/// An item of a settle.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick {
+    pub kind: SettleKind,
+    pub target: Target,
+    /// Which of the targets.
+    pub at: u16,
+    pub count: u32,
+}
+
+/// What an item is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A message that the session holds, under its token.
+    Held,
+    /// One that it was handed at some time, under the token of that time.
+    Handed,
+    /// One that it holds, under the token before.
+    Stale,
+    /// Any message, or one that does not exist.
+    Any,
+}
+
+/// A message that was handed out: to whom, which, under which token.
+pub type Handed = (Session, u64, u64);
+
+impl Op {
+    /// The command. `ids` has one for each message, should it publish any.
+    pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
+        match self {
+            Self::Publish { count, padding, producer } => Command::Publish(Publish {
+                producer: producer.map(|numbered| numbered.producer(now)),
+                count: *count,
+                layout: frame::LAYOUT,
+                frame: frame_of(ids, *padding),
+            }),
+            Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
+                session: Session((*session).into()),
+                node: NodeId(*node),
+                name: format!("consumer {session}"),
+                prefetch: *prefetch,
+                lease_ms: *lease_ms,
+            }),
+            Self::Detach { session, stale } => {
+                let (session, attachment) = attachment(now, *session, *stale);
+                Command::Detach { session, attachment }
+            }
+            Self::Disconnect { session, stale } => {
+                let (session, attachment) = attachment(now, *session, *stale);
+                Command::Disconnect { session, attachment }
+            }
+            Self::Settle { session, picks } => {
+                let session = Session((*session).into());
+                let items = picks.iter().map(|pick| pick.item(now, session, handed)).collect();
+                Command::Settle { session, items }
+            }
+            Self::Configure { settings, stale } => {
+                let present = now.settings.version;
+                let version = if *stale { present.saturating_sub(1) } else { present + 1 };
+                Command::Configure(Settings { version, ..settings.clone() })
+            }
+            Self::Tick => Command::Tick,
+            Self::Purge => Command::Purge,
+            Self::LeaderChanged => Queue::leader_changed(1),
+        }
+    }
+
+    /// Messages that it brings.
+    pub fn publishes(&self) -> u64 {
+        match self {
+            Self::Publish { count, .. } => (*count).into(),
+            _ => 0,
+        }
+    }
+
+    /// Ops that do less, or are about less.
+    pub fn simpler(&self) -> Vec<Self> {
+        match self {
+            Self::Publish { count, padding, producer } => {
+                let of = |count, padding, producer| Self::Publish { count, padding, producer };
+                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer));
+                let unnumbered = producer.map(|_| of(*count, *padding, None));
+                [fewer, bare, unnumbered].into_iter().flatten().collect()
+            }
+            Self::Settle { session, picks } => {
+                let settle = |picks| Self::Settle { session: *session, picks };
+                let without = |at| settle([&picks[..at], &picks[at + 1..]].concat());
+                let with = |at, pick| settle([&picks[..at], &[pick], &picks[at + 1..]].concat());
+                let all = 0..picks.len();
+                let fewer = all.clone().filter(|_| picks.len() > 1).map(without);
+                let less = all.flat_map(|at| picks[at].simpler().map(move |pick| with(at, pick)));
+                fewer.chain(less).collect()
+            }
+            Self::Configure { settings, stale } => {
+                let configure = |settings| Self::Configure { settings, stale: *stale };
+                simpler_settings(settings).map(configure).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Numbered {
+    fn producer(self, now: &Reference) -> Producer {
+        let id = vec![b'p', self.id];
+        let expected = now.expected_sequence(&id, self.epoch);
+        let sequence = expected.saturating_add_signed(self.shift);
+        Producer { id: ProducerId::new(id).unwrap(), epoch: self.epoch, sequence }
+    }
+}
+
+impl Pick {
+    fn simpler(self) -> impl Iterator<Item = Self> {
+        let earlier = (self.at > 0).then_some(Self { at: self.at / 2, ..self });
+        let fewer = (self.count > 1).then_some(Self { count: self.count / 2, ..self });
+        earlier.into_iter().chain(fewer)
+    }
+
+    fn item(self, now: &Reference, session: Session, handed: &[Handed]) -> SettleItem {
+        let Self { kind, target, at, count } = self;
+        let any = u64::from(at) % (now.messages.len() as u64 + 1);
+        let (first, token) = match target {
+            Target::Held => nth(now.leased_by(session), at),
+            Target::Stale => {
+                nth(now.leased_by(session).map(|(first, token)| (first, token - 1)), at)
+            }
+            Target::Handed => {
+                let mine = handed.iter().filter(|(to, _, _)| *to == session);
+                nth(mine.map(|&(_, first, token)| (first, token)), at)
+            }
+            Target::Any => nth(now.leases().filter(|&(first, _)| first == any), 0),
+        }
+        .unwrap_or((any, 0));
+        SettleItem { kind, token: Token(token), first: Offset(first), count }
+    }
+}
+
+/// Settings of which one more is the usual one.
+fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
+    let usual = usual_settings();
+    let of = |change: fn(&mut Settings, &Settings)| {
+        let mut simpler = settings.clone();
+        change(&mut simpler, &usual);
+        simpler
+    };
+    let all = [
+        of(|settings, _| settings.max_messages = None),
+        of(|settings, _| settings.max_bytes = None),
+        of(|settings, _| settings.max_deliveries = 0),
+        of(|settings, usual| settings.lease_ms = usual.lease_ms),
+        of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
+        of(|settings, usual| settings.dedup_window = usual.dedup_window),
+        of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
+    ];
+    let before = settings.clone();
+    all.into_iter().filter(move |simpler| *simpler != before)
+}
+
+/// The one at `at`, counted on from the first after the last.
+fn nth(all: impl Iterator<Item = (u64, u64)>, at: u16) -> Option<(u64, u64)> {
+    let all: Vec<_> = all.collect();
+    all.get(usize::from(at) % all.len().max(1)).copied()
+}
+
+fn attachment(now: &Reference, session: u8, stale: bool) -> (Session, Attachment) {
+    let session = Session(session.into());
+    let present = now.consumers.get(&session).map_or(0, |consumer| consumer.attachment);
+    (session, Attachment(present - u64::from(stale && present > 0)))
+}
+
+/// A frame of messages, each of which holds its id.
+fn frame_of(ids: &[u64], padding: usize) -> Bytes {
+    let mut frame = BytesMut::with_capacity(ids.len() * (14 + padding));
+    for id in ids {
+        frame.put_u32_le(2 + 8 + padding as u32);
+        frame.put_u16_le(0);
+        frame.put_u64_le(*id);
+        frame.put_bytes(b'x', padding);
+    }
+    frame.freeze()
+}
+
+/// The ids of the messages in frames.
+pub fn ids_of(frames: &[Bytes]) -> Vec<u64> {
+    let mut ids = Vec::new();
+    for frame in frames {
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            let length = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+            ids.push(u64::from_le_bytes(rest[6..14].try_into().unwrap()));
+            rest = &rest[4 + length..];
+        }
+    }
+    ids
+}

@@ -1,0 +1,187 @@
+//! Random logs of a queue.
+//!
+//! Every sequence has a mood: some ops are frequent in it, some never happen. So there are
+//! sequences in which nothing but one thing goes on, which an even mixture would never give.
+//! (Groce and others, "Swarm testing", 2012.)
+
+use quorate_machine::queue::{Settings, SettleKind};
+
+use super::op::{Entry, Numbered, Op, Pick, Target};
+use super::{Rng, settings};
+
+struct Mood {
+    /// Of the ops, in the order of `op`.
+    weights: [u64; 9],
+    kinds: [u64; 4],
+    targets: [u64; 4],
+    /// One in so many entries comes after a restore.
+    restore: u64,
+    /// One in so many entries comes after a pause.
+    pause: u64,
+    ops_max: u64,
+    batch_max: u64,
+    prefetch_max: u64,
+    sessions: u64,
+}
+
+impl Mood {
+    fn new(rng: &mut Rng) -> Self {
+        let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2].map(&mut weight);
+        let mut kinds = [4, 3, 1, 2].map(&mut weight);
+        let mut targets = [9, 3, 1, 1].map(&mut weight);
+        weights[0] += 6;
+        weights[1] += 3;
+        kinds[0] += 1;
+        targets[0] += 1;
+        Self {
+            weights,
+            kinds,
+            targets,
+            restore: rng.pick(&[2, 5, 30]),
+            pause: rng.pick(&[2, 5, 20]),
+            ops_max: rng.pick(&[1, 2, 4]),
+            batch_max: rng.pick(&[1, 1, 3, 8, 8]),
+            prefetch_max: rng.pick(&[1, 4, 12, 12, 200]),
+            sessions: rng.pick(&[1, 1, 2, 4]),
+        }
+    }
+
+    /// The mood of [`hoard`]: first little is settled, then little is published.
+    fn hoard(rng: &mut Rng, settles: bool) -> Self {
+        let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
+        Self {
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0],
+            kinds: [8, 0, 1, 0],
+            targets: [1, 0, 0, 0],
+            restore: 50,
+            pause: 1_000,
+            ops_max: 4,
+            batch_max: 1 + rng.below(2),
+            prefetch_max: 200,
+            sessions: 1,
+        }
+    }
+
+    fn session(&self, rng: &mut Rng) -> u8 {
+        rng.below(self.sessions) as u8
+    }
+}
+
+/// A log. Most are short, as a short one shows most mistakes; some are long enough for what only
+/// happens after a hundred messages. Most begin with consumers, as else nothing is delivered.
+pub fn entries(rng: &mut Rng) -> Vec<Entry> {
+    if rng.one_in(1_000) {
+        return hoard(rng);
+    }
+    let mood = Mood::new(rng);
+    let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
+    let length = 1 + rng.below(most);
+    let mut entries: Vec<Entry> = (0..length).map(|_| entry(rng, &mood)).collect();
+    if !rng.one_in(8) {
+        let sessions = 0..mood.sessions as u8;
+        entries[0].ops.splice(0..0, sessions.map(|session| attach(rng, &mood, session)));
+    }
+    entries
+}
+
+/// A log in which a consumer gathers messages of many batches and then settles them in any order:
+/// so records of what is gone pile up between those of what is not.
+fn hoard(rng: &mut Rng) -> Vec<Entry> {
+    let (prefetch, lease_ms) = (200, Some(u32::MAX));
+    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms };
+    let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![attach] }];
+    for settles in [false, true] {
+        let mood = Mood::hoard(rng, settles);
+        entries.extend((0..60 + rng.below(80)).map(|_| entry(rng, &mood)));
+    }
+    entries
+}
+
+fn entry(rng: &mut Rng, mood: &Mood) -> Entry {
+    let after_ms = match rng.below(12) {
+        0 => rng.within(-50, 0),
+        _ if rng.one_in(mood.pause) => rng.pick(&[49, 50, 99, 100, 199, 200, 201, 333, 500]),
+        _ => rng.within(0, 20),
+    };
+    let restore = rng.one_in(mood.restore);
+    let count = if rng.one_in(10) { 0 } else { 1 + rng.below(mood.ops_max) };
+    let ops = (0..count).map(|_| op(rng, mood)).collect();
+    Entry { after_ms, restore, ops }
+}
+
+fn op(rng: &mut Rng, mood: &Mood) -> Op {
+    match rng.weighted(&mood.weights) {
+        0 => publish(rng, mood),
+        1 => {
+            let session = mood.session(rng);
+            attach(rng, mood, session)
+        }
+        2 => Op::Detach { session: mood.session(rng), stale: rng.one_in(4) },
+        3 => Op::Disconnect { session: mood.session(rng), stale: rng.one_in(4) },
+        4 => {
+            let picks = (0..1 + rng.below(3)).map(|_| pick(rng, mood)).collect();
+            Op::Settle { session: mood.session(rng), picks }
+        }
+        5 => Op::Configure { settings: limits(rng), stale: rng.one_in(8) },
+        6 => Op::Tick,
+        7 => Op::Purge,
+        _ => Op::LeaderChanged,
+    }
+}
+
+fn publish(rng: &mut Rng, mood: &Mood) -> Op {
+    let count = match rng.below(100) {
+        0 => 0,
+        1 => rng.within(1, 200),
+        _ => rng.within(1, mood.batch_max as i64),
+    };
+    let padding = rng.pick(&[0, 0, 1, 7, 40]);
+    let numbered = |rng: &mut Rng| Numbered {
+        id: rng.below(2) as u8,
+        epoch: if rng.one_in(12) { rng.below(3) as u32 } else { 0 },
+        shift: match rng.below(8) {
+            0 | 1 => rng.within(-12, 2),
+            2 => -count,
+            _ => 0,
+        },
+    };
+    let producer = (!rng.one_in(3)).then(|| numbered(rng));
+    Op::Publish { count: count as u32, padding, producer }
+}
+
+fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
+    let prefetch = match rng.below(50) {
+        0 => rng.pick(&[0, 65_535, 65_536]),
+        _ => rng.within(1, mood.prefetch_max as i64) as u32,
+    };
+    let lease_ms = rng.one_in(3).then(|| rng.pick(&[0, 1, 50, 150, 300, u32::MAX]));
+    Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms }
+}
+
+fn pick(rng: &mut Rng, mood: &Mood) -> Pick {
+    let kind = match rng.weighted(&mood.kinds) {
+        0 => SettleKind::Ack,
+        1 => SettleKind::Nack { delay_ms: rng.pick(&[0, 0, 1, 50, 100, 300]) },
+        2 => SettleKind::Reject,
+        _ => SettleKind::Extend { lease_ms: rng.pick(&[0, 10, 100, 250, 400, u32::MAX]) },
+    };
+    let targets = [Target::Held, Target::Handed, Target::Stale, Target::Any];
+    let target = targets[rng.weighted(&mood.targets)];
+    let count = if rng.one_in(40) { 150 } else { rng.pick(&[0, 1, 1, 1, 2, 3, 8]) };
+    Pick { kind, target, at: rng.below(1 << 16) as u16, count }
+}
+
+fn limits(rng: &mut Rng) -> Settings {
+    let usual = settings();
+    Settings {
+        max_messages: rng.one_in(2).then(|| 1 + rng.below(30)),
+        max_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
+        max_deliveries: rng.pick(&[0, 0, 1, 2, 3]),
+        lease_ms: rng.pick(&[usual.lease_ms, usual.lease_ms, 0, 100]),
+        session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
+        dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),
+        dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
+        ..usual
+    }
+}

@@ -1,0 +1,113 @@
+//! What the reference makes of a batch: it enters whole or not at all, once, within the limits.
+
+use std::collections::BTreeMap;
+
+use quorate_machine::queue::{Limit, Offset, Publish, Rejection, Reply, Settings};
+
+use super::{Batch, Message, Producer, Reference, State};
+
+impl Reference {
+    pub(super) fn publish(&mut self, index: u64, publish: &Publish, ids: &[u64]) -> Reply {
+        let merge = std::mem::replace(&mut self.last_publish_accepted, false);
+        if publish.count == 0 {
+            return Reply::Rejected(Rejection::EmptyBatch);
+        }
+        if let Some(reply) = self.judge(publish) {
+            return reply;
+        }
+        let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
+        let Settings { max_messages, max_bytes, .. } = self.settings;
+        let full = does_not_fit(Limit::MaxMessages, max_messages, self.held(), count)
+            .or_else(|| does_not_fit(Limit::MaxBytes, max_bytes, self.bytes(), bytes));
+        if let Some(reply) = full {
+            return reply;
+        }
+        let first = self.messages.len() as u64;
+        match self.batches.last_mut() {
+            Some(last) if merge && last.index == index => {
+                last.count += count;
+                last.bytes += bytes;
+            }
+            _ => self.batches.push(Batch { index, since: self.now, bytes, count }),
+        }
+        let batch = self.batches.len() - 1;
+        let message = |&id| Message { state: State::Ready, deliveries: 0, id, batch };
+        self.messages.extend(ids.iter().map(message));
+        self.remember(publish, first);
+        self.last_publish_accepted = true;
+        published(first, publish.count, false)
+    }
+
+    /// The reply to a batch that must not enter for its sequence.
+    fn judge(&mut self, publish: &Publish) -> Option<Reply> {
+        let p = publish.producer.as_ref()?;
+        let rejected = |rejection| Some(Reply::Rejected(rejection));
+        let first = || match p.sequence {
+            0 => None,
+            _ => rejected(Rejection::OutOfOrder { expected: 0 }),
+        };
+        let Some(known) = self.producers.get_mut(p.id.as_bytes()) else { return first() };
+        let (expected, end) = (known.next, p.sequence + u64::from(publish.count));
+        if p.epoch < known.epoch {
+            return rejected(Rejection::Fenced { epoch: known.epoch });
+        }
+        if p.epoch > known.epoch {
+            return first();
+        }
+        if p.sequence == expected {
+            return None;
+        }
+        if p.sequence > expected {
+            return rejected(Rejection::OutOfOrder { expected });
+        }
+        let oldest = *known.offsets.keys().next().unwrap();
+        if p.sequence < oldest {
+            return rejected(Rejection::TooOldToDeduplicate { oldest });
+        }
+        let first = known.offsets[&p.sequence];
+        let dense =
+            (p.sequence..end).all(|s| known.offsets.get(&s) == Some(&(first + (s - p.sequence))));
+        if !dense {
+            return rejected(Rejection::SequenceConflict { expected });
+        }
+        known.used = self.now;
+        Some(published(first, publish.count, true))
+    }
+
+    fn remember(&mut self, publish: &Publish, first: u64) {
+        let Some(p) = &publish.producer else { return };
+        let fresh = Producer { epoch: p.epoch, next: 0, used: 0, offsets: BTreeMap::new() };
+        let known = self.producers.entry(p.id.as_bytes().to_vec()).or_insert(fresh);
+        if p.epoch > known.epoch {
+            known.epoch = p.epoch;
+            known.offsets.clear();
+        }
+        let count = u64::from(publish.count);
+        known.used = self.now;
+        known.next = p.sequence + count;
+        known.offsets.extend((0..count).map(|n| (p.sequence + n, first + n)));
+        known.forget_beyond(self.settings.dedup_window.max(1) as usize);
+    }
+}
+
+impl Producer {
+    /// Keeps the newest runs; a run lasts while sequence and offset both go up by one.
+    fn forget_beyond(&mut self, window: usize) {
+        let begins = |(&sequence, &offset): (&u64, &u64)| {
+            let before = sequence.checked_sub(1).and_then(|before| self.offsets.get(&before));
+            (before.is_none_or(|before| before + 1 != offset)).then_some(sequence)
+        };
+        let runs: Vec<u64> = self.offsets.iter().filter_map(begins).collect();
+        let oldest = runs[runs.len().saturating_sub(window)];
+        self.offsets.retain(|&sequence, _| sequence >= oldest);
+    }
+}
+
+fn published(first: u64, count: u32, duplicate: bool) -> Reply {
+    Reply::Published { first_offset: Offset(first), count, duplicate }
+}
+
+fn does_not_fit(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Option<Reply> {
+    let max = max.filter(|max| held + more > *max)?;
+    Some(Reply::Rejected(Rejection::QueueFull { limit, max, held }))
+}

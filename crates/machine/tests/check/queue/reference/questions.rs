@@ -1,0 +1,126 @@
+//! What can be asked of the reference.
+
+use std::collections::BTreeSet;
+
+use quorate_machine::queue::Session;
+
+use super::{Batch, Message, Notice, Reference, State, is_held};
+
+/// The states, in the order in which they are counted.
+pub const STATES: &str = "ready, delayed, leased, acked, rejected, exhausted, purged";
+
+impl Reference {
+    /// Offsets that must be handed out now: the lowest, as many as there is credit for.
+    pub fn due_deliveries(&self) -> Vec<u64> {
+        let credit: u64 = self.consumers.keys().map(|&session| self.credit(session)).sum();
+        let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
+        ready.map(|(offset, _)| offset).take(credit as usize).collect()
+    }
+
+    pub fn credit(&self, session: Session) -> u64 {
+        let consumer = &self.consumers[&session];
+        let leased = self.leased_by(session).count() as u64;
+        if consumer.grace.is_some() {
+            0
+        } else {
+            u64::from(consumer.prefetch).saturating_sub(leased)
+        }
+    }
+
+    /// Offsets and tokens of what a session holds.
+    pub fn leased_by(&self, by: Session) -> impl Iterator<Item = (u64, u64)> {
+        (0u64..).zip(&self.messages).filter_map(move |(offset, message)| match message.state {
+            State::Leased { session, token, .. } if session == by => Some((offset, token)),
+            _ => None,
+        })
+    }
+
+    /// Offsets and tokens of what any session holds.
+    pub fn leases(&self) -> impl Iterator<Item = (u64, u64)> {
+        (0u64..).zip(&self.messages).filter_map(|(offset, message)| match message.state {
+            State::Leased { token, .. } => Some((offset, token)),
+            _ => None,
+        })
+    }
+
+    /// What a session holds, as it is to be delivered again.
+    pub(super) fn again(&self, session: Session) -> impl Iterator<Item = Notice> {
+        let node = self.consumers[&session].node;
+        self.leased_by(session).map(move |(offset, token)| {
+            let &Message { deliveries: attempt, id, .. } = &self.messages[offset as usize];
+            Notice::Again { session, node, token, offset, attempt, id }
+        })
+    }
+
+    /// What a new leader must deliver again.
+    pub fn outstanding(&self) -> Vec<Notice> {
+        let connected = self.consumers.iter().filter(|(_, consumer)| consumer.grace.is_none());
+        connected.flat_map(|(&session, _)| self.again(session)).collect()
+    }
+
+    /// When something is due next, but for the forgetting of producers.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let times = self.messages.iter().filter_map(|message| match message.state {
+            State::Delayed { due } => Some(due),
+            State::Leased { deadline, .. } => Some(deadline),
+            _ => None,
+        });
+        times.chain(self.consumers.values().filter_map(|consumer| consumer.grace)).min()
+    }
+
+    /// Messages by state, in the order of [`STATES`].
+    pub fn counts(&self) -> [u64; 7] {
+        let mut counts = [0; 7];
+        for message in &self.messages {
+            counts[match message.state {
+                State::Ready => 0,
+                State::Delayed { .. } => 1,
+                State::Leased { .. } => 2,
+                State::Acked => 3,
+                State::Rejected => 4,
+                State::Exhausted => 5,
+                State::Purged => 6,
+            }] += 1;
+        }
+        counts
+    }
+
+    pub fn held(&self) -> u64 {
+        self.messages.iter().filter(|message| is_held(message)).count() as u64
+    }
+
+    pub fn first_held(&self) -> u64 {
+        self.messages.iter().position(is_held).unwrap_or(self.messages.len()) as u64
+    }
+
+    /// Bytes held: of a batch that is partly gone, its share.
+    pub fn bytes(&self) -> u64 {
+        let mut remaining = vec![0; self.batches.len()];
+        for message in self.messages.iter().filter(|message| is_held(message)) {
+            remaining[message.batch] += 1;
+        }
+        let held = |(batch, left): (&Batch, u64)| batch.bytes * left / batch.count;
+        self.batches.iter().zip(remaining).map(held).sum()
+    }
+
+    /// When the oldest message held came in.
+    pub fn oldest(&self) -> Option<u64> {
+        let oldest = self.messages.iter().find(|message| is_held(message))?;
+        Some(self.batches[oldest.batch].since)
+    }
+
+    /// Log indexes whose bodies are needed.
+    pub fn live(&self) -> BTreeSet<u64> {
+        let held = self.messages.iter().filter(|message| is_held(message));
+        held.map(|message| self.batches[message.batch].index).collect()
+    }
+
+    pub fn producers(&self) -> u64 {
+        self.producers.len() as u64
+    }
+
+    pub fn expected_sequence(&self, producer: &[u8], epoch: u32) -> u64 {
+        let known = self.producers.get(producer).filter(|known| known.epoch >= epoch);
+        known.map_or(0, |producer| producer.next)
+    }
+}

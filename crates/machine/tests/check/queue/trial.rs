@@ -1,0 +1,271 @@
+//! One sequence: three replicas apply the encoded log, and are compared after every entry.
+//!
+//! The leader is never restored, the follower is now and then: both must have the same hash and
+//! ask for the same effects. The reference says what replies, deliveries and figures must be.
+//! It goes first, so that a command can be about what the one before it in its entry did.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_machine::queue::{
+    CloseReason, Command, ConsumerInfo, Effect, Offset, Queue, Reply, Run, Session, Settled, Token,
+    body,
+};
+use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
+
+use super::op::{Entry, Handed, Op, ids_of};
+use super::reference::{Notice, Reference, STATES};
+use super::{Tally, settings};
+
+pub struct Trial<'a> {
+    leader: Queue,
+    follower: Queue,
+    reference: Reference,
+    /// Payloads of all entries.
+    log: BTreeMap<u64, Bytes>,
+    handed: Vec<Handed>,
+    last_token: BTreeMap<u64, u64>,
+    index: u64,
+    now: u64,
+    next_id: u64,
+    /// Messages dropped so far, for the tally.
+    exhausted: u64,
+    tally: &'a mut Tally,
+}
+
+/// A command, and what must come of it.
+struct Expected {
+    command: Command,
+    reply: Reply,
+    notices: Vec<Notice>,
+}
+
+impl<'a> Trial<'a> {
+    pub fn new(tally: &'a mut Tally) -> Self {
+        let mut trial = Self {
+            leader: Queue::new(),
+            follower: Queue::new(),
+            reference: Reference::default(),
+            log: BTreeMap::new(),
+            handed: Vec::new(),
+            last_token: BTreeMap::new(),
+            index: 0,
+            now: 1_000,
+            next_id: 0,
+            exhausted: 0,
+            tally,
+        };
+        let configure = Op::Configure { settings: settings(), stale: false };
+        trial.step(&Entry { after_ms: 0, restore: false, ops: vec![configure] }, true);
+        trial
+    }
+
+    /// Applies an entry everywhere and compares what comes of it; the states, and what a restored
+    /// replica makes of them, if wanted.
+    pub fn step(&mut self, entry: &Entry, compare: bool) {
+        self.index += 1;
+        self.now = self.now.saturating_add_signed(entry.after_ms);
+        if entry.restore && compare {
+            self.restore();
+        }
+        let expected: Vec<Expected> = entry.ops.iter().map(|op| self.expect(op)).collect();
+        self.reference.advance(self.now);
+        self.reference.end_of_entry();
+        let at_end = self.take_notices();
+
+        let mut builder = EntryBuilder::new();
+        for Expected { command, .. } in &expected {
+            builder.push_command::<Queue>(command);
+        }
+        let payload = builder.freeze(Millis(self.now));
+        self.log.insert(self.index, payload.clone());
+        self.apply(payload, &expected, &at_end);
+        if compare {
+            self.check_state();
+        }
+    }
+
+    fn restore(&mut self) {
+        self.follower = Queue::restore(&self.follower.snapshot()).unwrap();
+        let mut effects = Vec::new();
+        self.follower.outstanding(&mut effects);
+        let mut expected = self.reference.outstanding();
+        expected.sort_unstable();
+        assert_eq!(self.notices(&effects), expected, "a new leader delivers what is leased");
+        self.tally.add("restores", 1);
+    }
+
+    fn expect(&mut self, op: &Op) -> Expected {
+        let ids: Vec<u64> = (self.next_id..self.next_id + op.publishes()).collect();
+        self.next_id += op.publishes();
+        self.reference.advance(self.now);
+        let command = op.command(&self.reference, &self.handed, &ids);
+        let reply = self.reference.apply(self.index, &command, &ids);
+        self.tally.add("commands", 1);
+        count_reply(self.tally, &reply);
+        Expected { command, reply, notices: self.take_notices() }
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        let mut notices = std::mem::take(&mut self.reference.notices);
+        notices.sort_unstable();
+        self.tally.add("notices", notices.len() as u64);
+        notices
+    }
+
+    fn apply(&mut self, payload: Bytes, expected: &[Expected], at_end: &[Notice]) {
+        let (now, commands) = decode_entry(payload).unwrap();
+        let at = At { index: self.index, now };
+        let (mut effects, mut follower_effects) = (Vec::new(), Vec::new());
+        for ((ordinal, bytes), expected) in (0..).zip(commands).zip(expected) {
+            let command = Queue::decode(&mut bytes.unwrap()).unwrap();
+            assert_eq!(command, expected.command, "a command comes back as it was written");
+            let before = effects.len();
+            let reply = self.leader.apply(at, ordinal, command.clone(), &mut effects);
+            let follower_reply = self.follower.apply(at, ordinal, command, &mut follower_effects);
+            assert_eq!(reply, follower_reply, "a restored replica replies alike");
+            assert_eq!(flat(reply), expected.reply, "reply to {:?}", expected.command);
+            let notices = self.notices(&effects[before..]);
+            assert_eq!(notices, expected.notices, "notices of {:?}", expected.command);
+        }
+        let before = effects.len();
+        self.leader.finish(at, &mut effects);
+        self.follower.finish(at, &mut follower_effects);
+        assert_eq!(effects, follower_effects, "a restored replica asks for the same");
+        let is_delivery = |effect: &Effect| matches!(effect, Effect::Deliver { .. });
+        let (deliveries, closed): (Vec<_>, Vec<_>) = effects.drain(before..).partition(is_delivery);
+        assert_eq!(self.notices(&closed), at_end, "notices at the end of an entry");
+        self.check_deliveries(&deliveries);
+    }
+
+    /// Effects, message by message, with the ids that their bodies have in the log.
+    fn notices(&self, effects: &[Effect]) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Closed { session, node, attachment, reason } => {
+                    let (session, node, attachment) = (*session, node.0, attachment.0);
+                    let moved = *reason == CloseReason::Moved;
+                    notices.push(Notice::Closed { session, node, attachment, moved });
+                }
+                Effect::Deliver { session, node, token, runs } => {
+                    let (session, node, token) = (*session, node.0, token.0);
+                    for run in runs {
+                        let again = |(offset, id)| {
+                            let attempt = run.attempt;
+                            Notice::Again { session, node, token, offset, attempt, id }
+                        };
+                        notices.extend((run.first_offset.0..).zip(self.bodies(run)).map(again));
+                    }
+                }
+            }
+        }
+        notices.sort_unstable();
+        notices
+    }
+
+    fn bodies(&self, run: &Run) -> Vec<u64> {
+        let payload = &self.log[&run.index.0];
+        ids_of(&body(payload, run.ordinal, run.skip, run.count).unwrap())
+    }
+
+    fn check_deliveries(&mut self, effects: &[Effect]) {
+        let due = self.reference.due_deliveries();
+        let mut delivered = Vec::new();
+        for effect in effects {
+            let Effect::Deliver { session, node, token, runs } = effect else { continue };
+            assert_eq!(*token, Token(self.index), "the token is the entry's");
+            assert_eq!(node.0, self.reference.consumers[session].node);
+            let count: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+            assert!(count <= self.reference.credit(*session), "no more than the prefetch");
+            for run in runs {
+                let ids = self.reference.deliver(*session, token.0, run);
+                assert_eq!(self.bodies(run), ids, "a run leads back to its messages");
+                let first = run.first_offset.0;
+                for offset in first..first + u64::from(run.count) {
+                    self.hand(*session, offset, token.0);
+                    delivered.push(offset);
+                }
+                self.tally.add("redeliveries", u64::from(run.attempt > 1));
+            }
+        }
+        delivered.sort_unstable();
+        assert_eq!(delivered, due, "the lowest ready messages go out, up to the credit");
+        self.tally.add("deliveries", delivered.len() as u64);
+    }
+
+    fn hand(&mut self, session: Session, offset: u64, token: u64) {
+        let before = self.last_token.insert(offset, token);
+        assert!(before < Some(token), "tokens of a message grow");
+        self.handed.push((session, offset, token));
+    }
+
+    fn check_state(&mut self) {
+        self.leader.check().unwrap();
+        assert_eq!(self.leader.hash(), self.follower.hash(), "replicas have the same state");
+        let (stats, reference) = (self.leader.stats(), &self.reference);
+        assert_eq!(stats.published, reference.messages.len() as u64, "published");
+        assert_eq!(stats.next_offset.0, stats.published, "offsets are dense");
+        let counts = [
+            stats.ready,
+            stats.delayed,
+            stats.leased,
+            stats.acked,
+            stats.rejected,
+            stats.exhausted,
+            stats.purged,
+        ];
+        assert_eq!(counts, reference.counts(), "messages that are {STATES}");
+        assert_eq!(stats.bytes, reference.bytes(), "bytes held");
+        assert_eq!(stats.first_offset.0, reference.first_held(), "the oldest message held");
+        assert_eq!(stats.oldest.map(|since| since.0), reference.oldest(), "since when it is held");
+        assert_eq!(stats.producers, reference.producers(), "producers remembered");
+        let live: Vec<u64> = self.leader.live().into_iter().flatten().collect();
+        assert!(live.iter().eq(&reference.live()), "live {live:?}, not {:?}", reference.live());
+        let due = self.leader.next_deadline().map_or(u64::MAX, |due| due.0);
+        assert!(due > reference.now, "what is due is done");
+        assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
+        self.check_consumers(&stats.consumers);
+        self.tally.add("exhausted", stats.exhausted - self.exhausted);
+        self.exhausted = stats.exhausted;
+    }
+
+    fn check_consumers(&self, infos: &[ConsumerInfo]) {
+        assert_eq!(infos.len(), self.reference.consumers.len(), "sessions");
+        for (info, (session, consumer)) in infos.iter().zip(&self.reference.consumers) {
+            assert_eq!(info.session, *session);
+            assert_eq!(info.name, consumer.name);
+            assert_eq!((info.node.0, info.prefetch), (consumer.node, consumer.prefetch));
+            assert_eq!(info.connected, consumer.grace.is_none(), "who is connected");
+            let held: Vec<_> = self.reference.leased_by(*session).collect();
+            assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
+            for (offset, token) in held {
+                assert!(self.leader.holds(*session, Token(token), Offset(offset)));
+            }
+        }
+    }
+}
+
+/// A reply with its lost runs message by message, as the reference has them.
+fn flat(reply: Reply) -> Reply {
+    let Reply::Settled(Settled { settled, lost }) = reply else { return reply };
+    let single = |(first, count): (Offset, u32)| {
+        (first.0..first.0 + u64::from(count)).map(|offset| (Offset(offset), 1))
+    };
+    Reply::Settled(Settled { settled, lost: lost.into_iter().flat_map(single).collect() })
+}
+
+fn count_reply(tally: &mut Tally, reply: &Reply) {
+    match reply {
+        Reply::Done => {}
+        Reply::Published { duplicate: true, .. } => tally.add("duplicates", 1),
+        Reply::Published { count, .. } => tally.add("published", (*count).into()),
+        Reply::Attached { resumed, .. } => tally.add("resumed", (*resumed).into()),
+        Reply::Settled(outcome) => {
+            tally.add("settled", outcome.settled);
+            tally.add("lost", outcome.lost.len() as u64);
+        }
+        Reply::Purged { count } => tally.add("purged", *count),
+        Reply::Rejected(_) => tally.add("refused", 1),
+    }
+}

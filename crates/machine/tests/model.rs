@@ -1,0 +1,159 @@
+//! The machines against their references: random logs with proptest, many more with a generator
+//! that is faster, and every short one. What they have in common is in `check`.
+
+use proptest::prelude::*;
+use quorate_machine::queue::{Settings, SettleKind};
+
+mod check;
+use check::catalog::Catalog;
+use check::queue::op::{Entry, Numbered, Op, Pick, Target};
+use check::queue::{Queue, alphabet, scenes, settings};
+use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
+
+fn kinds() -> impl Strategy<Value = SettleKind> {
+    prop_oneof![
+        4 => Just(SettleKind::Ack),
+        2 => prop_oneof![Just(0u32), 1..300u32].prop_map(|delay_ms| SettleKind::Nack { delay_ms }),
+        1 => Just(SettleKind::Reject),
+        1 => (0..400u32).prop_map(|lease_ms| SettleKind::Extend { lease_ms }),
+    ]
+}
+
+fn picks() -> impl Strategy<Value = Vec<Pick>> {
+    let target = prop_oneof![
+        8 => Just(Target::Held),
+        1 => Just(Target::Handed),
+        1 => Just(Target::Stale),
+        1 => Just(Target::Any),
+    ];
+    let pick = (kinds(), target, any::<u16>(), 0..9u32)
+        .prop_map(|(kind, target, at, count)| Pick { kind, target, at, count });
+    prop::collection::vec(pick, 1..4)
+}
+
+fn limits() -> impl Strategy<Value = Settings> {
+    (prop::option::of(1..60u64), prop::option::of(1..4000u64), 0..4u32).prop_map(
+        |(max_messages, max_bytes, max_deliveries)| Settings {
+            max_messages,
+            max_bytes,
+            max_deliveries,
+            ..settings()
+        },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let numbered = (
+        0..2u8,
+        prop_oneof![9 => Just(0u32), 1 => 0..3u32],
+        prop_oneof![6 => Just(0i64), 2 => -12..3i64],
+    )
+        .prop_map(|(id, epoch, shift)| Numbered { id, epoch, shift });
+    let stale = || prop::bool::weighted(0.3);
+    prop_oneof![
+        8 => (1..9u32, 0..40usize, prop::option::of(numbered))
+            .prop_map(|(count, padding, producer)| Op::Publish { count, padding, producer }),
+        4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
+            |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
+        1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
+        1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Disconnect { session, stale }),
+        10 => (0..4u8, picks()).prop_map(|(session, picks)| Op::Settle { session, picks }),
+        1 => (limits(), stale()).prop_map(|(settings, stale)| Op::Configure { settings, stale }),
+        1 => Just(Op::Tick),
+        1 => prop::bool::weighted(0.2).prop_map(|purge| if purge { Op::Purge } else { Op::Tick }),
+        1 => stale().prop_map(|change| if change { Op::LeaderChanged } else { Op::Tick }),
+    ]
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let after = prop_oneof![4 => 0..20i64, 1 => 50..400i64, 1 => -50..0i64];
+    let entry = (after, prop::bool::weighted(0.2), prop::collection::vec(ops(), 0..6))
+        .prop_map(|(after_ms, restore, ops)| Entry { after_ms, restore, ops });
+    prop::collection::vec(entry, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_queue_behaves_like_the_reference(entries in entries()) {
+        Queue::run(&entries, 0, &mut Tally::default());
+    }
+}
+
+#[test]
+fn every_short_log_of_a_queue_is_as_the_reference_says() {
+    let mut figures = Figures::default();
+    for ((_, scene), depth) in scenes().iter().zip([2, 3, 2]) {
+        let more = exhaustive::run::<Queue>(scene, &alphabet(), depth);
+        figures.add(&more.unwrap_or_else(|failure| panic!("{failure}")));
+    }
+    println!("{figures}");
+    happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
+}
+
+#[test]
+fn random_logs_of_a_queue_are_as_the_reference_says() {
+    let figures = random::<Queue>(12_000);
+    happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
+    happened(&figures, &["notices", "resumed", "restores", "settled"]);
+}
+
+#[test]
+fn random_logs_of_a_catalog_are_as_the_reference_says() {
+    let figures = random::<Catalog>(6_000);
+    happened(&figures, &["created", "deleted", "updated", "refused", "restores"]);
+}
+
+fn random<S: Subject>(sequences: u64) -> Figures {
+    let figures = campaign::run::<S>(1, 0..sequences);
+    let figures = figures.unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{}: {figures}\n{}", S::NAME, figures.tally);
+    figures
+}
+
+/// A check in which something never happens does not check it.
+fn happened(figures: &Figures, events: &[&str]) {
+    for event in events {
+        assert!(figures.tally.of(event) > 0, "no {event} in {}", figures.tally);
+    }
+}
+
+/// A machine that fails at a 7, should a 3 have come before.
+struct Broken;
+
+impl Subject for Broken {
+    const NAME: &'static str = "broken";
+    type Step = u64;
+
+    fn random(rng: &mut Rng) -> Vec<u64> {
+        (0..20).map(|_| rng.below(10)).collect()
+    }
+
+    fn run(steps: &[u64], _known: usize, _tally: &mut Tally) {
+        let three = steps.iter().position(|step| *step == 3).unwrap_or(steps.len());
+        assert!(!steps[three..].contains(&7), "a 7 after a 3");
+    }
+
+    fn simpler(_step: &u64) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_failure_is_short_and_its_seed_leads_back_to_it() {
+    let failure = campaign::run::<Broken>(1, 0..1_000).unwrap_err();
+    assert_eq!(failure.steps, ["3", "7"]);
+    assert!(failure.message.contains("a 7 after a 3"));
+    let (_, seed) = failure.again.split_once("broken --replay ").unwrap();
+    let again = campaign::replay::<Broken>(seed.parse().unwrap()).unwrap_err();
+    assert_eq!(again.message, failure.message);
+}
+
+#[test]
+fn every_short_log_finds_the_shortest_failure() {
+    let alphabet: Vec<u64> = (0..10).collect();
+    let failure = exhaustive::run::<Broken>(&[], &alphabet, 2).unwrap_err();
+    assert_eq!(failure.steps, ["3", "7"]);
+    assert_eq!(failure.sequences, 38);
+}
