@@ -298,13 +298,20 @@ fn pipelined(
     }
 }
 
-/// What a planted bug takes for a follower's answers.
+/// What a planted bug takes for a follower's answers, once the first has come.
 fn unquestioned(
     mut link: Box<dyn AppendLink>,
     mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
     let send = link.sender();
     stream! {
+        let Some(first) = input.next().await else { return };
+        if send(Body::StreamAppend(wire::append_to(&first))).await.is_none() {
+            return;
+        }
+        let Some(Body::Appended(answer)) = link.next().await else { return };
+        let Ok(answer) = wire::streamed_from(answer) else { return };
+        yield Ok(answer);
         while let Some(request) = input.next().await {
             let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
             if send(Body::StreamAppend(wire::append_to(&request))).await.is_none() {
