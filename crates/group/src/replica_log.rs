@@ -23,6 +23,7 @@ const BODIES: u64 = 1 << 63;
 pub(crate) struct ReplicaLog {
     pub(crate) log: Log,
     /// Whose log it is.
+    #[cfg_attr(not(madsim), allow(dead_code, reason = "a simulated world is told where it is"))]
     pub(crate) node: u64,
     pub(crate) group: GroupId,
     pub(crate) bodies: GroupId,

@@ -209,6 +209,8 @@ pub struct Counters {
     pub delivered: u64,
     /// Acknowledgements confirmed.
     pub acked: u64,
+    /// Publishes whose outcome stayed unknown.
+    pub unknown: u64,
     /// Leaderships begun.
     pub elections: u64,
     /// Entries applied, over all replicas.
@@ -337,13 +339,6 @@ impl Record {
         self.lock().applied.get(&(node, group)).copied()
     }
 
-    /// The groups of which anything was applied.
-    pub(crate) fn groups(&self) -> Vec<u64> {
-        let groups = self.lock().applied.keys().map(|(_, group)| *group).collect();
-        let groups: std::collections::BTreeSet<u64> = groups;
-        groups.into_iter().collect()
-    }
-
     pub(crate) fn with_trace<R>(&self, look: impl FnOnce(&mut Trace) -> R) -> R {
         look(&mut self.lock().trace)
     }
@@ -353,6 +348,7 @@ impl State {
     fn count(&mut self, event: &Event<'_>) {
         match event {
             Event::Confirmed { .. } => self.counters.confirmed += 1,
+            Event::Unknown { .. } => self.counters.unknown += 1,
             Event::Delivered { .. } => self.counters.delivered += 1,
             Event::Settled { settle: Settle::Ack, error: None, .. } => self.counters.acked += 1,
             Event::Leads { node, group, term } => {
@@ -381,7 +377,9 @@ impl Observer for Record {
     }
 
     fn made(&self, node: u64, group: u64, made: Made<'_>) {
-        self.tell(Event::State { node, group, index: made.index, hash: made.hash });
+        if let Some(hash) = made.hash {
+            self.tell(Event::State { node, group, index: made.index, hash });
+        }
         let mut state = self.lock();
         let last = state.made.entry(group).or_default();
         if made.index <= *last {

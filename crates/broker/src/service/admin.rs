@@ -153,6 +153,10 @@ impl Member {
             let nodes: Vec<_> = catalog.nodes().map(|node| node.id).collect();
             (nodes, catalog.queues().len())
         });
+        // The founders are registered one by one: for a moment there are fewer.
+        if nodes.len() < self.config.peers.len() {
+            return Err(Refusal::no_quorum("found the cluster"));
+        }
         let limit = self.config.limits.max_queues as usize;
         if queues >= limit && self.known(&name).is_none() {
             let message =

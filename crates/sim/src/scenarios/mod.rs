@@ -1,13 +1,31 @@
 //! What can happen in a run: anything (`random`), or one of the named scenarios, each of which is a
-//! way in which a replicated queue is known to have lost messages or its way.
+//! way in which replicated queues are known to have lost messages, or their way.
 
+mod bitrot_minority;
+mod disk_full_then_restart;
+mod healthy_soak;
+mod kill_during_create;
+mod leader_change_between_deliver_and_ack;
+mod leader_read_error;
+mod membership_under_partition;
+mod power_loss_all_nodes;
+mod power_loss_during_election;
 mod random;
+mod retry_storm;
+mod rolling_restart_hashes;
+mod stuck_head_message_disk_bounded;
+mod wiped_node_returns;
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use madsim::rand::{Rng, thread_rng};
+use quorate_client::QueueSettings;
 
 use crate::events::Record;
+use crate::faults::{self, Target};
+use crate::workload::{Load, Workload};
+use crate::world::Cluster;
 
 /// Sizes of a run.
 #[derive(Clone, Debug)]
@@ -32,7 +50,21 @@ pub struct Scenario {
 pub static RANDOM: Scenario = random::SCENARIO;
 
 /// The named ones.
-pub static NAMED: &[&Scenario] = &[];
+pub static NAMED: &[&Scenario] = &[
+    &bitrot_minority::SCENARIO,
+    &disk_full_then_restart::SCENARIO,
+    &healthy_soak::SCENARIO,
+    &kill_during_create::SCENARIO,
+    &leader_change_between_deliver_and_ack::SCENARIO,
+    &leader_read_error::SCENARIO,
+    &membership_under_partition::SCENARIO,
+    &power_loss_all_nodes::SCENARIO,
+    &power_loss_during_election::SCENARIO,
+    &retry_storm::SCENARIO,
+    &rolling_restart_hashes::SCENARIO,
+    &stuck_head_message_disk_bounded::SCENARIO,
+    &wiped_node_returns::SCENARIO,
+];
 
 /// The scenario of a name.
 #[must_use]
@@ -41,4 +73,38 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
         return Some(&RANDOM);
     }
     NAMED.iter().copied().find(|scenario| scenario.name == name)
+}
+
+/// Within so long after the last fault everything is confirmed, delivered and applied.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What every run comes to in the end: all is healed, the queues drain, the replicas agree.
+async fn drain(cluster: &Cluster, workload: &Workload) -> Result<(), String> {
+    let clients = workload.machines();
+    let groups: Vec<u64> = workload.queues().iter().map(|queue| queue.group).collect();
+    faults::heal(&Target { cluster: cluster.clone(), groups: groups.clone(), clients });
+    workload.drain(DRAIN_LIMIT).await?;
+    cluster.settle(&groups, SETTLE_LIMIT).await
+}
+
+/// A load that leaves no message untouched: what a scenario needs that says itself what happens.
+fn steady() -> Load {
+    Load {
+        queues: 2,
+        producers: 2,
+        consumers: 2,
+        pause: Duration::from_millis(20),
+        settings: Some(QueueSettings {
+            replicas: 3,
+            lease_ms: 2_000,
+            session_grace_ms: 2_000,
+            ..QueueSettings::default()
+        }),
+        trouble_percent: 5,
+    }
+}
+
+fn between(from_ms: u64, to_ms: u64) -> Duration {
+    Duration::from_millis(thread_rng().gen_range(from_ms..to_ms))
 }

@@ -1,11 +1,9 @@
 //! A random workload under random faults; then everything is healed, and must drain and agree.
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Plan, Scenario};
+use super::{Plan, Scenario, drain};
 use crate::events::{Event, Record};
 use crate::faults::{self, Target};
 use crate::workload::{Load, Workload};
@@ -17,10 +15,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |plan, record| run(plan, record).boxed(),
 };
 
-/// Within so long after the last fault everything is confirmed, delivered and applied.
-const DRAIN_LIMIT: Duration = Duration::from_secs(120);
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
-
 async fn run(plan: Plan, record: Record) -> Result<(), String> {
     let cluster = Cluster::start(plan.nodes, record.clone());
     let workload = Workload::start(&cluster, Load::random()).await?;
@@ -30,11 +24,4 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
     record.tell(Event::Note(&format!("faults: {kinds:?}")));
     faults::run(&target, &kinds, Instant::now() + plan.time).await;
     drain(&cluster, &workload).await
-}
-
-/// What every run has to come to in the end.
-pub(super) async fn drain(cluster: &Cluster, workload: &Workload) -> Result<(), String> {
-    workload.drain(DRAIN_LIMIT).await?;
-    let groups: Vec<u64> = workload.queues().iter().map(|queue| queue.group).collect();
-    cluster.settle(&groups, SETTLE_LIMIT).await
 }

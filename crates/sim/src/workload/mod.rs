@@ -58,7 +58,7 @@ impl Load {
             queues: random.gen_range(1..=3),
             producers: random.gen_range(1..=2),
             consumers: random.gen_range(1..=3),
-            pause: Duration::from_millis(random.gen_range(10..=60)),
+            pause: Duration::from_millis(random.gen_range(25..=120)),
             settings: None,
             trouble_percent: random.gen_range(0..=30),
         }

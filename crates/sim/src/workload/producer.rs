@@ -18,7 +18,7 @@ fn bytes() -> usize {
     let mut random = thread_rng();
     match random.gen_range(0..20) {
         0 => random.gen_range(2_000..12_000),
-        _ => random.gen_range(8..300),
+        _ => random.gen_range(12..300),
     }
 }
 

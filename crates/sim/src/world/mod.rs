@@ -145,18 +145,21 @@ impl Cluster {
         self.nodes().into_iter().map(|node| address(node).to_string()).collect()
     }
 
-    /// Connects an application; tries until a node answers.
+    /// Connects an application; tries until the cluster is there.
     ///
     /// # Panics
-    /// When none does within a minute.
+    /// When it is not within a minute.
     pub async fn client(&self) -> Client {
         for _ in 0..600 {
-            if let Ok(client) = Client::connect(self.addresses()).await {
+            if let Ok(client) = Client::connect(self.addresses()).await
+                && let Ok(status) = client.status().await
+                && status.nodes.len() >= self.0.founders.len()
+            {
                 return client;
             }
             sleep(Duration::from_millis(100)).await;
         }
-        panic!("no node of the simulated cluster answers");
+        panic!("the simulated cluster does not answer");
     }
 
     /// A machine of its own for clients.

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quorate_group::{EffectsAt, Handle, ProposeError, Replica, Spec, Timing, Volumes};
-use quorate_machine::queue::{Command, Publish, Queue};
+use quorate_machine::queue::{Command, Publish, Queue, Reply};
 use quorate_proto::internal as pb;
 use quorate_storage::{Log, Options, SimDisk, SimMeta};
 use tokio::net::TcpListener;
