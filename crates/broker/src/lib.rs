@@ -21,6 +21,9 @@
 mod budget;
 mod config;
 mod founding;
+// For `quorate-fuzz` alone: how requests are checked is private.
+#[doc(hidden)]
+pub mod fuzz;
 mod member;
 pub mod peers;
 mod queue;
