@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_group::Volumes;
+use quorate_machine::catalog::RegisterNode;
 use serde::Deserialize;
 
 /// Settings of a node.
@@ -226,7 +227,12 @@ impl Config {
         })?;
         if let Some(address) = &self.advertise {
             check("advertise", is_host_port(address), || format!("`{address}` is not host:port"))?;
+            let max = RegisterNode::ADDRESS_BYTES_MAX;
+            check("advertise", address.len() <= max, || format!("is longer than {max} bytes"))?;
         }
+        // It goes into the catalog, whose replicas read no longer one.
+        let max = RegisterNode::ZONE_BYTES_MAX;
+        check("zone", self.zone.len() <= max, || format!("is longer than {max} bytes"))?;
         Ok(())
     }
 
@@ -300,6 +306,14 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn what_the_catalog_cannot_keep_is_refused() {
+        let zone = |length| move |config: &mut Config| config.zone = "z".repeat(length);
+        assert_eq!(refused(zone(RegisterNode::ZONE_BYTES_MAX + 1)), "zone");
+        let host = "h".repeat(RegisterNode::ADDRESS_BYTES_MAX);
+        assert_eq!(refused(|config| config.advertise = Some(format!("{host}:1"))), "advertise");
     }
 
     #[test]

@@ -22,6 +22,9 @@ mod about;
 mod budget;
 mod config;
 mod founding;
+// For `quorate-fuzz` alone: how requests are checked is private.
+#[doc(hidden)]
+pub mod fuzz;
 mod listener;
 mod log_writer;
 mod member;

@@ -107,7 +107,7 @@ impl Checkpoints {
     }
 }
 
-fn encode(checkpoint: &Checkpoint) -> Bytes {
+pub(crate) fn encode(checkpoint: &Checkpoint) -> Bytes {
     let membership = codec::encode_stored_membership(&checkpoint.meta.last_membership);
     let mut out = BytesMut::with_capacity(64 + membership.len() + checkpoint.state.len());
     out.put_u8(VERSION);
@@ -119,14 +119,14 @@ fn encode(checkpoint: &Checkpoint) -> Bytes {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum CheckpointError {
+pub(crate) enum CheckpointError {
     #[error("checkpoint of an unknown version or cut short")]
     Malformed,
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
 
-fn decode(mut bytes: Bytes) -> Result<Checkpoint, CheckpointError> {
+pub(crate) fn decode(mut bytes: Bytes) -> Result<Checkpoint, CheckpointError> {
     if !bytes.has_remaining() || bytes.get_u8() != VERSION {
         return Err(CheckpointError::Malformed);
     }

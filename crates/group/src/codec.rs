@@ -23,13 +23,26 @@ const MEMBERSHIP: u8 = 0xFF;
 
 /// Bytes that are not what this module writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("decode {what}: the bytes are cut short or of an unknown version")]
+#[error("decode {what}: the bytes are cut short, malformed or of an unknown version")]
 pub struct CodecError {
     what: &'static str,
 }
 
 fn take(what: &'static str, bytes: &mut impl Buf, needed: usize) -> Result<(), CodecError> {
     if bytes.remaining() < needed { Err(CodecError { what }) } else { Ok(()) }
+}
+
+fn flag(what: &'static str, bytes: &mut impl Buf) -> Result<bool, CodecError> {
+    take(what, bytes, 1)?;
+    match bytes.get_u8() {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(CodecError { what }),
+    }
+}
+
+fn end(what: &'static str, bytes: &impl Buf) -> Result<(), CodecError> {
+    if bytes.has_remaining() { Err(CodecError { what }) } else { Ok(()) }
 }
 
 fn version(what: &'static str, bytes: &mut impl Buf) -> Result<(), CodecError> {
@@ -48,9 +61,11 @@ pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
 
 pub(crate) fn decode_vote(mut bytes: &[u8]) -> Result<Vote, CodecError> {
     version("vote", &mut bytes)?;
-    take("vote", &mut bytes, 17)?;
+    take("vote", &mut bytes, 16)?;
     let (term, node) = (bytes.get_u64_le(), bytes.get_u64_le());
-    Ok(if bytes.get_u8() == 1 { Vote::new_committed(term, node) } else { Vote::new(term, node) })
+    let committed = flag("vote", &mut bytes)?;
+    end("vote", &bytes)?;
+    Ok(if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) })
 }
 
 pub(crate) fn put_log_id(id: Option<&LogId>, out: &mut BytesMut) {
@@ -62,13 +77,19 @@ pub(crate) fn put_log_id(id: Option<&LogId>, out: &mut BytesMut) {
 }
 
 pub(crate) fn get_log_id(bytes: &mut impl Buf) -> Result<Option<LogId>, CodecError> {
-    take("log id", bytes, 1)?;
-    if bytes.get_u8() == 0 {
+    if !flag("log id", bytes)? {
         return Ok(None);
     }
     take("log id", bytes, 16)?;
     let (term, index) = (bytes.get_u64_le(), bytes.get_u64_le());
     Ok(Some(log_id(term, index)))
+}
+
+/// Reads a log id that stands alone.
+pub(crate) fn decode_log_id(mut bytes: &[u8]) -> Result<Option<LogId>, CodecError> {
+    let id = get_log_id(&mut bytes)?;
+    end("log id", &bytes)?;
+    Ok(id)
 }
 
 fn put_membership(membership: &Membership, out: &mut BytesMut) {
@@ -87,16 +108,27 @@ fn get_nodes(bytes: &mut impl Buf) -> Result<BTreeSet<u64>, CodecError> {
     take("membership", bytes, 2)?;
     let count = usize::from(bytes.get_u16_le());
     take("membership", bytes, count * 8)?;
-    Ok((0..count).map(|_| bytes.get_u64_le()).collect())
+    let nodes: Vec<u64> = (0..count).map(|_| bytes.get_u64_le()).collect();
+    if nodes.is_sorted_by(|before, after| before < after) {
+        Ok(nodes.into_iter().collect())
+    } else {
+        Err(CodecError { what: "membership" })
+    }
 }
 
+/// Reads a membership to its end. One without voters is refused: in openraft's eyes any set of
+/// nodes is a majority of it.
 fn get_membership(bytes: &mut impl Buf) -> Result<Membership, CodecError> {
     version("membership", bytes)?;
     take("membership", bytes, 2)?;
     let configs = bytes.get_u16_le();
+    if configs == 0 {
+        return Err(CodecError { what: "membership" });
+    }
     let configs = (0..configs).map(|_| get_nodes(bytes)).collect::<Result<Vec<_>, _>>()?;
     let nodes: BTreeMap<u64, EmptyNode> =
         get_nodes(bytes)?.into_iter().map(|node| (node, EmptyNode {})).collect();
+    end("membership", bytes)?;
     Membership::new(configs, nodes).map_err(|_| CodecError { what: "membership" })
 }
 
@@ -109,11 +141,11 @@ pub(crate) fn encode_stored_membership(stored: &StoredMembership) -> Bytes {
 }
 
 pub(crate) fn decode_stored_membership(mut bytes: &[u8]) -> Result<StoredMembership, CodecError> {
-    let id = get_log_id(&mut bytes)?;
-    let empty = id.is_none() && bytes.len() == 5;
-    if empty {
-        return Ok(StoredMembership::default());
+    let never_set = StoredMembership::default();
+    if encode_stored_membership(&never_set) == bytes {
+        return Ok(never_set);
     }
+    let id = get_log_id(&mut bytes)?;
     Ok(StoredMembership::new(id, get_membership(&mut bytes)?))
 }
 
@@ -177,6 +209,40 @@ mod tests {
             let _ = decode_vote(&bytes);
             let _ = decode_stored_membership(&bytes);
             let _ = decode_entry(log_id(1, 1), Bytes::from(bytes));
+        }
+    }
+
+    #[test]
+    fn what_this_module_does_not_write_is_refused() {
+        let vote = encode_vote(&Vote::new(7, 1));
+        for last in [2, 255] {
+            assert!(decode_vote(&[&vote[..17], &[last]].concat()).is_err(), "committed {last}");
+        }
+        assert!(decode_vote(&[&vote[..], &[0]].concat()).is_err());
+        assert!(decode_log_id(&[0, 0]).is_err());
+        assert!(decode_log_id(&[2; 17]).is_err());
+        let none = encode_stored_membership(&StoredMembership::default());
+        for at in 0..none.len() {
+            let mut damaged = none.to_vec();
+            damaged[at] ^= 4;
+            assert!(decode_stored_membership(&damaged).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_membership_has_one_form_and_voters() {
+        let node = u64::to_le_bytes;
+        let one = |nodes: &[u8]| [&[1, 1, 0, 1, 0], &node(3)[..], nodes].concat();
+        let read = |bytes: Vec<u8>| {
+            decode_entry(log_id(1, 1), [&[MEMBERSHIP], &bytes[..]].concat().into())
+        };
+        assert!(read(one(&[&[1, 0], &node(3)[..]].concat())).is_ok());
+        let again = one(&[&[2, 0], &node(3)[..], &node(3)].concat());
+        let descending = one(&[&[2, 0], &node(4)[..], &node(3)].concat());
+        let longer = one(&[&[1, 0], &node(3)[..], &[0]].concat());
+        let nobody = vec![1, 0, 0, 0, 0];
+        for refused in [again, descending, longer, nobody] {
+            assert!(read(refused.clone()).is_err(), "{refused:?}");
         }
     }
 

@@ -15,6 +15,9 @@ mod applier;
 mod checkpoint;
 mod clock;
 mod codec;
+// For `quorate-fuzz` alone: what is decoded here, and its types, are private.
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod keeper;
 mod log_store;

@@ -150,7 +150,7 @@ impl RaftLogStorage<Types> for LogStore {
         if state.committed.is_empty() {
             return Ok(None);
         }
-        let committed = codec::get_log_id(&mut &state.committed[..]).map_err(io::Error::other)?;
+        let committed = codec::decode_log_id(&state.committed).map_err(io::Error::other)?;
         let last = state.last.or(state.purged);
         Ok(committed.filter(|id| last.is_some_and(|(index, _)| id.index <= index)))
     }

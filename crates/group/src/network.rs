@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::checkpoint::{SnapshotData, Source, TRANSFER_BYTES_MAX};
 use crate::codec;
 use crate::state_machine::Snapshot;
-use crate::types::{Types, Vote};
+use crate::types::{Types, Vote, term_of};
 use crate::wire::{self, WireError};
 
 /// A request that got no answer from the peer.
@@ -388,6 +388,6 @@ async fn next_bodies(
 
 /// A body as it came with a snapshot.
 pub(crate) fn body_from(entry: pb::Entry) -> Result<Entry, WireError> {
-    let id = entry.id.ok_or(WireError::Missing("log id"))?;
-    Ok(Entry { index: id.index, term: id.term, payload: entry.payload })
+    let id = wire::stored_id_from(entry.id.ok_or(WireError::Missing("log id"))?)?;
+    Ok(Entry { index: id.index, term: term_of(&id), payload: entry.payload })
 }

@@ -122,7 +122,9 @@ impl Replica {
         let vote = wire::vote_from(head.vote).map_err(|e| e.to_string())?;
         let last_membership =
             codec::decode_stored_membership(&head.membership).map_err(|e| e.to_string())?;
-        let meta = SnapshotMeta { last_log_id: head.last.map(wire::id_from), last_membership };
+        let last_log_id = head.last.map(wire::stored_id_from).transpose();
+        let last_log_id = last_log_id.map_err(|e| e.to_string())?;
+        let meta = SnapshotMeta { last_log_id, last_membership };
         // What is stored stays until this snapshot, or another, is installed.
         let _pin = self.log.pin();
         let applied = self.applied();

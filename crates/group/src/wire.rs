@@ -5,6 +5,7 @@ use openraft::raft::{
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use quorate_proto::internal as pb;
+use quorate_storage::log::INDEX_MAX;
 
 use crate::codec::{self, CodecError};
 use crate::types::{Entry, LogId, Types, Vote, log_id, term_of};
@@ -14,6 +15,8 @@ use crate::types::{Entry, LogId, Types, Vote, log_id, term_of};
 pub(crate) enum WireError {
     #[error("the peer's message lacks its {0}")]
     Missing(&'static str),
+    #[error("the peer's message speaks of index {0}, which no log reaches")]
+    Index(u64),
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
@@ -76,8 +79,13 @@ pub(crate) fn entry_to(entry: &Entry) -> pb::Entry {
     pb::Entry { id: Some(id_to(&entry.log_id)), payload: codec::encode_payload(&entry.payload) }
 }
 
+/// A position that is going to be stored: recovery must not take it for damage.
+pub(crate) fn stored_id_from(id: pb::LogId) -> Result<LogId, WireError> {
+    if id.index <= INDEX_MAX { Ok(id_from(id)) } else { Err(WireError::Index(id.index)) }
+}
+
 fn entry_from(entry: pb::Entry) -> Result<Entry, WireError> {
-    let id = id_from(entry.id.ok_or(WireError::Missing("log id"))?);
+    let id = stored_id_from(entry.id.ok_or(WireError::Missing("log id"))?)?;
     Ok(codec::decode_entry(id, entry.payload)?)
 }
 
@@ -171,4 +179,18 @@ pub(crate) fn transfer_from(
 ) -> Result<TransferLeaderRequest<Types>, WireError> {
     let from = vote_from(request.from)?;
     Ok(TransferLeaderRequest::new(from, request.to, request.last.map(id_from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_at_an_index_that_could_not_be_recovered_is_refused() {
+        let entry =
+            |index| pb::Entry { id: Some(pb::LogId { term: 1, index }), ..pb::Entry::default() };
+        assert!(entry_from(entry(INDEX_MAX)).is_ok());
+        let refused = entry_from(entry(INDEX_MAX + 1)).map(|_| ());
+        assert_eq!(refused, Err(WireError::Index(INDEX_MAX + 1)));
+    }
 }

@@ -17,6 +17,13 @@ use crate::wire::{self, DecodeError};
 /// The frame layout that this module reads.
 pub const LAYOUT: u8 = 1;
 
+/// Most messages of one frame.
+pub const MESSAGES_MAX: u32 = 65_536;
+/// Most headers of one message.
+pub const HEADERS_MAX: u16 = 64;
+/// Most bytes of a header's key; the least is 1.
+pub const KEY_BYTES_MAX: u16 = 256;
+
 /// Bytes of a message's length field.
 const LENGTH_BYTES: usize = 4;
 
@@ -41,6 +48,12 @@ pub enum FrameError {
         /// The rule that it breaks.
         why: &'static str,
     },
+    /// There are more messages than a frame may hold.
+    #[error("the batch has {count} messages, limit {MESSAGES_MAX}")]
+    TooMany {
+        /// The count beside the frame.
+        count: u32,
+    },
     /// The batch does not hold as many messages as it says.
     #[error("the batch says {said} messages and holds {found}")]
     Count {
@@ -51,12 +64,16 @@ pub enum FrameError {
     },
 }
 
-/// Checks every message of a frame that comes from outside. `max_message_bytes` bounds the bytes
+/// Checks every message of a frame that comes from outside: whatever a consumer's reader
+/// (`quorate_proto::frame`) would refuse must be refused here, or nobody could take it out again. `max_message_bytes` bounds the bytes
 /// of one message after its length field.
 ///
 /// # Errors
 /// Names the first message that is too large or malformed, or the count that does not match.
 pub fn validate(frame: &[u8], count: u32, max_message_bytes: u32) -> Result<(), FrameError> {
+    if count > MESSAGES_MAX {
+        return Err(FrameError::TooMany { count });
+    }
     let mut rest = frame;
     let mut found = 0;
     while !rest.is_empty() {
@@ -84,8 +101,14 @@ pub fn validate(frame: &[u8], count: u32, max_message_bytes: u32) -> Result<(), 
 
 fn validate_headers(mut message: &[u8]) -> Result<(), &'static str> {
     let headers = wire::u16(&mut message).map_err(|_| "its header count is cut short")?;
+    if headers > HEADERS_MAX {
+        return Err("it has more than 64 headers");
+    }
     for _ in 0..headers {
         let length = wire::u16(&mut message).map_err(|_| "a header key is cut short")?;
+        if !(1..=KEY_BYTES_MAX).contains(&length) {
+            return Err("a header key is empty or longer than 256 bytes");
+        }
         let (key, rest) =
             message.split_at_checked(length.into()).ok_or("a header key is cut short")?;
         if std::str::from_utf8(key).is_err() {
@@ -178,6 +201,26 @@ mod tests {
         cut[..4].copy_from_slice(&length.to_le_bytes());
         let why = "a header value is cut short";
         assert_eq!(validate(&cut, 1, 100), Err(FrameError::Malformed { at: 0, why }));
+    }
+
+    #[test]
+    fn what_no_consumer_reads_is_refused() {
+        let malformed = |why| Err(FrameError::Malformed { at: 0, why });
+        let most = vec![(b"k".as_slice(), b"".as_slice()); HEADERS_MAX.into()];
+        assert_eq!(validate(&message(&most, b""), 1, u32::MAX), Ok(()));
+        let more = [most.as_slice(), &most[..1]].concat();
+        let refused = validate(&message(&more, b""), 1, u32::MAX);
+        assert_eq!(refused, malformed("it has more than 64 headers"));
+        let longest = [b'k'; KEY_BYTES_MAX as usize + 1];
+        assert_eq!(validate(&message(&[(&longest[1..], b"")], b""), 1, u32::MAX), Ok(()));
+        for key in [b"".as_slice(), &longest] {
+            let refused = validate(&message(&[(key, b"")], b""), 1, u32::MAX);
+            assert_eq!(refused, malformed("a header key is empty or longer than 256 bytes"));
+        }
+        let many = message(&[], b"").repeat(MESSAGES_MAX as usize + 1);
+        let (count, most) = (MESSAGES_MAX + 1, many.len() - message(&[], b"").len());
+        assert_eq!(validate(&many[..most], MESSAGES_MAX, u32::MAX), Ok(()));
+        assert_eq!(validate(&many, count, u32::MAX), Err(FrameError::TooMany { count }));
     }
 
     proptest! {

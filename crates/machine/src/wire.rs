@@ -241,7 +241,8 @@ pub(crate) fn varint(buf: &mut impl Buf) -> Result<u64, DecodeError> {
         }
         value |= bits << shift;
         if byte < 0x80 {
-            return Ok(value);
+            let longer = byte == 0 && shift > 0;
+            return if longer { Err(VARINT_PADDED) } else { Ok(value) };
         }
     }
     Err(VARINT_OVERFLOW)
@@ -249,6 +250,39 @@ pub(crate) fn varint(buf: &mut impl Buf) -> Result<u64, DecodeError> {
 
 const VARINT_OVERFLOW: DecodeError =
     DecodeError::Invalid { what: "varint", why: "it exceeds 64 bits" };
+const VARINT_PADDED: DecodeError =
+    DecodeError::Invalid { what: "varint", why: "it is longer than it has to be" };
+
+/// What counts up by steps of at most 2^32 (offsets, log indexes, ids given out) never reaches this
+/// in a node's life. So a larger one is damage, and with it refused no step can overflow.
+const COUNTER_MAX: u64 = 1 << 63;
+
+/// Reads a varint that is a counter.
+pub(crate) fn counter(buf: &mut impl Buf, what: &'static str) -> Result<u64, DecodeError> {
+    check_counter(varint(buf)?, what)
+}
+
+/// Refuses what no counter reaches.
+pub(crate) fn check_counter(value: u64, what: &'static str) -> Result<u64, DecodeError> {
+    if value < COUNTER_MAX {
+        Ok(value)
+    } else {
+        Err(DecodeError::Invalid { what, why: "it is larger than can be" })
+    }
+}
+
+/// Refuses a key of an ordered list that does not come after the one before.
+pub(crate) fn ascending<K: Ord>(
+    last: Option<&K>,
+    key: &K,
+    what: &'static str,
+) -> Result<(), DecodeError> {
+    if last.is_none_or(|last| last < key) {
+        Ok(())
+    } else {
+        Err(DecodeError::Invalid { what, why: "it is out of order" })
+    }
+}
 
 /// Reads a varint that must fit 32 bits.
 pub(crate) fn varint32(buf: &mut impl Buf) -> Result<u32, DecodeError> {
@@ -292,6 +326,23 @@ mod tests {
     fn a_varint_of_more_than_64_bits_is_refused() {
         assert_eq!(varint(&mut [0xff; 10].as_slice()), Err(VARINT_OVERFLOW));
         assert_eq!(varint(&mut [0x80; 10].as_slice()), Err(VARINT_OVERFLOW));
+    }
+
+    #[test]
+    fn a_varint_has_one_form() {
+        assert_eq!(varint(&mut [0].as_slice()), Ok(0));
+        assert_eq!(varint(&mut [0x80, 0].as_slice()), Err(VARINT_PADDED));
+        assert_eq!(varint(&mut [0xb8, 0x8b, 0].as_slice()), Err(VARINT_PADDED));
+    }
+
+    #[test]
+    fn a_counter_that_could_overflow_is_refused() {
+        let mut out = Vec::new();
+        put_varint(&mut out, COUNTER_MAX - 1);
+        assert_eq!(counter(&mut out.as_slice(), "test"), Ok(COUNTER_MAX - 1));
+        out.clear();
+        put_varint(&mut out, COUNTER_MAX);
+        assert!(counter(&mut out.as_slice(), "test").is_err());
     }
 
     #[test]

@@ -155,3 +155,15 @@ fn a_decoded_frame_shares_the_memory_of_its_entry() {
     };
     assert!(bytes.as_ptr_range().contains(&decoded.frame.as_ptr()));
 }
+
+#[test]
+fn an_ack_or_reject_with_an_argument_is_refused() {
+    for kind in [SettleKind::Ack, SettleKind::Reject] {
+        let item = SettleItem { kind, token: Token(1), first: Offset(2), count: 3 };
+        let mut bytes =
+            encoded::<Queue>(&Command::Settle { session: Session(7), items: vec![item] }).to_vec();
+        // Version, kind, session, count, kind of the item.
+        bytes[2 + 16 + 4 + 1] = 1;
+        assert!(Queue::decode(&mut bytes.into()).is_err(), "{kind:?}");
+    }
+}

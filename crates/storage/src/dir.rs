@@ -327,6 +327,10 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DirError> {
     if version.format_version > DIR_FORMAT_VERSION {
         return Err(DirError::NewerFormat { path: at, version: version.format_version });
     }
+    if version.format_version < DIR_FORMAT_VERSION {
+        let reason = format!("format version {} never was", version.format_version);
+        return Err(DirError::IdentityDamaged { path: at, reason });
+    }
     let file: IdentityFile = serde_json::from_slice(&text).map_err(damaged)?;
     Ok(Some(file.identity))
 }

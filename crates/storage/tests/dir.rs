@@ -45,9 +45,13 @@ fn a_newer_format_and_a_damaged_identity_are_told_apart() {
     let parent = tempfile::tempdir().expect("directory");
     drop(DataDir::create(parent.path(), identity()).expect("create"));
     let file = parent.path().join("identity.json");
+    let whole = fs::read_to_string(&file).expect("read");
     fs::write(&file, r#"{"format_version": 7, "surprise": true}"#).expect("write");
     let newer = DataDir::open(parent.path());
     assert!(matches!(newer, Err(DirError::NewerFormat { version: 7, .. })));
+    fs::write(&file, whole.replace("\"format_version\": 1", "\"format_version\": 0"))
+        .expect("write");
+    assert!(matches!(DataDir::open(parent.path()), Err(DirError::IdentityDamaged { .. })));
     fs::write(&file, r#"{"format_version": 1, "clus"#).expect("write");
     assert!(matches!(DataDir::open(parent.path()), Err(DirError::IdentityDamaged { .. })));
 }

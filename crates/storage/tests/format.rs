@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_storage::log::format::{
-    BATCH_HEADER_BYTES, Kind, Record, SegmentHeader, decode_batch, decode_batch_header,
+    BATCH_HEADER_BYTES, Invalid, Kind, Record, SegmentHeader, decode_batch, decode_batch_header,
     decode_record, decode_state, encode_batch, encode_state, padded,
 };
 use quorate_storage::{GroupId, GroupState};
@@ -142,4 +142,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_not_known_is_refused_although_the_checksum_fits() {
+    let record = Record { kind: Kind::Put, group: GroupId(1), index: 2, term: 3, payload: vec![4] };
+    let (bytes, offsets) = encode(std::slice::from_ref(&record), 1, false);
+    let mut one = bytes[offsets[0] as usize..][..record.encoded_len()].to_vec();
+    for at in 9..12 {
+        one[at] = 1;
+        let crc = crc32c::crc32c(&one[4..]).to_le_bytes();
+        one[..4].copy_from_slice(&crc);
+        assert_eq!(decode_record(&one), Err(Invalid::Malformed), "byte {at}");
+        one[at] = 0;
+    }
+    let mut header = bytes[..BATCH_HEADER_BYTES].to_vec();
+    header[48] |= 2;
+    let crc = crc32c::crc32c(&header[8..52]).to_le_bytes();
+    header[52..56].copy_from_slice(&crc);
+    assert_eq!(decode_batch_header(&SEGMENT, &header), Err(Invalid::Malformed));
+    let mut state = encode_state(&GroupState::default()).to_vec();
+    state[1] |= 4;
+    assert_eq!(decode_state(&state), Err(Invalid::Malformed));
 }

@@ -3,8 +3,9 @@
 mod support;
 
 use bytes::Bytes;
+use quorate_storage::log::INDEX_MAX;
 use quorate_storage::{GroupId, LogError, SimDisk};
-use support::{Watch, append, drain, entries, open};
+use support::{Watch, append, drain, entries, entry, open};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -122,4 +123,18 @@ fn a_closed_log_refuses_and_writes_what_was_queued() {
     assert_eq!(after.result(), Some(Err(LogError::Closed)));
     let (log, _writer) = open(&disk.reopen());
     assert_eq!(log.state(GROUP).map(|state| state.committed), Some(Bytes::from_static(b"3")));
+}
+
+#[test]
+fn an_index_with_which_the_log_could_not_be_opened_is_refused() {
+    let disk = SimDisk::new(1);
+    let (log, mut writer) = open(&disk);
+    for (index, taken) in [(INDEX_MAX, true), (INDEX_MAX + 1, false)] {
+        let (watch, done) = Watch::new();
+        log.put(GROUP, vec![entry(index, 1, 10)], done);
+        drain(&mut writer);
+        assert_eq!(watch.is_ok(), taken, "index {index}");
+    }
+    let (log, _writer) = open(&disk);
+    assert_eq!(log.indexes(GROUP), vec![INDEX_MAX..=INDEX_MAX]);
 }

@@ -18,7 +18,7 @@ const PAGE_MAX: u32 = 10_000;
 /// Time between two looks whether a new queue has a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-fn settings_of(wanted: &v1::QueueSettings) -> Settings {
+pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
     let limit = |limit: u64| (limit > 0).then_some(limit);
     let or = |value: u32, default: u32| if value > 0 { value } else { default };
     let default = Settings::default();
@@ -45,7 +45,7 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
     }
 }
 
-fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal> {
+pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal> {
     const LEASE_MS_MIN: u32 = 100;
     let max = quorate_machine::queue::LEASE_MS_MAX;
     if settings.lease_ms != 0 && !(LEASE_MS_MIN..=max).contains(&settings.lease_ms) {

@@ -135,14 +135,7 @@ impl Member {
             let message = format!("node {} is at {} already", node.0, request.address);
             return Err(Refusal::invalid(message));
         }
-        let register = RegisterNode {
-            id: NodeId(next),
-            incarnation: request.incarnation.into(),
-            address: request.address,
-            zone: request.zone,
-            version: COMMANDS_VERSION,
-            replace: false,
-        };
+        let register = register_of(request, next)?;
         match self.propose_catalog(catalog::Command::RegisterNode(register)).await? {
             catalog::Reply::Rejected(rejection) => Err(rejection.into()),
             _ => Ok(v1::JoinClusterResponse {
@@ -152,6 +145,31 @@ impl Member {
             }),
         }
     }
+}
+
+/// The registration of a node that asks to join. What no replica could read back must not be
+/// proposed: it would stop all of them.
+pub(crate) fn register_of(
+    request: v1::JoinClusterRequest,
+    id: u64,
+) -> Result<RegisterNode, Refusal> {
+    let texts = [
+        ("address", &request.address, RegisterNode::ADDRESS_BYTES_MAX),
+        ("zone", &request.zone, RegisterNode::ZONE_BYTES_MAX),
+    ];
+    for (field, text, max) in texts {
+        if text.len() > max {
+            return Err(Refusal::invalid(format!("`{field}` is longer than {max} bytes")));
+        }
+    }
+    Ok(RegisterNode {
+        id: NodeId(id),
+        incarnation: request.incarnation.into(),
+        address: request.address,
+        zone: request.zone,
+        version: COMMANDS_VERSION,
+        replace: false,
+    })
 }
 
 #[tonic::async_trait]
@@ -190,5 +208,25 @@ impl v1::cluster_service_server::ClusterService for Services {
             return client.join_cluster(forwarded(request, hops)).await.map_err(passed_on);
         }
         Ok(Response::new(self.node.join(request).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_an_address_or_zone_that_no_replica_reads_does_not_join() {
+        let join = |address: usize, zone: usize| v1::JoinClusterRequest {
+            address: "a".repeat(address),
+            zone: "z".repeat(zone),
+            incarnation: 1,
+        };
+        let (address, zone) = (RegisterNode::ADDRESS_BYTES_MAX, RegisterNode::ZONE_BYTES_MAX);
+        assert!(register_of(join(address, zone), 4).is_ok());
+        for request in [join(address + 1, 0), join(0, zone + 1)] {
+            let refused = register_of(request, 4).map(|_| ()).unwrap_err();
+            assert_eq!(refused.reason, quorate_proto::reason::INVALID_ARGUMENT);
+        }
     }
 }

@@ -69,7 +69,7 @@ fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
     Ok(Session(u128::from_be_bytes(bytes)))
 }
 
-fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
+pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
     if attach.name.len() > NAME_BYTES_MAX {
         return Err(Refusal::invalid(format!("`name` is longer than {NAME_BYTES_MAX} bytes")));
     }
@@ -88,7 +88,7 @@ fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
     })
 }
 
-fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
+pub(crate) fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
     let kind = match item.kind() {
         v1::SettleKind::Ack => SettleKind::Ack,
         v1::SettleKind::Nack => SettleKind::Nack { delay_ms: item.delay_ms },

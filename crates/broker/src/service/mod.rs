@@ -1,9 +1,9 @@
 //! The gRPC services: thin over the node, one file each.
 
-mod admin;
-mod cluster;
-mod consumer;
-mod queue;
+pub(crate) mod admin;
+pub(crate) mod cluster;
+pub(crate) mod consumer;
+pub(crate) mod queue;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -42,7 +42,9 @@ struct Publisher {
     producer: Option<(ProducerId, u32)>,
 }
 
-fn producer_of(producer: Option<v1::Producer>) -> Result<Option<(ProducerId, u32)>, Refusal> {
+pub(crate) fn producer_of(
+    producer: Option<v1::Producer>,
+) -> Result<Option<(ProducerId, u32)>, Refusal> {
     let Some(producer) = producer else { return Ok(None) };
     let id = ProducerId::new(producer.id).map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(Some((id, producer.epoch)))
@@ -186,7 +188,7 @@ impl Publisher {
 }
 
 /// A frame made of plain messages.
-fn frame_of(request: &mut v1::PublishRequest) -> Result<v1::Frame, Refusal> {
+pub(crate) fn frame_of(request: &mut v1::PublishRequest) -> Result<v1::Frame, Refusal> {
     if let Some(frame) = request.frame.take() {
         if !request.messages.is_empty() {
             return Err(Refusal::invalid("give `messages` or `frame`, not both"));

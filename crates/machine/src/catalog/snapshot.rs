@@ -13,7 +13,9 @@ use super::command::{Node, Queue, RegisterNode};
 use super::{Catalog, GroupId, codec};
 use crate::digest::digest;
 use crate::queue::Settings;
-use crate::wire::{self, DecodeError, SnapshotError, item_count, put_varint, varint, varint32};
+use crate::wire::{
+    self, DecodeError, SnapshotError, ascending, counter, item_count, put_varint, varint, varint32,
+};
 use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout.
@@ -35,15 +37,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
     let mut catalog = Catalog {
         cluster_id: wire::option(&mut rest, "cluster flag", wire::u128)?,
         now: Millis(varint(&mut rest)?),
-        groups: varint(&mut rest)?,
+        groups: counter(&mut rest, "groups")?,
         ..Catalog::default()
     };
     for _ in 0..item_count(&mut rest, 26)? {
         let node = read_node(&mut rest)?;
+        ascending(catalog.nodes.last_key_value().map(|(last, _)| last), &node.id, "node")?;
         catalog.nodes.insert(node.id, node);
     }
     for _ in 0..item_count(&mut rest, 58)? {
         let queue = read_queue(&mut rest)?;
+        ascending(catalog.queues.last_key_value().map(|(last, _)| last), &queue.name, "queue")?;
         if queue.group.0 == 0 || queue.group.0 > catalog.groups {
             return Err(SnapshotError::Inconsistent("a group was given before it is used"));
         }
@@ -106,6 +110,7 @@ fn read_queue(buf: &mut &[u8]) -> Result<Queue, DecodeError> {
     let name = codec::name(buf)?;
     let group = GroupId(varint(buf)?);
     let settings = Settings::decode(buf)?;
+    wire::check_counter(settings.version, "settings version")?;
     let replicas =
         (0..item_count(buf, 1)?).map(|_| varint(buf).map(NodeId)).collect::<Result<Vec<_>, _>>()?;
     Ok(Queue {
@@ -116,4 +121,47 @@ fn read_queue(buf: &mut &[u8]) -> Result<Queue, DecodeError> {
         preferred_leader: NodeId(varint(buf)?),
         created_at: Millis(varint(buf)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Machine;
+
+    fn queue(group: u64, version: u64) -> Queue {
+        Queue {
+            name: super::super::QueueName::parse("orders").unwrap(),
+            group: GroupId(group),
+            settings: Settings { version, ..Settings::default() },
+            replicas: vec![NodeId(1)],
+            preferred_leader: NodeId(1),
+            created_at: Millis(0),
+        }
+    }
+
+    #[test]
+    fn numbers_with_which_the_catalog_could_not_go_on_are_refused() {
+        const MOST: u64 = (1 << 63) - 1;
+        for (groups, version, restored) in
+            [(MOST, MOST, true), (MOST + 1, 0, false), (1, MOST + 1, false)]
+        {
+            let mut catalog = Catalog { groups, ..Catalog::default() };
+            catalog.insert(queue(1, version));
+            assert_eq!(Catalog::restore(&catalog.snapshot()).is_ok(), restored, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_there_twice_is_refused() {
+        let mut catalog = Catalog { groups: 2, ..Catalog::default() };
+        let mut out = state(&catalog);
+        out.pop();
+        put_varint(&mut out, 2);
+        catalog.insert(queue(1, 0));
+        let one = state(&catalog).split_off(out.len());
+        let twice = wire::seal([out, one.clone(), one].concat());
+        let why = "it is out of order";
+        let error = DecodeError::Invalid { what: "queue", why };
+        assert_eq!(read(&twice).unwrap_err(), SnapshotError::Decode(error));
+    }
 }

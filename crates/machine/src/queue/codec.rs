@@ -183,6 +183,9 @@ fn decode_item(buf: &mut impl Buf) -> Result<SettleItem, DecodeError> {
     let kind = wire::u8(buf)?;
     let argument = wire::u32(buf)?;
     let kind = match kind {
+        ACK | REJECT if argument != 0 => {
+            return Err(DecodeError::Invalid { what: "settle item", why: "it takes no argument" });
+        }
         ACK => SettleKind::Ack,
         NACK => SettleKind::Nack { delay_ms: argument },
         REJECT => SettleKind::Reject,

@@ -33,7 +33,9 @@ use super::ready::{Ready, Span};
 use super::settings::Settings;
 use crate::digest::digest;
 use crate::planted::{self, Bug};
-use crate::wire::{self, DecodeError, SnapshotError, item_count, put_varint, varint, varint32};
+use crate::wire::{
+    self, DecodeError, SnapshotError, ascending, counter, item_count, put_varint, varint, varint32,
+};
 use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout.
@@ -87,7 +89,7 @@ fn state(queue: &Queue) -> Vec<u8> {
 fn read_state(buf: &mut &[u8]) -> Decoded<Queue> {
     let mut queue = Queue { settings: Settings::decode(buf)?, ..Queue::default() };
     queue.now = Millis(varint(buf)?);
-    let (next, cursor) = (varint(buf)?, varint(buf)?);
+    let (next, cursor) = (counter(buf, "next offset")?, varint(buf)?);
     if cursor > next {
         return Err(DecodeError::Invalid { what: "cursor", why: "it is beyond the end" });
     }
@@ -122,7 +124,8 @@ fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
 fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     let cursor = queue.ready.cursor();
     let mut end = 0;
-    for _ in 0..item_count(buf, 3)? {
+    let count = item_count(buf, 3)?;
+    for _ in 0..count {
         let span = read_span(buf, cursor)?;
         if span.first < end {
             return Err(OVERLAP);
@@ -130,8 +133,12 @@ fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         end = span.end();
         queue.ready.give_back(span);
     }
+    if queue.ready.returned().len() != count {
+        return Err(DIVIDED);
+    }
     let mut end = (Millis(0), 0);
-    for _ in 0..item_count(buf, 4)? {
+    let count = item_count(buf, 4)?;
+    for _ in 0..count {
         let due = Millis(varint(buf)?);
         let span = read_span(buf, cursor)?;
         // Runs of one due time follow each other; those of others are compared by `check`.
@@ -141,10 +148,12 @@ fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         end = (due, span.end());
         queue.delayed.insert(due, span);
     }
-    Ok(())
+    if queue.delayed.iter().len() == count { Ok(()) } else { Err(DIVIDED) }
 }
 
 const OVERLAP: DecodeError = DecodeError::Invalid { what: "run", why: "it overlaps another" };
+const DIVIDED: DecodeError =
+    DecodeError::Invalid { what: "run", why: "it is one with its neighbour" };
 
 fn write_span(out: &mut Vec<u8>, span: Span) {
     put_varint(out, span.first);
@@ -174,6 +183,7 @@ fn write_leases(out: &mut Vec<u8>, leased: &Leased) {
 
 fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
     let mut leased = Leased::default();
+    let mut last = None;
     for _ in 0..item_count(buf, 21)? {
         let session = Session(wire::u128(buf)?);
         let Span { first, count, attempts: attempt } = read_span(buf, cursor)?;
@@ -187,6 +197,8 @@ fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
         {
             return Err(OVERLAP);
         }
+        ascending(last.as_ref(), &(session, first), "lease")?;
+        last = Some((session, first));
         leased.insert(session, first, lease);
     }
     Ok(leased)
@@ -225,6 +237,7 @@ fn read_batches(buf: &mut &[u8]) -> Decoded<Backlog> {
             });
         }
         first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        wire::check_counter(index, "log index")?;
         let since = Millis(since);
         batches.push_back(Batch { index, first, since, ordinal, count, remaining, bytes });
     }
@@ -250,10 +263,11 @@ fn write_consumers(out: &mut Vec<u8>, consumers: &Consumers) {
 }
 
 fn read_consumers(buf: &mut &[u8], leased: &Leased) -> Decoded<Consumers> {
-    let attachments = varint(buf)?;
+    let attachments = counter(buf, "attachments")?;
     let mut sessions = BTreeMap::new();
     for _ in 0..item_count(buf, 25)? {
         let session = Session(wire::u128(buf)?);
+        ascending(sessions.last_key_value().map(|(last, _)| last), &session, "session")?;
         sessions.insert(session, read_consumer(buf)?);
     }
     for (session, _, lease) in leased.iter() {
@@ -278,10 +292,15 @@ fn read_consumers(buf: &mut &[u8], leased: &Leased) -> Decoded<Consumers> {
 }
 
 fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
+    let name = wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?;
+    let (node, prefetch) = (NodeId(varint(buf)?), varint32(buf)?);
+    if !(1..=Attach::PREFETCH_MAX).contains(&prefetch) {
+        return Err(DecodeError::Invalid { what: "prefetch", why: "no consumer may have it" });
+    }
     Ok(Consumer {
-        name: wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?,
-        node: NodeId(varint(buf)?),
-        prefetch: varint32(buf)?,
+        name,
+        node,
+        prefetch,
         lease_ms: wire::option(buf, "lease flag", varint32)?,
         leased: 0,
         attachment: Attachment(varint(buf)?),
@@ -314,6 +333,7 @@ fn read_producers(buf: &mut &[u8]) -> Decoded<Dedup> {
         let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
         let id = ProducerId::new(id)
             .map_err(|_| DecodeError::Invalid { what: "producer id", why: "it is empty" })?;
+        ascending(producers.last_key_value().map(|(last, _)| last), &id, "producer")?;
         let (epoch, used) = (varint32(buf)?, Millis(varint(buf)?));
         producers.insert(id, Remembered { epoch, used, runs: read_sequences(buf)? });
     }
@@ -325,7 +345,8 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
     let mut runs = VecDeque::with_capacity(count);
     for _ in 0..count {
         let run = SequenceRun { sequence: varint(buf)?, offset: varint(buf)?, count: varint(buf)? };
-        let fits = run.sequence.checked_add(run.count).is_some()
+        let fits = run.count > 0
+            && run.sequence.checked_add(run.count).is_some()
             && run.offset.checked_add(run.count).is_some();
         if !fits || runs.back().is_some_and(|last: &SequenceRun| last.end() != run.sequence) {
             return Err(DecodeError::Invalid { what: "producer", why: "its sequence has gaps" });
@@ -410,6 +431,51 @@ mod tests {
         let refused = Queue::restore(&queue.snapshot()).unwrap_err();
         let rule = "every message published is held or gone";
         assert_eq!(refused, SnapshotError::Inconsistent(rule));
+    }
+
+    fn refused(queue: &Queue) -> DecodeError {
+        match Queue::restore(&queue.snapshot()) {
+            Err(SnapshotError::Decode(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Restored, these would overflow with the next publish or attach, or hand out without end.
+    #[test]
+    fn numbers_with_which_the_queue_could_not_go_on_are_refused() {
+        const TOO_LARGE: &str = "it is larger than can be";
+        let mut queue = Queue { ready: Ready::new(1 << 63, 1 << 63), ..Queue::default() };
+        queue.gone.acked = 1 << 63;
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "next offset", why: TOO_LARGE });
+        let attachments = Consumers::from_parts(BTreeMap::new(), VecDeque::new(), u64::MAX);
+        let queue = Queue { consumers: attachments, ..Queue::default() };
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "attachments", why: TOO_LARGE });
+        for prefetch in [0, Attach::PREFETCH_MAX + 1] {
+            let mut queue = Queue::new();
+            let attach = Attach {
+                session: Session(1),
+                node: NodeId(1),
+                name: String::new(),
+                prefetch,
+                lease_ms: None,
+            };
+            queue.consumers.attach(attach);
+            let why = "no consumer may have it";
+            assert_eq!(refused(&queue), DecodeError::Invalid { what: "prefetch", why });
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_there_twice_is_refused() {
+        let mut bytes = state(&queue());
+        let consumer = |session: u128| {
+            [session.to_le_bytes().as_slice(), &8u32.to_le_bytes(), b"consumer"].concat()
+        };
+        let second = bytes.windows(28).position(|window| window == consumer(8));
+        let second = second.expect("session 8 is a consumer");
+        bytes[second..second + 28].copy_from_slice(&consumer(7));
+        let error = DecodeError::Invalid { what: "session", why: "it is out of order" };
+        assert_eq!(read(&wire::seal(bytes)).unwrap_err(), SnapshotError::Decode(error));
     }
 
     proptest! {

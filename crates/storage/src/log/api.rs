@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::recover;
 use super::state::{Shared, State};
 use super::{
-    Done, Entry, GroupId, GroupState, LogError, OpenError, Options, ReadError, Stats, Writer,
+    Done, Entry, GroupId, GroupState, INDEX_MAX, LogError, OpenError, Options, ReadError, Stats,
+    Writer,
 };
 use crate::disk::Disk;
 
@@ -50,7 +51,7 @@ impl Log {
         let limit = self.shared.options.max_payload_bytes();
         self.submit(group, done, |state| {
             state.check_contiguous(group, &entries)?;
-            check_sizes(group, &entries, limit)?;
+            check_entries(group, &entries, limit)?;
             Ok(move |state: &mut State, done| state.store(group, entries, true, done))
         });
     }
@@ -60,7 +61,7 @@ impl Log {
     pub fn put(&self, group: GroupId, entries: Vec<Entry>, done: Done) {
         let limit = self.shared.options.max_payload_bytes();
         self.submit(group, done, |_| {
-            check_sizes(group, &entries, limit)?;
+            check_entries(group, &entries, limit)?;
             Ok(move |state: &mut State, done| state.store(group, entries, false, done))
         });
     }
@@ -230,11 +231,15 @@ impl Log {
     }
 }
 
-fn check_sizes(group: GroupId, entries: &[Entry], limit: usize) -> Result<(), LogError> {
-    match entries.iter().find(|entry| entry.payload.len() > limit) {
-        None => Ok(()),
-        Some(entry) => {
-            Err(LogError::TooLarge { group, index: entry.index, bytes: entry.payload.len(), limit })
+fn check_entries(group: GroupId, entries: &[Entry], limit: usize) -> Result<(), LogError> {
+    for Entry { index, payload, .. } in entries {
+        let (index, bytes) = (*index, payload.len());
+        if bytes > limit {
+            return Err(LogError::TooLarge { group, index, bytes, limit });
+        }
+        if index > INDEX_MAX {
+            return Err(LogError::IndexTooHigh { group, index });
         }
     }
+    Ok(())
 }

@@ -199,6 +199,9 @@ pub fn decode_record(bytes: &[u8]) -> Result<(Record<&[u8]>, u32), Invalid> {
         return Err(Invalid::Checksum);
     }
     let kind = Kind::from_byte(bytes[8]).ok_or(Invalid::Malformed)?;
+    if bytes[9..12] != [0; 3] {
+        return Err(Invalid::Malformed);
+    }
     let record = Record {
         kind,
         group: GroupId(u64_at(bytes, 12)),
@@ -265,7 +268,8 @@ pub fn decode_batch_header(segment: &SegmentHeader, bytes: &[u8]) -> Result<Batc
         seal: u32_at(bytes, 48) & FLAG_SEAL != 0,
     };
     let room = (header.bytes as usize).checked_sub(BATCH_HEADER_BYTES).ok_or(Invalid::Malformed)?;
-    if header.records as usize > room / RECORD_HEADER_BYTES {
+    let unknown_flags = u32_at(bytes, 48) & !FLAG_SEAL != 0;
+    if header.records as usize > room / RECORD_HEADER_BYTES || unknown_flags {
         return Err(Invalid::Malformed);
     }
     Ok(header)
@@ -324,6 +328,9 @@ pub fn decode_state(mut bytes: &[u8]) -> Result<GroupState, Invalid> {
         return Err(Invalid::Newer(u32::from(version)));
     }
     let flags = bytes.try_get_u8().map_err(malformed)?;
+    if flags & !3 != 0 {
+        return Err(Invalid::Malformed);
+    }
     let mut position = |present: bool| -> Result<Option<(u64, u64)>, Invalid> {
         if !present {
             return Ok(None);

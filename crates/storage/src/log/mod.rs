@@ -101,6 +101,10 @@ impl Default for Options {
     }
 }
 
+/// Largest index of an entry. None is reached in a log's life, so recovery takes a larger one for
+/// damage, and what follows an index can always be named.
+pub const INDEX_MAX: u64 = u64::MAX >> 1;
+
 /// Smallest segment, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 32 << 10;
 
@@ -195,6 +199,14 @@ pub enum LogError {
         bytes: usize,
         /// The limit.
         limit: usize,
+    },
+    /// An entry beyond [`INDEX_MAX`], with which the log could not be opened; nothing was stored.
+    #[error("group {group}: no log reaches index {index}")]
+    IndexTooHigh {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: u64,
     },
     /// The group was removed, and records of it may still lie in old segments.
     #[error("group {group} was removed")]

@@ -36,7 +36,7 @@ use super::format::{
 use super::index::{Place, Slot};
 use super::segment::{self, Segment, Spare, Usage};
 use super::state::{Group, Removed, State};
-use super::{OpenError, Options};
+use super::{INDEX_MAX, OpenError, Options};
 use crate::disk::{BLOCK, Disk, File};
 
 /// Bytes read at once while scanning.
@@ -124,7 +124,8 @@ fn open_segment(disk: &dyn Disk, sequence: u64) -> Result<Segment, OpenError> {
             return Err(OpenError::Damaged { file: name, offset: 0, reason });
         }
     };
-    let fits = header.segment == sequence && u32::try_from(sequence).is_ok() && sequence > 0;
+    let sequences = u32::try_from(sequence).is_ok() && header.first_batch <= INDEX_MAX;
+    let fits = header.segment == sequence && sequence > 0 && sequences;
     let segment = Segment { header, name, file };
     if fits { Ok(segment) } else { Err(damaged(&segment, 0, "its header names another segment")) }
 }
@@ -237,6 +238,7 @@ impl Scan<'_> {
 fn apply(state: &mut State, place: Place, record: &Record<&[u8]>) -> Result<(), Invalid> {
     let id = record.group;
     let bytes = record.encoded_len() as u64;
+    check_index(record.index)?;
     match record.kind {
         Kind::Entry | Kind::Copy | Kind::Put => {
             if record.kind == Kind::Entry {
@@ -259,6 +261,7 @@ fn apply(state: &mut State, place: Place, record: &Record<&[u8]>) -> Result<(), 
         }
         Kind::State => {
             let decoded = format::decode_state(record.payload)?;
+            [decoded.purged, decoded.last].iter().flatten().try_for_each(|at| check_index(at.0))?;
             state.drop_raft_above(id, decoded.last.map(|(index, _)| index));
             let group = state.groups.entry(id).or_default();
             group.state = decoded;
@@ -271,6 +274,10 @@ fn apply(state: &mut State, place: Place, record: &Record<&[u8]>) -> Result<(), 
         Kind::Tombstone => apply_tombstone(state, place, record),
     }
     Ok(())
+}
+
+fn check_index(index: u64) -> Result<(), Invalid> {
+    if index <= INDEX_MAX { Ok(()) } else { Err(Invalid::Malformed) }
 }
 
 fn apply_tombstone(state: &mut State, place: Place, record: &Record<&[u8]>) {

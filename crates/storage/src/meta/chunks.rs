@@ -23,6 +23,8 @@ const CHUNK: u8 = b'c';
 const INLINE: u8 = 0;
 const CHUNKED: u8 = 1;
 const CRC_BYTES: usize = 4;
+/// Generation, bytes and checksum.
+const CHUNKED_BYTES: usize = 8 + 8 + 4;
 
 /// A head record, decoded.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ pub fn decode_head<'a>(key: &[u8], record: &'a [u8]) -> Result<Head<'a>, MetaErr
     }
     match body.split_first() {
         Some((&INLINE, value)) => Ok(Head::Inline(value)),
+        Some((&CHUNKED, rest)) if rest.len() != CHUNKED_BYTES => {
+            Err(damaged(key, "head is not as long as it has to be"))
+        }
         Some((&CHUNKED, rest)) => {
             let generation = take::<8>(key, rest, 0)?;
             let bytes = take::<8>(key, rest, 8)?;
@@ -151,6 +156,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_head_with_more_than_its_fields_is_refused() {
+        let mut record = Head::Chunked { generation: 1, bytes: 2, crc: 3 }.encode(b"key");
+        record.push(0);
+        let crc = head_crc(b"key", &record[CRC_BYTES..]);
+        record[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+        assert!(decode_head(b"key", &record).is_err());
+    }
 
     proptest! {
         #[test]

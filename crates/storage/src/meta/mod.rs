@@ -4,7 +4,9 @@
 //! checksums (`chunks`), so a torn or damaged one is an error and never an answer; the caller
 //! rebuilds it.
 
-mod chunks;
+// Open for the fuzzing of its decoders only.
+#[doc(hidden)]
+pub mod chunks;
 mod sim;
 mod sled;
 

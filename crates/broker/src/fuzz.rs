@@ -1,0 +1,58 @@
+//! What fuzzing asks of this crate: how requests of clients are checked, and what they become. The
+//! checks are private to the services; `quorate-fuzz` calls them here, and nothing else does.
+//!
+//! `None` says that the request was refused.
+
+use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
+use quorate_machine::queue::{Attach, ProducerId, SettleItem};
+use quorate_proto::v1;
+
+use crate::routing::queue_name;
+use crate::service::{admin, cluster, consumer, queue};
+
+/// A producer's id and epoch, if the request names one, and its messages as a frame.
+#[must_use]
+pub fn publish(mut request: v1::PublishRequest) -> Option<(Option<(ProducerId, u32)>, v1::Frame)> {
+    let frame = queue::frame_of(&mut request).ok()?;
+    Some((queue::producer_of(request.producer).ok()?, frame))
+}
+
+/// A producer, as it opens a stream.
+#[must_use]
+pub fn producer(producer: Option<v1::Producer>) -> Option<Option<(ProducerId, u32)>> {
+    queue::producer_of(producer).ok()
+}
+
+/// A consumer that attaches.
+#[must_use]
+pub fn attach(attach: &v1::Attach) -> Option<Attach> {
+    consumer::attach_of(attach, 1).ok()
+}
+
+/// One item of a settle.
+#[must_use]
+pub fn settle(item: &v1::SettleItem) -> Option<SettleItem> {
+    consumer::item_of(item).ok()
+}
+
+/// A queue to be made.
+#[must_use]
+pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
+    let wanted = request.settings.unwrap_or_default();
+    let name = queue_name(&request.name).ok()?;
+    admin::check_settings(&wanted).ok()?;
+    let settings = admin::settings_of(&wanted);
+    Some(CreateQueue { name, settings, replicas: wanted.replicas as u8, candidates: Vec::new() })
+}
+
+/// A node that joins.
+#[must_use]
+pub fn join(request: v1::JoinClusterRequest) -> Option<RegisterNode> {
+    cluster::register_of(request, 1).ok()
+}
+
+/// A queue's name, wherever one is given.
+#[must_use]
+pub fn name(name: &str) -> Option<QueueName> {
+    queue_name(name).ok()
+}

@@ -1,0 +1,129 @@
+//! Commands of queue and catalog: what is read is written again as it was. The first byte of the
+//! input chooses the machine.
+
+use std::fmt::Debug;
+
+use bytes::{Bytes, BytesMut};
+use quorate_machine::catalog::{self, Catalog, CreateQueue, QueueName, RegisterNode};
+use quorate_machine::queue::{
+    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
+    SettleItem, SettleKind, Token,
+};
+use quorate_machine::{Machine, NodeId};
+
+use crate::frames;
+
+pub fn check(data: &[u8]) {
+    match data.split_first() {
+        Some((0, command)) => round_trip::<Queue>(command),
+        Some((_, command)) => round_trip::<Catalog>(command),
+        None => {}
+    }
+}
+
+fn round_trip<M: Machine<Command: Debug>>(bytes: &[u8]) {
+    if let Ok(command) = M::decode(&mut Bytes::copy_from_slice(bytes)) {
+        assert_eq!(encode::<M>(&command), bytes, "{command:?}");
+    }
+}
+
+/// A command as it goes into an entry.
+pub fn encode<M: Machine>(command: &M::Command) -> Bytes {
+    let mut out = BytesMut::new();
+    M::encode(command, &mut out);
+    out.freeze()
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let queue = queue_commands().into_iter().map(|command| (0, encode::<Queue>(&command)));
+    let catalog = catalog_commands().into_iter().map(|command| (1, encode::<Catalog>(&command)));
+    queue.chain(catalog).map(|(choice, bytes)| [&[choice], &bytes[..]].concat()).collect()
+}
+
+const SESSION: Session = Session(7);
+
+/// A life of a queue, with something of everything. Given one to an entry, from index 1 on, the
+/// settles name leases that exist.
+pub fn queue_commands() -> Vec<Command> {
+    let settle = |token, items: &[(SettleKind, u64, u32)]| {
+        let item = |&(kind, first, count): &(SettleKind, u64, u32)| SettleItem {
+            kind,
+            token: Token(token),
+            first: Offset(first),
+            count,
+        };
+        Command::Settle { session: SESSION, items: items.iter().map(item).collect() }
+    };
+    vec![
+        Command::Configure(Settings {
+            max_messages: Some(1000),
+            max_deliveries: 2,
+            dedup_window: 4,
+            version: 1,
+            ..Settings::default()
+        }),
+        attach(SESSION, 100, None),
+        publish(Some(0), 2),
+        publish(Some(40), 4),
+        publish(None, 2),
+        settle(3, &[(SettleKind::Nack { delay_ms: 5_000 }, 1, 1), (SettleKind::Ack, 0, 1)]),
+        settle(5, &[(SettleKind::Extend { lease_ms: 60_000 }, 3, 1), (SettleKind::Reject, 4, 1)]),
+        settle(5, &[(SettleKind::Nack { delay_ms: 0 }, 5, 1)]),
+        attach(Session(8), 1, Some(1_000)),
+        Command::Disconnect { session: SESSION, attachment: Attachment(1) },
+        publish(Some(3), 3),
+        Command::Tick,
+        Command::Detach { session: Session(8), attachment: Attachment(2) },
+        Command::LeaderChanged { node: NodeId(2) },
+        Command::Purge,
+    ]
+}
+
+fn attach(session: Session, prefetch: u32, lease_ms: Option<u32>) -> Command {
+    let name = "consumer".to_owned();
+    Command::Attach(Attach { session, node: NodeId(1), name, prefetch, lease_ms })
+}
+
+fn publish(sequence: Option<u64>, frame: usize) -> Command {
+    let frame = frames::frames().swap_remove(frame);
+    let producer = sequence.map(|sequence| Producer {
+        id: ProducerId::new(&b"producer"[..]).expect("short"),
+        epoch: 1,
+        sequence,
+    });
+    let (count, frame) = (frame.count, frame.messages);
+    Command::Publish(Publish { producer, count, layout: 1, frame })
+}
+
+/// A life of a catalog.
+pub fn catalog_commands() -> Vec<catalog::Command> {
+    use catalog::Command as C;
+    let name = |name: &str| QueueName::parse(name).expect("a good name");
+    let register = |id: u64| {
+        C::RegisterNode(RegisterNode {
+            id: NodeId(id),
+            incarnation: 70 + u128::from(id),
+            address: format!("10.0.0.{id}:7100"),
+            zone: ["a", "b"][id as usize % 2].to_owned(),
+            version: 1,
+            replace: id == 2,
+        })
+    };
+    let create = |queue: &str, replicas, settings| {
+        let candidates = (1..=3).map(NodeId).collect();
+        C::CreateQueue(CreateQueue { name: name(queue), settings, replicas, candidates })
+    };
+    let limited = Settings { max_bytes: Some(1 << 30), ..Settings::default() };
+    vec![
+        C::Bootstrap { cluster_id: 0xc1 },
+        register(1),
+        register(2),
+        register(3),
+        create("orders", 3, Settings::default()),
+        create("mail.eu-west_1", 1, limited.clone()),
+        C::UpdateQueue { name: name("orders"), settings: limited },
+        C::Tick,
+        C::LeaderChanged { node: NodeId(1) },
+        C::DeleteQueue { name: name("mail.eu-west_1") },
+    ]
+}
