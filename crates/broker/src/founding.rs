@@ -149,11 +149,7 @@ impl Fresh {
     }
 }
 
-async fn found(
-    home: &Home,
-    config: &Config,
-    listener: &Listener,
-) -> Result<DataDir, StartError> {
+async fn found(home: &Home, config: &Config, listener: &Listener) -> Result<DataDir, StartError> {
     let me = config.node_id.unwrap_or(1);
     let identity = |cluster_id| Identity {
         cluster_id,

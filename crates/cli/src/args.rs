@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server};
+use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server, sim};
 use crate::units;
 
 /// Nodes of `quorate dev`, then a single `quorate server`: what runs on a developer's machine.
@@ -71,6 +71,8 @@ pub enum Command {
     /// Show the cluster, add nodes.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Search simulated runs of the broker for one that breaks a promise.
+    Sim(Box<sim::Args>),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }

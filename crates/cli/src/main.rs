@@ -25,7 +25,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server};
+use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server, sim};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -63,6 +63,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
+        Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -69,7 +69,8 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         clock.observe(100_000);
         let observed = clock.last.lock().unwrap().unwrap().at;
-        let now = |wall: u64, after: Duration| clock.now(Duration::from_secs(wall), observed + after);
+        let now =
+            |wall: u64, after: Duration| clock.now(Duration::from_secs(wall), observed + after);
         assert_eq!(now(60, second * 10), 105_000);
         // However often it is asked.
         for step in 1..=1_000u32 {

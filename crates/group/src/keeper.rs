@@ -158,7 +158,8 @@ impl<M: Machine> Keeper<M> {
         // Raft ignores a request while a checkpoint is being made: ask again. One that is due by
         // its age lets go of what was settled since, when nothing more comes.
         let age = asked_at.elapsed();
-        let by_age = age >= self.gauges.volumes.checkpoint_age && self.gauges.entries.load(Ordering::Relaxed) > 0;
+        let by_age = age >= self.gauges.volumes.checkpoint_age
+            && self.gauges.entries.load(Ordering::Relaxed) > 0;
         if by_age || (self.gauges.checkpoint_due() && age >= ASK_EVERY) {
             *asked_at = Instant::now();
             let _ = self.raft.trigger().snapshot().await;

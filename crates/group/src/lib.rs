@@ -40,9 +40,7 @@ pub use handle::{
     without_checkpoint,
 };
 pub use network::{AppendLink, LinkError, Peers};
-pub use proposer::{
-    Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError,
-};
+pub use proposer::{Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError};
 pub use replica::Replica;
 pub use types::{Payload, Replies, Types};
 pub use volumes::Volumes;

@@ -195,10 +195,7 @@ impl StateMachine {
             id.index = id.index.saturating_sub(1);
         }
         Checkpoint {
-            meta: SnapshotMeta {
-                last_log_id: applied,
-                last_membership: self.membership.clone(),
-            },
+            meta: SnapshotMeta { last_log_id: applied, last_membership: self.membership.clone() },
             state: Bytes::from(self.applier.snapshot()),
         }
     }

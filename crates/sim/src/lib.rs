@@ -44,4 +44,4 @@ pub use run::{Report, Run, run, simulate};
 #[cfg(madsim)]
 pub use sweep::{determinism, sweep};
 #[cfg(madsim)]
-pub use world::Cluster;
+pub use world::{Cluster, Machine};

@@ -54,9 +54,9 @@ impl Sums {
 fn scenarios_of(name: &str) -> Result<Vec<&'static Scenario>, String> {
     match name {
         "all" => Ok(scenarios::NAMED.to_vec()),
-        name => scenarios::find(name).map(|scenario| vec![scenario]).ok_or_else(|| {
-            format!("there is no scenario `{name}`; `scenarios` lists them")
-        }),
+        name => scenarios::find(name)
+            .map(|scenario| vec![scenario])
+            .ok_or_else(|| format!("there is no scenario `{name}`; `scenarios` lists them")),
     }
 }
 
@@ -231,33 +231,63 @@ fn print_summary(sums: &Sums, wall: Duration, options: &Sweep) {
     }
 }
 
-/// Runs each seed twice and compares the traces byte by byte. True if all are equal.
+/// Set for the second process of [`determinism`].
+const CHILD: &str = "QUORATE_SIM_SECOND_PROCESS";
+
+/// Runs each seed twice in this process and once in another, and compares the traces byte by byte
+/// (with the other process, by their digests). True if all are equal.
 ///
 /// # Errors
-/// When the options make no sense.
+/// When the options make no sense, or the other process cannot be started.
 pub fn determinism(options: &Sweep) -> Result<bool, String> {
     let scenarios = scenarios_of(&options.scenario)?;
-    let mut equal = true;
-    let mut lines = 0;
-    let mut digest = 0u64;
+    let child = std::env::var_os(CHILD).is_some();
+    let (mut equal, mut lines, mut digests) = (true, 0, String::new());
     for seed in options.seeds.0.clone() {
         for scenario in &scenarios {
             let again = || run(&Run { seed, scenario, plan: plan(options), keep_trace: true });
-            let (one, other) = (again(), again());
+            let one = again();
+            let text = one.trace.as_deref().unwrap_or_default();
+            digests += &format!("{seed} {} {:016x} {}\n", scenario.name, one.digest.0, text.len());
             lines += one.digest.1;
-            digest = digest.rotate_left(9) ^ one.digest.0;
+            if child {
+                continue;
+            }
+            let other = again();
             if one.trace != other.trace {
                 equal = false;
-                println!("seed {seed} of `{}` differs: {}", scenario.name, difference(&one, &other));
+                println!(
+                    "seed {seed} of `{}` differs: {}",
+                    scenario.name,
+                    difference(&one, &other)
+                );
             }
         }
     }
+    if child {
+        print!("{digests}");
+        return Ok(true);
+    }
+    let there = digests_of_another_process()?;
+    if there != digests {
+        equal = false;
+        println!("another process has other traces:\n{there}here:\n{digests}");
+    }
     let count = options.seeds.0.clone().count() * scenarios.len();
-    println!("{count} runs twice, {lines} lines, digest {digest:016x}: {}", match equal {
-        true => "all equal to the byte",
-        false => "NOT all equal",
-    });
+    println!(
+        "{count} runs, each twice in this process and once in another, {lines} lines: {}",
+        if equal { "all equal to the byte" } else { "NOT all equal" }
+    );
     Ok(equal)
+}
+
+fn digests_of_another_process() -> Result<String, String> {
+    let text = |error: std::io::Error| format!("start another process: {error}");
+    let program = std::env::current_exe().map_err(text)?;
+    let mut command = std::process::Command::new(program);
+    let output =
+        command.args(std::env::args_os().skip(1)).env(CHILD, "1").output().map_err(text)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn difference(one: &Report, other: &Report) -> String {

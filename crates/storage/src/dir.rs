@@ -218,8 +218,9 @@ impl DataDir {
         }
         match &home {
             Home::Simulated(dir) => dir.set_identity(identity.clone()),
-            Home::Directory(path) => write_identity(path, &identity)
-                .map_err(io_error("write the identity in", path))?,
+            Home::Directory(path) => {
+                write_identity(path, &identity).map_err(io_error("write the identity in", path))?
+            }
         }
         Ok(DataDir { home, identity, _lock: lock })
     }

@@ -5,9 +5,13 @@
 //!                                                               │
 //! test ── build the release binary ── workspace tests with QUORATE_BIN set to it
 //! bench ── benches/
+//! sim ── build quorate-sim for the simulated world ── run it (sim.rs)
 //! ```
+//! `ci` ends with the simulation: determinism, planted bugs, every scenario, a sweep of fresh seeds.
 //! The cheap checks come first, so that a slip is told within seconds. Steps are plain cargo calls; each is
 //! printed before it runs, so it can be repeated by hand.
+
+mod sim;
 
 use std::env;
 use std::path::PathBuf;
@@ -22,7 +26,9 @@ usage: cargo xtask <task>
 tasks:
   test [ARGS]   unit and integration tests of the workspace, against the release binary;
                 ARGS go to the test runner, e.g. a part of a test's name
-  ci            format check, clippy, documentation, then test
+  ci            format check, clippy, documentation, test, then a part of the simulation
+  sim [ARGS]    the simulated world: searches seeds for a run that breaks a promise; ARGS as
+                `cargo xtask sim --help` lists them, or --long for the nightly search
   bench [ARGS]  benchmarks; ARGS go to cargo bench
 ";
 
@@ -36,6 +42,7 @@ fn main() -> ExitCode {
         "test" => test(rest),
         "ci" => ci(),
         "bench" => bench(rest),
+        "sim" => sim::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -58,7 +65,8 @@ fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    test(&[])
+    test(&[])?;
+    sim::ci()
 }
 
 /// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once; the
@@ -132,7 +140,13 @@ fn line_of(command: &Command) -> String {
         value.map(|value| format!("{}={:?}", name.to_string_lossy(), value.to_string_lossy()))
     });
     let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
-    let words: Vec<String> = settings.chain(["cargo".to_owned()]).chain(words).collect();
+    let program = PathBuf::from(command.get_program());
+    let program = program.strip_prefix(workspace_root()).unwrap_or(&program);
+    let program = match program.file_stem() {
+        Some(name) if name == "cargo" => "cargo".to_owned(),
+        _ => program.display().to_string(),
+    };
+    let words: Vec<String> = settings.chain([program]).chain(words).collect();
     words.join(" ")
 }
 

@@ -8,3 +8,4 @@ pub mod dev;
 pub mod publish;
 pub mod queue;
 pub mod server;
+pub mod sim;

@@ -48,7 +48,10 @@ impl Invariant for AckedStaysGone {
                         for offset in run.first_offset.0..end {
                             self.leased.insert((entry.group, offset), token.0);
                             must(!self.gone.contains_key(&(entry.group, offset)), || {
-                                format!("group {} offset {offset}: leased after its ack", entry.group)
+                                format!(
+                                    "group {} offset {offset}: leased after its ack",
+                                    entry.group
+                                )
                             })?;
                         }
                     }

@@ -22,7 +22,8 @@ impl Invariant for CorruptionContained {
     fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Fault { kind: "bit_flip", what } => {
-                self.damaged.extend(what.split(' ').next().and_then(|node| node.parse::<u64>().ok()));
+                self.damaged
+                    .extend(what.split(' ').next().and_then(|node| node.parse::<u64>().ok()));
                 Ok(())
             }
             Event::Fault { kind: "bit_repair", what } => {

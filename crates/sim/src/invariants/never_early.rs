@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Command, Effect, Offset, Reply, Session, SettleItem, SettleKind, Settings, Token,
+    Attach, Command, Effect, Offset, Reply, Session, Settings, SettleItem, SettleKind, Token,
 };
 
 use super::{Invariant, must};

@@ -49,18 +49,18 @@ impl OneLeasePerMessage {
         settled: &Settled,
     ) -> Result<(), String> {
         let lost = |offset: u64| {
-            settled.lost.iter().any(|(first, count)| {
-                (first.0..first.0 + u64::from(*count)).contains(&offset)
-            })
+            settled
+                .lost
+                .iter()
+                .any(|(first, count)| (first.0..first.0 + u64::from(*count)).contains(&offset))
         };
         for offset in item.first.0..item.first.0.saturating_add(item.count.into()) {
             if lost(offset) {
                 continue;
             }
             let lease = self.leases.get(&(group, offset));
-            let held = lease.is_some_and(|lease| {
-                lease.token == item.token.0 && lease.session == session
-            });
+            let held =
+                lease.is_some_and(|lease| lease.token == item.token.0 && lease.session == session);
             must(held, || {
                 format!(
                     "group {group} offset {offset}: {:?} under token {} took effect, the lease is {:?}",

@@ -20,7 +20,9 @@ impl Invariant for ReplicasAgree {
         let Event::State { node, group, index, hash } = *event else { return Ok(()) };
         let (first, of) = *self.hashes.entry((group, index)).or_insert((hash, node));
         must(first == hash, || {
-            format!("group {group} index {index}: {hash:016x} on node {node}, {first:016x} on node {of}")
+            format!(
+                "group {group} index {index}: {hash:016x} on node {node}, {first:016x} on node {of}"
+            )
         })
     }
 }

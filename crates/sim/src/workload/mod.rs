@@ -251,7 +251,10 @@ async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= until {
-                return Err(format!("liveness: {} is not empty after {limit:?}: {told}", queue.name));
+                return Err(format!(
+                    "liveness: {} is not empty after {limit:?}: {told}",
+                    queue.name
+                ));
             }
             sleep(Duration::from_millis(200)).await;
         }

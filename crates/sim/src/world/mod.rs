@@ -8,6 +8,7 @@
 //! ```
 
 mod host;
+mod machine;
 mod network;
 
 use std::collections::BTreeMap;
@@ -25,8 +26,9 @@ use quorate_group::sim::{Skew, World};
 use quorate_storage::SimDir;
 use tokio::time::sleep;
 
-pub use host::Status;
 use host::Host;
+pub use host::Status;
+pub use machine::Machine;
 
 use crate::events::{Event, Record};
 
