@@ -29,6 +29,7 @@ pub struct Skew {
 pub struct World {
     clocks: Mutex<BTreeMap<NodeId, Clock>>,
     observer: Mutex<Option<Arc<dyn Observer>>>,
+    machines: Mutex<Vec<NodeId>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -79,6 +80,10 @@ impl Simulator for World {
     fn new(_: &GlobalRng, _: &TimeHandle, _: &madsim::Config) -> Self {
         Self::default()
     }
+
+    fn create_node(&self, id: NodeId) {
+        lock(&self.machines).push(id);
+    }
 }
 
 impl World {
@@ -89,6 +94,13 @@ impl World {
     #[must_use]
     pub fn current() -> Arc<World> {
         madsim::plugin::simulator()
+    }
+
+    /// Every machine that was made, of nodes and of others.
+    #[must_use]
+    pub fn machines(&self) -> Vec<NodeId> {
+        // The first is the supervisor's own.
+        lock(&self.machines).iter().skip(1).copied().collect()
     }
 
     /// Sets a node's clock.

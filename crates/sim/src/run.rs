@@ -96,10 +96,14 @@ fn on_this_thread(run: &Run) -> Report {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let clock = simulated.clone();
         runtime.block_on(async {
+            let scenario = (run.scenario.run)(run.plan.clone(), record.clone());
+            let machine = madsim::runtime::Handle::current().create_node().name("scenario").build();
             let outcome = tokio::select! {
                 biased;
                 () = record.violated() => Ok(()),
-                outcome = (run.scenario.run)(run.plan.clone(), record.clone()) => outcome,
+                outcome = machine.spawn(scenario) => {
+                    outcome.unwrap_or_else(|error| Err(error.to_string()))
+                }
             };
             match outcome {
                 Ok(()) => record.finish(),
@@ -107,6 +111,7 @@ fn on_this_thread(run: &Run) -> Report {
             }
             *clock.lock().expect("no panic while held") =
                 madsim::time::TimeHandle::current().elapsed();
+            end_all_machines().await;
         });
     }));
     let panicked = ran.err().map(|panic| message_of(panic.as_ref()));
@@ -130,6 +135,15 @@ fn on_this_thread(run: &Run) -> Report {
         last_lines,
         trace,
     }
+}
+
+/// Tasks that wait for each other would keep a run in memory for ever: they are dropped with their
+/// machines.
+async fn end_all_machines() {
+    for machine in World::current().machines() {
+        madsim::runtime::Handle::current().kill(machine);
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
 /// Tests an application against a simulated cluster of three nodes, once for each seed.
@@ -178,6 +192,7 @@ where
             () = record.violated() => {}
             done = done => done.expect("the test's task was not cancelled"),
         }
+        end_all_machines().await;
     });
     told.violation()
 }

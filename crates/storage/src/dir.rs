@@ -258,7 +258,11 @@ impl DataDir {
                 let (meta, opened) = SledMeta::open(path.join(META))?;
                 Ok((Arc::new(meta), opened))
             }
-            Home::Simulated(dir) => Ok((Arc::new(dir.meta().clone()), Opened::Existed)),
+            Home::Simulated(dir) => {
+                // As sled's form does: what is found is flushed before it is believed.
+                dir.meta().sync()?;
+                Ok((Arc::new(dir.meta().clone()), Opened::Existed))
+            }
         }
     }
 

@@ -200,8 +200,13 @@ impl Attached {
 
     /// A run of leased messages with their bodies; `None` if they are gone meanwhile, by a purge
     /// or because the lease ended. A body that is to be delivered and cannot be read stops this
-    /// node: another one's copy is sound, and the message must not be used up by failing here.
-    async fn delivery(&self, token: Token, run: Run) -> Option<v1::ConsumeResponse> {
+    /// node, and ends the stream, so that nothing behind it overtakes: another node's copy is
+    /// sound, and the message must not be used up by failing here.
+    async fn delivery(
+        &self,
+        token: Token,
+        run: Run,
+    ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
         let frame = match self.bodies(run).await {
             Ok(frame) => frame,
             Err(error) => {
@@ -210,8 +215,9 @@ impl Attached {
                     let (queue, index) = (&self.queue.name, run.index.0);
                     self.node
                         .fail(format!("queue {queue}: read the body at index {index}: {error}"));
+                    return Err(Refusal::shutting_down());
                 }
-                return None;
+                return Ok(None);
             }
         };
         let delivery = v1::Delivery {
@@ -220,9 +226,9 @@ impl Attached {
             attempt: run.attempt,
             frame: Some(frame),
         };
-        Some(v1::ConsumeResponse {
+        Ok(Some(v1::ConsumeResponse {
             response: Some(v1::consume_response::Response::Delivery(delivery)),
-        })
+        }))
     }
 
     async fn bodies(&self, run: Run) -> std::io::Result<v1::Frame> {
@@ -376,8 +382,13 @@ fn answers(
                     Some(Outgoing::Deliver { index, .. }) if index < attached.since => {}
                     Some(Outgoing::Deliver { token, runs, .. }) => {
                         for run in runs {
-                            if let Some(delivery) = attached.delivery(token, run).await {
-                                yield Ok(delivery);
+                            match attached.delivery(token, run).await {
+                                Ok(None) => {}
+                                Ok(Some(delivery)) => yield Ok(delivery),
+                                Err(refusal) => {
+                                    yield Err(refusal.into());
+                                    return;
+                                }
                             }
                         }
                     }

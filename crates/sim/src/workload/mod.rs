@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use madsim::rand::{Rng, thread_rng};
-use madsim::runtime::NodeHandle;
 use madsim::task::NodeId;
 use quorate_client::{Client, QueueSettings};
 use tokio::time::{Instant, sleep};
@@ -111,7 +110,7 @@ impl Shared {
 /// A running workload.
 pub struct Workload {
     shared: Arc<Shared>,
-    machines: Vec<NodeHandle>,
+    machines: Vec<NodeId>,
 }
 
 /// Client machines of a run.
@@ -140,7 +139,8 @@ impl Workload {
         for number in 0..MACHINES {
             let shared = shared.clone();
             let main = move || client_main(shared.clone(), number);
-            machines.push(cluster.client_machine_with(&format!("client {number}"), main));
+            let name = format!("client {number}");
+            machines.push(cluster.client_machine_with(&name, main).id());
         }
         Ok(Workload { shared, machines })
     }
@@ -154,7 +154,7 @@ impl Workload {
     /// The machines that clients run on.
     #[must_use]
     pub fn machines(&self) -> Vec<NodeId> {
-        self.machines.iter().map(NodeHandle::id).collect()
+        self.machines.clone()
     }
 
     /// Ends the producers, and waits until the consumers have emptied the queues.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use madsim::rand::{Rng, thread_rng};
-use madsim::runtime::NodeHandle;
 use madsim::task::NodeId;
 use quorate_broker::{Config, Home, Node};
 use quorate_storage::SimDir;
@@ -32,7 +31,7 @@ pub enum Status {
 
 pub(super) struct Host {
     node: u64,
-    machine: Mutex<Option<NodeHandle>>,
+    machine: NodeId,
     state: Arc<State>,
 }
 
@@ -102,16 +101,14 @@ impl Host {
             stop: Notify::new(),
             stopped: Notify::new(),
         });
-        let host = Arc::new(Host { node, machine: Mutex::new(None), state: state.clone() });
-        let machine = cluster.runtime().create_node().name(format!("node {node}"));
-        let machine = machine.ip(super::address(node).ip());
-        let machine = machine.init(move || main(state.clone())).build();
-        *lock(&host.machine) = Some(machine);
-        host
+        let (own, runtime) = (state.clone(), cluster.runtime());
+        let machine = runtime.create_node().name(format!("node {node}"));
+        let machine = machine.ip(super::address(node).ip()).init(move || main(own.clone())).build();
+        Arc::new(Host { node, machine: machine.id(), state })
     }
 
     pub(super) fn machine(&self) -> NodeId {
-        lock(&self.machine).as_ref().expect("set when it was made").id()
+        self.machine
     }
 
     pub(super) fn status(&self) -> Status {

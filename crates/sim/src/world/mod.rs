@@ -43,8 +43,6 @@ struct Inner {
     hosts: Mutex<BTreeMap<u64, Arc<Host>>>,
     founders: Vec<u64>,
     clients: AtomicU64,
-    runtime: Handle,
-    network: Arc<NetSim>,
 }
 
 fn address(node: u64) -> SocketAddr {
@@ -94,8 +92,6 @@ impl Cluster {
             hosts: Mutex::default(),
             founders: founders.clone(),
             clients: AtomicU64::new(0),
-            runtime: Handle::current(),
-            network: NetSim::current(),
         };
         let cluster = Cluster(Arc::new(inner));
         World::current().observe(Arc::new(record));
@@ -131,8 +127,13 @@ impl Cluster {
         &self.0.record
     }
 
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.0.runtime
+    /// Looked up each time: a machine's program holds its cluster, and the runtime the program.
+    pub(crate) fn runtime(&self) -> Handle {
+        Handle::current()
+    }
+
+    fn net(&self) -> Arc<NetSim> {
+        NetSim::current()
     }
 
     /// Ids of all nodes.
@@ -167,7 +168,7 @@ impl Cluster {
     /// A machine of its own for clients.
     pub(crate) fn client_machine(&self, name: &str) -> NodeHandle {
         let ip = self.next_client_ip();
-        self.0.runtime.create_node().name(name).ip(ip).build()
+        self.runtime().create_node().name(name).ip(ip).build()
     }
 
     /// One whose main task starts again whenever the machine does.
@@ -180,7 +181,7 @@ impl Cluster {
         F: Future<Output = ()> + 'static,
     {
         let ip = self.next_client_ip();
-        self.0.runtime.create_node().name(name).ip(ip).init(main).build()
+        self.runtime().create_node().name(name).ip(ip).init(main).build()
     }
 
     fn next_client_ip(&self) -> IpAddr {
@@ -220,12 +221,12 @@ impl Cluster {
     /// Stops a process without ending it, as SIGSTOP does.
     pub fn pause(&self, node: u64) {
         self.told("pause", node);
-        self.0.runtime.pause(self.host(node).machine());
+        self.runtime().pause(self.host(node).machine());
     }
 
     /// Lets a stopped process go on.
     pub fn resume(&self, node: u64) {
-        self.0.runtime.resume(self.host(node).machine());
+        self.runtime().resume(self.host(node).machine());
     }
 
     /// The node that leads a queue, as last heard.

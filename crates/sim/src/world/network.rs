@@ -11,18 +11,18 @@ impl Cluster {
     /// Cuts a node off from all others, both ways, clients included.
     pub fn isolate(&self, node: u64) {
         self.told("isolate", node);
-        self.0.network.clog_node(self.host(node).machine());
+        self.net().clog_node(self.host(node).machine());
     }
 
     /// Joins a node that was cut off.
     pub fn rejoin(&self, node: u64) {
-        self.0.network.unclog_node(self.host(node).machine());
+        self.net().unclog_node(self.host(node).machine());
     }
 
     /// Nothing gets from `from` to `to`; the other way stays open.
     pub fn cut_one_way(&self, from: u64, to: u64) {
         self.told("one_way_cut", format_args!("{from} {to}"));
-        self.0.network.clog_link(self.host(from).machine(), self.host(to).machine());
+        self.net().clog_link(self.host(from).machine(), self.host(to).machine());
     }
 
     /// Cuts every link between two sides, both ways.
@@ -31,8 +31,8 @@ impl Cluster {
         for a in one {
             for b in other {
                 let (a, b) = (self.host(*a).machine(), self.host(*b).machine());
-                self.0.network.clog_link(a, b);
-                self.0.network.clog_link(b, a);
+                self.net().clog_link(a, b);
+                self.net().clog_link(b, a);
             }
         }
     }
@@ -42,9 +42,9 @@ impl Cluster {
         let nodes = self.nodes();
         for a in &nodes {
             let machine = self.host(*a).machine();
-            self.0.network.unclog_node(machine);
+            self.net().unclog_node(machine);
             for b in nodes.iter().filter(|b| *b != a) {
-                self.0.network.unclog_link(machine, self.host(*b).machine());
+                self.net().unclog_link(machine, self.host(*b).machine());
             }
         }
         self.network(0.0, Duration::from_micros(200)..Duration::from_millis(2));
@@ -52,7 +52,7 @@ impl Cluster {
 
     /// How often something is lost on the way, and how long it takes.
     pub fn network(&self, loss: f64, latency: std::ops::Range<Duration>) {
-        self.0.network.update_config(|config| {
+        self.net().update_config(|config| {
             config.packet_loss_rate = loss;
             config.send_latency = latency;
         });
