@@ -1,5 +1,6 @@
 //! A producer of the workload: sends messages of random sizes at random times, several in flight,
-//! and notes what it is told of each. Now and then it is closed and another takes its place.
+//! and notes what it is told of each. Now and then it is closed and another takes its place; or a
+//! rival comes under the same name and fences it off while it goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,12 @@ fn bytes() -> usize {
     }
 }
 
-async fn open(client: &Client, queue: &Queue) -> Option<Producer> {
+async fn open(client: &Client, queue: &Queue, name: &str, epoch: u32) -> Option<Producer> {
     let mut random = thread_rng();
     let builder = client
         .producer(queue.name.as_str())
+        .producer_id(name)
+        .epoch(epoch)
         .in_flight(random.gen_range(1..32))
         .batch_messages(random.gen_range(1..12))
         .batch_bytes(32 << 10)
@@ -35,21 +38,44 @@ async fn open(client: &Client, queue: &Queue) -> Option<Producer> {
 
 pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
     while !shared.is_quiet() {
-        let Some(producer) = open(&client, &queue).await else {
+        let number = shared.next_producer();
+        let name = format!("producer-{number}");
+        let Some(producer) = open(&client, &queue, &name, 0).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let number = shared.next_producer();
         let messages = thread_rng().gen_range(20..400);
-        for sequence in 0..messages {
-            if shared.is_quiet() {
-                break;
-            }
-            let id = MessageId { producer: number, sequence };
-            send(&shared, &producer, &queue, id).await;
-            let pause = shared.load.pause.mul_f64(thread_rng().gen_range(0.0..2.0));
-            sleep(pause).await;
+        if thread_rng().gen_bool(0.2) {
+            tokio::spawn(rival(shared.clone(), client.clone(), queue.clone(), name));
         }
+        stream(&shared, &producer, &queue, number, messages).await;
+        producer.close().await;
+    }
+}
+
+async fn stream(
+    shared: &Arc<Shared>,
+    producer: &Producer,
+    queue: &Queue,
+    number: u32,
+    messages: u32,
+) {
+    for sequence in 0..messages {
+        if shared.is_quiet() {
+            return;
+        }
+        send(shared, producer, queue, MessageId { producer: number, sequence }).await;
+        let pause = shared.load.pause.mul_f64(thread_rng().gen_range(0.0..2.0));
+        sleep(pause).await;
+    }
+}
+
+/// A second program that believes to be the only one of its name, and takes the next epoch.
+async fn rival(shared: Arc<Shared>, client: Client, queue: Queue, name: String) {
+    sleep(Duration::from_millis(thread_rng().gen_range(200..5_000))).await;
+    if let Some(producer) = open(&client, &queue, &name, 1).await {
+        let number = shared.next_producer();
+        stream(&shared, &producer, &queue, number, 30).await;
         producer.close().await;
     }
 }
@@ -101,7 +127,8 @@ pub(super) async fn one(
         if Instant::now() >= until {
             break;
         }
-        let Some(producer) = open(client, queue).await else {
+        let name = format!("drain-{number}");
+        let Some(producer) = open(client, queue, &name, sequence).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
