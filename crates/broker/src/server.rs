@@ -1,9 +1,11 @@
 //! A running node: opens its directory and its socket, starts what serves, and ends it again.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use quorate_group::{EffectsAt, Handle, Spec};
 use quorate_machine::catalog::Catalog;
@@ -203,10 +205,11 @@ impl Node {
 
 /// Serves until it is said to stop; a node that cannot serve any longer must not go on.
 async fn serve(member: Arc<Member>, serving: impl Future<Output = Result<(), String>>) {
-    match serving.await {
-        Ok(()) if member.shutdown.is_said() => {}
-        Ok(()) => member.fail("the server has ended".into()),
-        Err(error) => member.fail(format!("serve: {error}")),
+    match AssertUnwindSafe(serving).catch_unwind().await {
+        Ok(Ok(())) if member.shutdown.is_said() => {}
+        Ok(Ok(())) => member.fail("the server has ended".into()),
+        Ok(Err(error)) => member.fail(format!("serve: {error}")),
+        Err(_) => member.fail("the server has panicked".into()),
     }
 }
 

@@ -89,14 +89,14 @@ impl<M: Machine> Keeper<M> {
         if !leads {
             return;
         }
+        #[cfg(madsim)]
+        if let Some(observer) = crate::sim::World::current().observer() {
+            observer.leads(self.handle.node(), self.handle.id(), term);
+        }
         self.leading.store(true, Ordering::Release);
         // Applied before anything that this leader's owner proposes for a consumer.
         match self.propose(M::leader_changed(self.handle.node())).await {
             Ok(()) => {
-                #[cfg(madsim)]
-                if let Some(observer) = crate::sim::World::current().observer() {
-                    observer.leads(self.handle.node(), self.handle.id(), term);
-                }
                 *led_term = Some(term);
                 let _ = self.events.send(Event::Leading { term });
                 let mut effects = Vec::new();

@@ -20,6 +20,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+#[cfg(feature = "planted")]
 use quorate_machine::planted::{self, Bug};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
@@ -162,6 +163,7 @@ impl RaftNetworkV2<Types> for Client {
         async move {
             let opened = self.peers.open(self.node, self.group);
             match tokio::time::timeout(option.soft_ttl(), opened).await {
+                #[cfg(feature = "planted")]
                 Ok(Ok(link)) if planted::is(Bug::ConfirmBeforeQuorum) => {
                     Ok(unquestioned(link, input).boxed())
                 }
@@ -299,6 +301,7 @@ fn pipelined(
 }
 
 /// What a planted bug takes for a follower's answers, once the first has come.
+#[cfg(feature = "planted")]
 fn unquestioned(
     mut link: Box<dyn AppendLink>,
     mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,

@@ -20,7 +20,8 @@ pub struct Skew {
     /// Added to what the wall clock shows, in milliseconds.
     pub offset_ms: i64,
     /// Parts per million by which the node's clock runs fast (or slow, below 0), within a tenth
-    /// either way: its timers end sooner (later), and its wall clock gains (loses) on the world's.
+    /// either way: Raft's timers end sooner (later), and its wall clock gains (loses) on the
+    /// world's.
     pub drift_ppm: i64,
 }
 
@@ -47,6 +48,10 @@ pub trait Observer: Send + Sync {
     /// What a replica's machine made of the commands of the entry at `index`: a `Vec` each of
     /// commands, replies and effects of the group's machine, and the machine's hash after it.
     fn made(&self, node: u64, group: u64, made: Made<'_>);
+
+    /// A replica stands at `index` without having applied up to there: it was opened from a
+    /// checkpoint, or has installed a snapshot.
+    fn restored(&self, node: u64, group: u64, index: u64);
 
     /// A replica has begun to lead.
     fn leads(&self, node: u64, group: u64, term: u64);
@@ -107,6 +112,12 @@ impl World {
     pub fn set_skew(&self, node: NodeId, skew: Skew) {
         let since = TimeHandle::current().elapsed();
         lock(&self.clocks).insert(node, Clock { skew, since });
+    }
+
+    /// How a node's clock differs now.
+    #[must_use]
+    pub fn skew(&self, node: NodeId) -> Skew {
+        lock(&self.clocks).get(&node).map_or_else(Skew::default, |clock| clock.skew)
     }
 
     /// Sets who is told.

@@ -123,6 +123,8 @@ impl StateMachine {
             gauges.checkpointed.store(index, Ordering::Relaxed);
             gauges.applied.store(index, Ordering::Relaxed);
             log.checkpointed(index, applier.live());
+            #[cfg(madsim)]
+            tell_restored(&log, index);
         }
         Ok(Self { applier, log, checkpoints, gauges, applied, membership })
     }
@@ -201,6 +203,13 @@ impl StateMachine {
     }
 }
 
+#[cfg(madsim)]
+fn tell_restored(log: &ReplicaLog, index: u64) {
+    if let Some(observer) = crate::sim::World::current().observer() {
+        observer.restored(log.node, log.group.0, index);
+    }
+}
+
 impl RaftStateMachine<Types> for StateMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder;
@@ -249,6 +258,8 @@ impl RaftStateMachine<Types> for StateMachine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.gauges.checkpointed.fetch_max(checkpoint.index(), Ordering::AcqRel);
+        #[cfg(madsim)]
+        tell_restored(&self.log, checkpoint.index());
         self.note_progress(0);
         Ok(())
     }

@@ -72,6 +72,15 @@ pub enum Event<'a> {
     },
     /// What a queue's machine made of an entry, told once, when it is first applied anywhere.
     Made(QueueEntry<'a>),
+    /// A replica stands at an index without having applied up to there.
+    Restored {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+        /// From a checkpoint, or by a snapshot.
+        index: u64,
+    },
     /// A replica leads.
     Leads {
         /// Where.
@@ -209,6 +218,8 @@ pub struct Counters {
     pub delivered: u64,
     /// Acknowledgements confirmed.
     pub acked: u64,
+    /// Messages refused.
+    pub refused: u64,
     /// Publishes whose outcome stayed unknown.
     pub unknown: u64,
     /// Leaderships begun.
@@ -348,19 +359,26 @@ impl State {
     fn count(&mut self, event: &Event<'_>) {
         match event {
             Event::Confirmed { .. } => self.counters.confirmed += 1,
+            Event::Refused { .. } => self.counters.refused += 1,
             Event::Unknown { .. } => self.counters.unknown += 1,
             Event::Delivered { .. } => self.counters.delivered += 1,
             Event::Settled { settle: Settle::Ack, error: None, .. } => self.counters.acked += 1,
             Event::Leads { node, group, term } => {
-                self.counters.elections += 1;
                 let known = self.leaders.entry(*group).or_default();
                 if known.1 < *term {
                     *known = (*node, *term);
+                    self.counters.elections += 1;
                 }
             }
             Event::Applied { node, group, index, .. } => {
                 self.counters.applied += 1;
                 self.applied.insert((*node, *group), *index);
+            }
+            Event::Restored { node, group, index } => {
+                self.applied.insert((*node, *group), *index);
+            }
+            Event::Node { node, does: "starts" } => {
+                self.applied.retain(|(of, _), _| of != node);
             }
             Event::Fault { kind, .. } => *self.faults.entry(kind).or_default() += 1,
             Event::Node { does, .. } if does.starts_with("fail") || does.starts_with("refuse") => {
@@ -402,6 +420,10 @@ impl Observer for Record {
             })),
             Err(error) => self.violate(format!("an applied command cannot be read: {error}")),
         }
+    }
+
+    fn restored(&self, node: u64, group: u64, index: u64) {
+        self.tell(Event::Restored { node, group, index });
     }
 
     fn leads(&self, node: u64, group: u64, term: u64) {

@@ -47,8 +47,8 @@ pub struct Sweep {
     /// A scenario by name, `random`, or `all` for every named one.
     #[arg(long, default_value = "random")]
     pub scenario: String,
-    /// Nodes of the cluster: 3 or 5. Scenarios that need more say so.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    /// Nodes that found the cluster: 3 to 5.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub nodes: u8,
     /// Simulated seconds with faults, for the `random` scenario; draining comes on top.
     #[arg(long, default_value_t = 60)]

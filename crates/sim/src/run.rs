@@ -80,7 +80,7 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 
 fn runtime(seed: u64) -> Runtime {
     let mut config = madsim::Config::default();
-    config.net.send_latency = Duration::from_micros(200)..Duration::from_millis(2);
+    config.net.send_latency = crate::world::LATENCY;
     let mut runtime = Runtime::with_seed_and_config(seed, config);
     runtime.add_simulator::<World>();
     runtime.set_time_limit(TIME_LIMIT);

@@ -87,8 +87,8 @@ pub fn replay_command(report: &Report, options: &Sweep) -> String {
 /// When the options make no sense.
 pub fn sweep(options: &Sweep) -> Result<bool, String> {
     let scenarios = scenarios_of(&options.scenario)?;
-    if options.trace.is_some() && options.seeds.0.clone().count() > 1 {
-        return Err("--trace is for one seed".to_owned());
+    if options.trace.is_some() && (options.seeds.0.clone().count() > 1 || scenarios.len() > 1) {
+        return Err("--trace is for one seed of one scenario".to_owned());
     }
     let started = Instant::now();
     let until = options.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));

@@ -108,6 +108,9 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "n{node} g{group} state {index} {hash:016x}")
         }
         Event::Made(entry) => write_entry(out, entry),
+        Event::Restored { node, group, index } => {
+            write!(out, "n{node} g{group} RESTORED at {index}")
+        }
         Event::Leads { node, group, term } => write!(out, "n{node} g{group} LEADS term {term}"),
         Event::Sent { group, id } => write!(out, "g{group} sent {id}"),
         Event::Confirmed { group, id, offset, duplicate } => {

@@ -21,15 +21,12 @@ pub fn run(args: &[String]) -> Result<()> {
 
 /// What fits into a CI run: some of everything, with seeds that no run had before.
 pub fn ci() -> Result<()> {
-    step(in_world(
-        cargo().args(["clippy", "--profile", "sim", "--package", "quorate-sim"]).args([
-            "--features",
-            "planted",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    ))?;
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--profile", "sim", "--features", "quorate-sim/planted"]);
+    for package in ["sim", "broker", "group", "client", "machine", "storage"] {
+        clippy.args(["--package", &format!("quorate-{package}")]);
+    }
+    step(in_world(clippy.args(["--", "-D", "warnings"])))?;
     build(true)?;
     simulate("planted --within 60 --seconds 40".split(' '))?;
     build(false)?;
@@ -73,11 +70,10 @@ fn in_world(command: &mut Command) -> &mut Command {
 }
 
 fn simulate<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    let program = target_dir().join("sim").join("sim");
-    step(
-        Command::new(program.join(format!("quorate-sim{}", std::env::consts::EXE_SUFFIX)))
-            .args(args),
-    )
+    let program = format!("quorate-sim{}", std::env::consts::EXE_SUFFIX);
+    let program = target_dir().join("sim").join("sim").join(program);
+    // A thread a seed: with an arena each, memory that is free again would not be used again.
+    step(Command::new(program).args(args).env("MALLOC_ARENA_MAX", "2"))
 }
 
 /// A seed that follows from the commit, so that each is searched where none before it was.

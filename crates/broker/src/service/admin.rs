@@ -154,7 +154,8 @@ impl Member {
             (nodes, catalog.queues().len())
         });
         // The founders are registered one by one: for a moment there are fewer.
-        if nodes.len() < self.config.peers.len() {
+        let missing = |peer: &crate::config::Peer| !nodes.iter().any(|node| node.0 == peer.id);
+        if queues == 0 && self.config.peers.iter().any(missing) {
             return Err(Refusal::no_quorum("found the cluster"));
         }
         let limit = self.config.limits.max_queues as usize;

@@ -210,8 +210,13 @@ impl Attached {
         let frame = match self.bodies(run).await {
             Ok(frame) => frame,
             Err(error) => {
-                let first = run.first_offset;
-                if self.queue.handle.read(|queue| queue.holds(self.session, token, first)) {
+                let end = run.first_offset.0 + u64::from(run.count);
+                let mut offsets = (run.first_offset.0..end).map(Offset);
+                let held = self
+                    .queue
+                    .handle
+                    .read(|queue| offsets.any(|offset| queue.holds(self.session, token, offset)));
+                if held {
                     let (queue, index) = (&self.queue.name, run.index.0);
                     self.node
                         .fail(format!("queue {queue}: read the body at index {index}: {error}"));
@@ -305,30 +310,42 @@ impl Services {
         attach: &v1::Attach,
     ) -> Result<(Attached, u32, mpsc::UnboundedReceiver<Outgoing>), Refusal> {
         let command = attach_of(attach, self.node.id())?;
-        let session = command.session;
         let lease_ms = command.lease_ms;
-        let (stream, inlet) = queue.open(session);
+        let (stream, inlet) = queue.open(command.session);
+        // In a task of its own: a caller that does not wait to the end leaves no session behind
+        // that nobody disconnects.
+        let attaching = attached(self.node.clone(), queue.clone(), stream, command);
         let limit = self.node.config.limits.request_timeout();
-        let proposed = queue.handle.propose_small(Command::Attach(command));
-        let refusal = match tokio::time::timeout(limit, proposed).await {
-            Ok(Ok(Applied { index: since, reply: Reply::Attached { attachment, .. } })) => {
-                let node = self.node.clone();
-                let lease_ms = lease_ms
-                    .unwrap_or_else(|| queue.handle.read(|machine| machine.settings().lease_ms));
-                return Ok((
-                    Attached { node, queue, session, stream, attachment, since },
-                    lease_ms,
-                    inlet,
-                ));
+        match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
+            Ok(Ok(attached)) => {
+                let default = || queue.handle.read(|machine| machine.settings().lease_ms);
+                Ok((attached?, lease_ms.unwrap_or_else(default), inlet))
             }
-            Ok(Ok(Applied { reply: Reply::Rejected(rejection), .. })) => rejection.into(),
-            Ok(Ok(_)) => Refusal::unknown_outcome(),
-            Ok(Err(error)) => self.node.redirect(&queue, error),
-            Err(_) => Refusal::no_quorum("attach the consumer"),
-        };
-        queue.close(session, stream);
-        Err(refusal)
+            Ok(Err(_)) => Err(Refusal::unknown_outcome()),
+            Err(_) => Err(Refusal::no_quorum("attach the consumer")),
+        }
     }
+}
+
+/// Attaches a session to the stream that was opened for it. If nobody takes what it returns, the
+/// session is disconnected.
+async fn attached(
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    stream: u64,
+    command: Attach,
+) -> Result<Attached, Refusal> {
+    let session = command.session;
+    let refusal = match queue.handle.propose_small(Command::Attach(command)).await {
+        Ok(Applied { index: since, reply: Reply::Attached { attachment, .. } }) => {
+            return Ok(Attached { node, queue, session, stream, attachment, since });
+        }
+        Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),
+        Ok(_) => Refusal::unknown_outcome(),
+        Err(error) => node.redirect(&queue, error),
+    };
+    queue.close(session, stream);
+    Err(refusal)
 }
 
 impl Attached {

@@ -106,9 +106,6 @@ impl Settles {
         let rest = self.waiting.split_off(self.waiting.len().min(SETTLES));
         let settles = std::mem::replace(&mut self.waiting, rest);
         let mut settles = newest_of_each_message(settles, &extended);
-        if settles.is_empty() && extended.is_empty() {
-            return None;
-        }
         settles.sort_by_key(|settle| (settle.kind, settle.lease));
         let mut items = Vec::new();
         for settle in &settles {

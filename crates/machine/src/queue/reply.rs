@@ -48,6 +48,15 @@ pub struct Settled {
     pub lost: Vec<(Offset, u32)>,
 }
 
+impl Settled {
+    /// Whether the lease of the message at `offset` was not held.
+    #[must_use]
+    pub fn has_lost(&self, offset: u64) -> bool {
+        let mut runs = self.lost.iter();
+        runs.any(|(Offset(first), count)| (*first..first + u64::from(*count)).contains(&offset))
+    }
+}
+
 /// Why a command was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {

@@ -8,13 +8,16 @@ use super::{Target, a_while};
 
 pub(super) async fn jump(target: &Target, direction: i64) {
     let most = if thread_rng().gen_bool(0.2) { 600_000 } else { 10_000 };
-    let offset_ms = direction * thread_rng().gen_range(50..most);
-    target.cluster.skew(target.leader_or_any(), Skew { offset_ms, drift_ppm: 0 });
+    let by_ms = direction * thread_rng().gen_range(50..most);
+    let node = target.leader_or_any();
+    let skew = target.cluster.skew_of(node);
+    target.cluster.skew(node, Skew { offset_ms: skew.offset_ms + by_ms, ..skew });
     sleep(a_while(100..2_000)).await;
 }
 
 pub(super) async fn drift(target: &Target) {
     let drift_ppm = thread_rng().gen_range(-100_000..100_000);
-    target.cluster.skew(target.leader_or_any(), Skew { offset_ms: 0, drift_ppm });
+    let node = target.leader_or_any();
+    target.cluster.skew(node, Skew { drift_ppm, ..target.cluster.skew_of(node) });
     sleep(a_while(100..2_000)).await;
 }

@@ -1,7 +1,5 @@
 //! Disks that fail, fill up, take their time, tear a write, or flip a bit.
 
-use std::time::Duration;
-
 use madsim::rand::seq::SliceRandom;
 use madsim::rand::{Rng, thread_rng};
 use quorate_storage::disk::{Disk, Fault, Operation};
@@ -9,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{Target, a_while};
 use crate::events::Event;
-use crate::world::{Cluster, Status};
+use crate::world::{Cluster, FLUSH, Status};
 
 fn told(target: &Target, kind: &'static str, node: u64, what: &str) {
     let what = format!("{node} {what}");
@@ -19,9 +17,13 @@ fn told(target: &Target, kind: &'static str, node: u64, what: &str) {
 /// The call comes, or does not: plans that did not come about are forgotten.
 async fn plan(target: &Target, node: u64, operation: Operation, fault: Fault) {
     let disk = target.cluster.disk(node);
+    let met = disk.faults_met();
     disk.plan(operation, thread_rng().gen_range(1..6), fault);
-    sleep(a_while(100..2_000)).await;
-    disk.clear_plans();
+    sleep(a_while(100..3_000)).await;
+    disk.clear_plans_of(operation);
+    if disk.faults_met() > met {
+        told(target, "disk_error_met", node, "");
+    }
 }
 
 pub(super) async fn read_error(target: &Target, node: u64) {
@@ -49,18 +51,7 @@ pub(super) async fn checkpoint_error(target: &Target, node: u64) {
 /// The power goes while a write is under way, and with it the node.
 pub(super) async fn torn_write(target: &Target, node: u64) {
     told(target, "torn_write", node, "");
-    let disk = target.cluster.disk(node);
-    disk.plan(Operation::Write, thread_rng().gen_range(1..4), Fault::PowerLoss);
-    for _ in 0..200 {
-        sleep(Duration::from_millis(5)).await;
-        if !disk.is_alive() {
-            break;
-        }
-    }
-    disk.clear_plans();
-    if target.cluster.status(node) != Status::Down {
-        target.cluster.lose_power(node);
-    }
+    target.cluster.lose_power_in_a_write(&[node]).await;
     sleep(a_while(50..1_500)).await;
     if target.cluster.status(node) == Status::Down {
         target.cluster.start_again(node);
@@ -80,10 +71,9 @@ pub(super) async fn full(target: &Target, node: u64) {
 pub(super) async fn slow(target: &Target, node: u64) {
     told(target, "slow_disk", node, "");
     let disk = target.cluster.disk(node);
-    let before = disk.latency();
     disk.set_latency(a_while(20..400));
     sleep(a_while(500..6_000)).await;
-    disk.set_latency(before);
+    disk.set_latency(FLUSH);
 }
 
 /// On a node that is down. It has to refuse to start, or to do without what was damaged; then the
@@ -96,25 +86,26 @@ pub(super) async fn bit_flip(target: &Target, node: u64) {
     let bit = thread_rng().gen_range(0..8);
     told(target, "bit_flip", node, &format!("{name} byte {byte} bit {bit}"));
     disk.flip_bit(&name, byte, bit);
+    let flipped = disk.byte(&name, byte);
     cluster.start_again(node);
     sleep(a_while(500..3_000)).await;
     cluster.kill(node);
-    disk.flip_bit(&name, byte, bit);
+    // Unless something else stands there by now.
+    if disk.byte(&name, byte) == flipped {
+        disk.flip_bit(&name, byte, bit);
+    }
     told(target, "bit_repair", node, "");
     cluster.start_again(node);
 }
 
-/// A byte of a segment, but not of what was written last: damage there cannot be told from a write
-/// that was torn.
+/// A byte of a segment, but not of what was written to it last, or behind: damage there cannot be
+/// told from a write that was torn.
 fn somewhere(disk: &quorate_storage::SimDisk) -> Option<(String, u64)> {
     let mut names = disk.list().ok()?;
     names.retain(|name| name.ends_with(".seg"));
     names.sort_unstable();
     let name = names.choose(&mut thread_rng())?.clone();
-    let end = match disk.last_write() {
-        Some((last, start, _)) if last == name => start,
-        _ => disk.file_len(&name)?,
-    };
+    let end = disk.last_write(&name)?;
     (end > 0).then(|| (name, thread_rng().gen_range(0..end)))
 }
 
@@ -122,6 +113,6 @@ pub(super) fn heal(cluster: &Cluster, node: u64) {
     let disk = cluster.disk(node);
     disk.clear_plans();
     disk.set_capacity(u64::MAX);
-    disk.set_latency(Duration::from_millis(1));
+    disk.set_latency(FLUSH);
     cluster.meta(node).fail_syncs(0);
 }

@@ -206,7 +206,7 @@ pub async fn inject(target: &Target, kind: Kind) {
     }
 }
 
-/// Undoes everything: links open, disks and clocks as they should be, nodes started.
+/// Undoes everything but the clocks: links open, disks as they should be, nodes started.
 pub fn heal(target: &Target) {
     let cluster = &target.cluster;
     cluster.record().tell(crate::events::Event::Note("heal"));

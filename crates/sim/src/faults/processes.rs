@@ -26,10 +26,11 @@ pub(super) async fn kill(target: &Target, nodes: Vec<u64>) {
 }
 
 pub(super) async fn lose_power(target: &Target, nodes: Vec<u64>) {
-    let together = thread_rng().gen_bool(0.7);
-    for node in &nodes {
-        target.cluster.lose_power(*node);
-        if !together {
+    if thread_rng().gen_bool(0.7) {
+        target.cluster.lose_power_in_a_write(&nodes).await;
+    } else {
+        for node in &nodes {
+            target.cluster.lose_power(*node);
             sleep(a_while(1..300)).await;
         }
     }

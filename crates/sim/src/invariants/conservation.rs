@@ -1,5 +1,5 @@
-//! Every message published is ready, leased, delayed, or gone in one of the ways there are; and as
-//! many were published as the log says.
+//! Every message published is ready, leased, delayed, or gone in one of the ways there are; and no
+//! more were published than the log says.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! A node whose directory was wiped never serves or votes under its old id.
+//! A node whose directory was wiped never leads or applies anything under its old id.
 
 use std::collections::BTreeSet;
 
+use super::corruption_contained::node_of;
 use super::{Invariant, must};
 use crate::events::Event;
 
@@ -18,7 +19,7 @@ impl Invariant for Identity {
     fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Fault { kind: "wipe", what } => {
-                self.wiped.extend(what.split(' ').next().and_then(|node| node.parse::<u64>().ok()));
+                self.wiped.extend(node_of(what));
                 Ok(())
             }
             Event::Leads { node, group, .. } | Event::Applied { node, group, .. } => {

@@ -1,10 +1,10 @@
-//! A lease does not end before its time by the leader's clock, unless its holder gives it up; a
-//! message that was given back with a delay is not delivered before it is over.
+//! A lease does not end before its time by the leader's clock, unless its holder gives it up or its
+//! session is over; a message that was given back with a delay is not delivered before it is over.
 
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Command, Effect, Offset, Reply, Session, Settings, SettleItem, SettleKind, Token,
+    Attach, Attachment, Command, Effect, Reply, Session, Settings, SettleItem, SettleKind, Token,
 };
 
 use super::{Invariant, must};
@@ -19,9 +19,16 @@ pub struct NeverEarly {
 struct Queue {
     now_ms: u64,
     settings: Settings,
-    leases_ms: BTreeMap<Session, u32>,
-    /// By offset: from when on it may be leased again.
+    sessions: BTreeMap<Session, Attached>,
+    /// By offset: its last lease, and from when on it may be leased again.
     free_from: BTreeMap<u64, Free>,
+}
+
+struct Attached {
+    lease_ms: u32,
+    attachment: Attachment,
+    /// When its stream broke, unless it was attached again.
+    broken_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -35,23 +42,41 @@ impl Queue {
     fn applied(&mut self, command: &Command, reply: &Reply) {
         match (command, reply) {
             (Command::Configure(settings), Reply::Done) => self.settings = settings.clone(),
-            (Command::Attach(Attach { session, lease_ms, .. }), Reply::Attached { .. }) => {
-                // The default is taken when the session attaches.
+            (
+                Command::Attach(Attach { session, lease_ms, .. }),
+                Reply::Attached { attachment, .. },
+            ) => {
+                self.end_if_grace_is_over(*session);
                 let lease_ms = lease_ms.unwrap_or(self.settings.lease_ms);
-                self.leases_ms.insert(*session, lease_ms);
+                let attached = Attached { lease_ms, attachment: *attachment, broken_ms: None };
+                self.sessions.insert(*session, attached);
             }
-            (Command::Detach { session, .. }, _) => self.released(*session),
+            (Command::Disconnect { session, attachment }, _) => {
+                let now_ms = self.now_ms;
+                if let Some(attached) = self.sessions.get_mut(session)
+                    && attached.attachment == *attachment
+                {
+                    attached.broken_ms.get_or_insert(now_ms);
+                }
+            }
+            (Command::LeaderChanged { .. }, _) => {
+                let now_ms = self.now_ms;
+                for attached in self.sessions.values_mut() {
+                    attached.broken_ms.get_or_insert(now_ms);
+                }
+            }
+            (Command::Detach { session, attachment }, _) => {
+                let attached = self.sessions.get(session);
+                if attached.is_some_and(|attached| attached.attachment == *attachment) {
+                    self.free_all_of(*session, 0);
+                }
+            }
             (Command::Purge, _) => self.free_from.clear(),
             (Command::Settle { session, items }, Reply::Settled(settled)) => {
-                let lost = |offset: u64| {
-                    let mut runs = settled.lost.iter();
-                    runs.any(|(Offset(first), count)| {
-                        (*first..first + u64::from(*count)).contains(&offset)
-                    })
-                };
                 for item in items {
                     let end = item.first.0.saturating_add(item.count.into());
-                    for offset in (item.first.0..end).filter(|offset| !lost(*offset)) {
+                    let offsets = item.first.0..end;
+                    for offset in offsets.filter(|offset| !settled.has_lost(*offset)) {
                         self.settled(*session, item, offset);
                     }
                 }
@@ -60,15 +85,27 @@ impl Queue {
         }
     }
 
-    /// A session that ends on purpose gives its leases back.
-    fn released(&mut self, session: Session) {
+    /// Until when a broken session keeps its leases.
+    fn grace_ends_ms(&self, session: Session) -> Option<u64> {
+        let broken_ms = self.sessions.get(&session)?.broken_ms?;
+        Some(broken_ms + u64::from(self.settings.session_grace_ms))
+    }
+
+    /// A session that comes back too late comes back as a new one.
+    fn end_if_grace_is_over(&mut self, session: Session) {
+        if let Some(ended) = self.grace_ends_ms(session).filter(|ended| *ended <= self.now_ms) {
+            self.free_all_of(session, ended);
+        }
+    }
+
+    fn free_all_of(&mut self, session: Session, at_ms: u64) {
         for free in self.free_from.values_mut().filter(|free| free.session == session) {
-            free.at_ms = 0;
+            free.at_ms = free.at_ms.min(at_ms);
         }
     }
 
     fn settled(&mut self, session: Session, item: &SettleItem, offset: u64) {
-        let (now_ms, grace_ms) = (self.now_ms, self.settings.session_grace_ms);
+        let now_ms = self.now_ms;
         let Some(free) = self.free_from.get_mut(&offset) else { return };
         if free.session != session || free.token != item.token {
             return;
@@ -76,7 +113,7 @@ impl Queue {
         match item.kind {
             SettleKind::Nack { delay_ms } => free.at_ms = now_ms + u64::from(delay_ms),
             SettleKind::Extend { lease_ms } => {
-                free.at_ms = free.at_ms.max(now_ms + u64::from(lease_ms.min(grace_ms)));
+                free.at_ms = free.at_ms.max(now_ms + u64::from(lease_ms));
             }
             SettleKind::Ack | SettleKind::Reject => {}
         }
@@ -89,10 +126,8 @@ impl Queue {
         offset: u64,
         attempt: u32,
     ) -> Result<(), String> {
-        let lease_ms = self.leases_ms.get(&session).copied().unwrap_or(self.settings.lease_ms);
-        // A session that was not attached again in time loses its leases with its grace.
-        let held_ms = lease_ms.min(self.settings.session_grace_ms);
-        let next = Free { session, token, at_ms: self.now_ms + u64::from(held_ms) };
+        let lease_ms = self.sessions.get(&session).map_or(0, |attached| attached.lease_ms);
+        let next = Free { session, token, at_ms: self.now_ms + u64::from(lease_ms) };
         let Some(before) = self.free_from.get(&offset).copied() else {
             self.free_from.insert(offset, next);
             return Ok(());
@@ -101,10 +136,13 @@ impl Queue {
             return Ok(());
         }
         self.free_from.insert(offset, next);
-        must(before.at_ms <= self.now_ms, || {
+        let grace = self.grace_ends_ms(before.session);
+        let free_from = before.at_ms.min(grace.unwrap_or(u64::MAX));
+        must(free_from <= self.now_ms, || {
             format!(
-                "offset {offset} attempt {attempt}: leased at {} under token {}, not free before {}",
-                self.now_ms, token.0, before.at_ms
+                "offset {offset} attempt {attempt}: leased at {} under token {}, not free before \
+                 {free_from}",
+                self.now_ms, token.0
             )
         })
     }

@@ -12,6 +12,8 @@ use crate::events::{Event, QueueEntry};
 pub struct OneLeasePerMessage {
     /// By group and offset.
     leases: BTreeMap<(u64, u64), Lease>,
+    /// By group, offset and token: which attempt.
+    granted: BTreeMap<(u64, u64, u64), u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -29,6 +31,7 @@ impl OneLeasePerMessage {
         attempt: u32,
         lease: Lease,
     ) -> Result<(), String> {
+        self.granted.insert((group, offset, lease.token), attempt);
         let Some(before) = self.leases.insert((group, offset), lease) else { return Ok(()) };
         // What is held is repeated to a consumer that comes back.
         let again = (before.session, before.token, before.attempt)
@@ -48,14 +51,8 @@ impl OneLeasePerMessage {
         item: &SettleItem,
         settled: &Settled,
     ) -> Result<(), String> {
-        let lost = |offset: u64| {
-            settled
-                .lost
-                .iter()
-                .any(|(first, count)| (first.0..first.0 + u64::from(*count)).contains(&offset))
-        };
         for offset in item.first.0..item.first.0.saturating_add(item.count.into()) {
-            if lost(offset) {
+            if settled.has_lost(offset) {
                 continue;
             }
             let lease = self.leases.get(&(group, offset));
@@ -105,11 +102,8 @@ impl Invariant for OneLeasePerMessage {
             Event::Made(entry) => self.made(entry),
             Event::Delivered { group, offset, attempt, token, consumer, .. } => {
                 // Consumers are shown what the log granted, no more.
-                let lease = self.leases.get(&(*group, *offset));
-                let known = lease.is_some_and(|lease| {
-                    lease.token > *token || (lease.token == *token && lease.attempt == *attempt)
-                });
-                must(known, || {
+                let known = self.granted.get(&(*group, *offset, *token)).copied();
+                must(known == Some(*attempt), || {
                     format!(
                         "group {group} offset {offset}: consumer {consumer} was shown it under token \
                          {token}, which no committed entry granted"

@@ -1,6 +1,7 @@
 //! One leader a term; an index of a group's log that was applied anywhere holds the same entry
 //! wherever it is applied, for ever (log matching and leader completeness, as far as they can be
-//! seen); within one life of a replica what is applied only moves forward, without gaps.
+//! seen); within one life of a replica what is applied moves forward without gaps, unless a
+//! snapshot takes it further.
 
 use std::collections::BTreeMap;
 
@@ -39,12 +40,17 @@ impl Invariant for RaftSafety {
                     )
                 })?;
                 let before = self.applied.insert((node, group), index);
-                // A snapshot that is installed skips forward.
-                must(before.is_none_or(|before| index > before), || {
+                must(index == before.map_or(0, |before| before + 1), || {
                     format!("node {node} group {group}: {index} applied after {before:?}")
                 })
             }
-            Event::Node { node, .. } => {
+            Event::Restored { node, group, index } => {
+                let before = self.applied.insert((node, group), index);
+                must(before.is_none_or(|before| index >= before), || {
+                    format!("node {node} group {group}: restored at {index} after {before:?}")
+                })
+            }
+            Event::Node { node, does: "starts" } => {
                 self.applied.retain(|(of, _), _| *of != node);
                 Ok(())
             }

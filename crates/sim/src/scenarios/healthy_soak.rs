@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use super::{Plan, Scenario, drain};
+use super::{Plan, Scenario, drain, steady};
 use crate::events::Record;
 use crate::workload::{Load, Workload};
 use crate::world::Cluster;
@@ -19,7 +19,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 async fn run(plan: Plan, record: Record) -> Result<(), String> {
     let cluster = Cluster::start(plan.nodes, record.clone());
-    let workload = Workload::start(&cluster, Load::random()).await?;
+    // Without a limit that would refuse messages.
+    let load = Load { settings: steady().settings, ..Load::random() };
+    let workload = Workload::start(&cluster, load).await?;
     let leaders = |record: &Record| {
         let groups = workload.queues().iter().map(|queue| queue.group);
         groups.map(|group| record.leader(group)).collect::<Vec<_>>()
@@ -31,8 +33,8 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
         return Err(format!("leaders changed: {before:?}, now {:?}", leaders(&record)));
     }
     let counters = record.counters();
-    if counters.unknown > 0 {
-        return Err(format!("{} publishes ended without an answer", counters.unknown));
+    if counters.unknown + counters.refused > 0 {
+        return Err(format!("publishes failed in a healthy cluster: {counters:?}"));
     }
     drain(&cluster, &workload).await
 }

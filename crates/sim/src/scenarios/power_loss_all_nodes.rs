@@ -21,9 +21,7 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
     let workload = Workload::start(&cluster, steady()).await?;
     for _ in 0..4 {
         sleep(between(500, 3_000)).await;
-        for node in cluster.nodes() {
-            cluster.lose_power(node);
-        }
+        cluster.lose_power_in_a_write(&cluster.nodes()).await;
         for node in cluster.nodes() {
             sleep(between(10, 800)).await;
             cluster.start_again(node);

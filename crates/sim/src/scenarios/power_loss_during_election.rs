@@ -27,7 +27,7 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
         // The election begins 750 to 1,000 ms after the leader was last heard of.
         sleep(between(700, 1_100)).await;
         for node in cluster.nodes().into_iter().filter(|node| *node != leader) {
-            cluster.lose_power(node);
+            cluster.lose_power_in_a_write(&[node]).await;
             sleep(between(1, 30)).await;
             cluster.start_again(node);
         }

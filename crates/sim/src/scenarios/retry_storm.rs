@@ -25,11 +25,11 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
     let target = Target { cluster: cluster.clone(), groups, clients: workload.machines() };
     for _ in 0..4 {
         record.tell(Event::Fault { kind: "loss", what: "0.4" });
-        cluster.network(0.4, Duration::from_millis(1)..Duration::from_millis(120));
+        cluster.set_loss(0.4);
+        cluster.set_latency(Duration::from_millis(1)..Duration::from_millis(120));
         for kind in [Kind::IsolateClient, Kind::KillLeader, Kind::OneWay] {
             sleep(between(200, 1_000)).await;
             faults::inject(&target, kind).await;
-            cluster.network(0.4, Duration::from_millis(1)..Duration::from_millis(120));
         }
         cluster.heal_network();
         sleep(between(500, 1_500)).await;

@@ -9,7 +9,7 @@ use madsim::rand::{Rng, thread_rng};
 use tokio::time::sleep;
 
 use super::{DRAIN_LIMIT, Plan, Scenario, between, steady};
-use crate::events::Record;
+use crate::events::{Event, Record};
 use crate::workload::Workload;
 use crate::world::{Cluster, Status};
 
@@ -29,12 +29,16 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
     sleep(between(10, 2_000)).await;
     cluster.wipe(node);
     cluster.start_again(node);
-    sleep(Duration::from_secs(10)).await;
-    match cluster.status(node) {
-        Status::Running => Err(format!("node {node} serves, with an empty directory")),
-        status => {
-            record.tell(crate::events::Event::Note(&format!("node {node} is {status:?}")));
-            workload.drain(DRAIN_LIMIT).await
+    for _ in 0..150 {
+        sleep(Duration::from_millis(100)).await;
+        match cluster.status(node) {
+            Status::Refused(reason) => {
+                record.tell(Event::Note(&format!("node {node} was refused: {reason}")));
+                return workload.drain(DRAIN_LIMIT).await;
+            }
+            Status::Running => return Err(format!("node {node} serves, with an empty directory")),
+            _ => {}
         }
     }
+    Err(format!("node {node} neither serves nor says why not: {:?}", cluster.status(node)))
 }

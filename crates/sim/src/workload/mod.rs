@@ -236,6 +236,8 @@ async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
         // And somebody takes them, whatever became of the others.
         tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone()));
     }
+    // What producers have under way is decided by then, so that the figures stay as they are.
+    sleep(producer::DEADLINE + Duration::from_secs(2)).await;
     for queue in &shared.queues {
         loop {
             let told = match client.describe_queue(queue.name.as_str()).await {

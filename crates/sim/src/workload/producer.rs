@@ -13,7 +13,7 @@ use super::{Queue, Shared, body};
 use crate::events::{Event, MessageId};
 
 /// How long a producer of the workload tries.
-const DEADLINE: Duration = Duration::from_secs(8);
+pub(super) const DEADLINE: Duration = Duration::from_secs(8);
 
 fn bytes() -> usize {
     let mut random = thread_rng();

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use madsim::rand::{Rng, thread_rng};
 use madsim::task::NodeId;
 use quorate_broker::{Config, Home, Node};
@@ -72,6 +73,8 @@ impl State {
 }
 
 async fn main(state: Arc<State>) {
+    // What was asked of an earlier process does not concern this one.
+    let _ = state.stop.notified().now_or_never();
     state.now(Status::Starting);
     let home = Home::from(lock(&state.dir).clone());
     let node = match Node::start_at(home, state.config.clone()).await {

@@ -29,10 +29,14 @@ use tokio::time::sleep;
 use host::Host;
 pub use host::Status;
 pub use machine::Machine;
+pub use network::LATENCY;
 
 use crate::events::{Event, Record};
 
 const PORT: u16 = 7100;
+
+/// What a write costs a disk that nothing ails.
+pub const FLUSH: Duration = Duration::from_millis(1);
 
 /// A simulated cluster. Cheap to clone.
 #[derive(Clone)]
@@ -104,7 +108,7 @@ impl Cluster {
 
     /// A further machine with a directory, whose node starts at once.
     fn add(&self, node: u64, dir: SimDir) {
-        dir.disk().set_latency(Duration::from_micros(thread_rng().gen_range(200..1_500)));
+        dir.disk().set_latency(FLUSH);
         let founders = match self.0.founders.contains(&node) {
             true => self.0.founders.clone(),
             false => Vec::new(),
@@ -254,6 +258,34 @@ impl Cluster {
         self.host(node).lose_power(self);
     }
 
+    /// The nodes lose their power together, each in the middle of a write, a flush or a renaming if
+    /// one comes within some milliseconds: what was under way is torn. They stay down.
+    pub async fn lose_power_in_a_write(&self, nodes: &[u64]) {
+        use quorate_storage::disk::{Fault, Operation};
+        let mut disks = Vec::new();
+        for node in nodes {
+            let operations = [Operation::Write, Operation::Flush, Operation::Rename];
+            let operation = operations[thread_rng().gen_range(0..operations.len())];
+            let disk = self.disk(*node);
+            disk.plan(operation, thread_rng().gen_range(1..3), Fault::PowerLoss);
+            if thread_rng().gen_bool(0.2) {
+                self.meta(*node).fail_syncs(1);
+            }
+            disks.push(disk);
+        }
+        for _ in 0..20 {
+            sleep(Duration::from_millis(1)).await;
+            if disks.iter().all(|disk| !disk.is_alive()) {
+                break;
+            }
+        }
+        for node in nodes {
+            self.lose_power(*node);
+            self.meta(*node).fail_syncs(0);
+        }
+        disks.iter().for_each(quorate_storage::SimDisk::clear_plans);
+    }
+
     /// A node's disk.
     #[must_use]
     pub fn disk(&self, node: u64) -> quorate_storage::SimDisk {
@@ -274,6 +306,12 @@ impl Cluster {
     }
 
     // Clocks.
+
+    /// How a node's clock differs.
+    #[must_use]
+    pub fn skew_of(&self, node: u64) -> Skew {
+        World::current().skew(self.host(node).machine())
+    }
 
     /// Sets how a node's clock differs.
     pub fn skew(&self, node: u64, skew: Skew) {
@@ -306,7 +344,7 @@ impl Cluster {
         Ok(next)
     }
 
-    /// Waits until every node runs and all replicas of every queue have applied the same.
+    /// Waits until every node runs and all replicas of every group have applied the same.
     ///
     /// # Errors
     /// Says who lags after `limit`.
@@ -323,19 +361,19 @@ impl Cluster {
     }
 
     fn lagging(&self, groups: &[u64]) -> Option<String> {
-        let founders = &self.0.founders;
-        for node in founders {
+        let nodes = self.nodes();
+        for node in &nodes {
             if self.status(*node) != Status::Running {
                 return Some(format!("node {node} is {:?}", self.status(*node)));
             }
         }
         for group in groups {
             let applied: Vec<_> =
-                founders.iter().map(|node| self.0.record.applied(*node, *group)).collect();
+                nodes.iter().map(|node| self.0.record.applied(*node, *group)).collect();
             let last = applied.iter().flatten().max();
-            // A queue of three replicas in a cluster of five is applied by three.
-            let there = applied.iter().filter(|at| at.as_ref() == last).count();
-            if there < 3.min(founders.len()) {
+            // A queue has three replicas; the catalog is applied everywhere.
+            let replicas = if *group == 0 { nodes.len() } else { 3.min(nodes.len()) };
+            if applied.iter().filter(|at| at.as_ref() == last).count() < replicas {
                 return Some(format!("group {group} is applied up to {applied:?}"));
             }
         }

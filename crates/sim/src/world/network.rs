@@ -3,7 +3,10 @@
 //! Connections are streams, as TCP is: what is lost on the way comes later, and in order; only a
 //! connection that cannot be made fails.
 
+use std::ops::Range;
 use std::time::Duration;
+
+use madsim::task::NodeId;
 
 use super::Cluster;
 
@@ -25,36 +28,52 @@ impl Cluster {
         self.net().clog_link(self.host(from).machine(), self.host(to).machine());
     }
 
+    /// Opens that direction again.
+    pub fn open_one_way(&self, from: u64, to: u64) {
+        self.net().unclog_link(self.host(from).machine(), self.host(to).machine());
+    }
+
     /// Cuts every link between two sides, both ways.
     pub fn partition(&self, one: &[u64], other: &[u64]) {
         self.told("partition", format_args!("{one:?} {other:?}"));
-        for a in one {
-            for b in other {
-                let (a, b) = (self.host(*a).machine(), self.host(*b).machine());
-                self.net().clog_link(a, b);
-                self.net().clog_link(b, a);
-            }
+        for (a, b) in self.links(one, other) {
+            self.net().clog_link(a, b);
+            self.net().clog_link(b, a);
         }
     }
 
-    /// Opens every link and node that was cut.
+    /// Opens every link between two sides.
+    pub fn unite(&self, one: &[u64], other: &[u64]) {
+        for (a, b) in self.links(one, other) {
+            self.net().unclog_link(a, b);
+            self.net().unclog_link(b, a);
+        }
+    }
+
+    fn links(&self, one: &[u64], other: &[u64]) -> Vec<(NodeId, NodeId)> {
+        let machine = |node: &u64| self.host(*node).machine();
+        one.iter().flat_map(|a| other.iter().map(move |b| (machine(a), machine(b)))).collect()
+    }
+
+    /// Opens every link and node that was cut, and makes the network fast and sure again.
     pub fn heal_network(&self) {
         let nodes = self.nodes();
-        for a in &nodes {
-            let machine = self.host(*a).machine();
-            self.net().unclog_node(machine);
-            for b in nodes.iter().filter(|b| *b != a) {
-                self.net().unclog_link(machine, self.host(*b).machine());
-            }
-        }
-        self.network(0.0, Duration::from_micros(200)..Duration::from_millis(2));
+        nodes.iter().for_each(|node| self.rejoin(*node));
+        self.unite(&nodes, &nodes);
+        self.set_loss(0.0);
+        self.set_latency(LATENCY);
     }
 
-    /// How often something is lost on the way, and how long it takes.
-    pub fn network(&self, loss: f64, latency: std::ops::Range<Duration>) {
-        self.net().update_config(|config| {
-            config.packet_loss_rate = loss;
-            config.send_latency = latency;
-        });
+    /// Which share is lost on the way, or of connections is refused.
+    pub fn set_loss(&self, rate: f64) {
+        self.net().update_config(|config| config.packet_loss_rate = rate);
+    }
+
+    /// How long everything takes.
+    pub fn set_latency(&self, latency: Range<Duration>) {
+        self.net().update_config(|config| config.send_latency = latency);
     }
 }
+
+/// How long everything takes in a network that nothing ails.
+pub const LATENCY: Range<Duration> = Duration::from_micros(200)..Duration::from_millis(2);

@@ -76,9 +76,10 @@ struct Inner {
     plans: BTreeMap<Operation, Vec<(u64, Fault)>>,
     calls: BTreeMap<Operation, u64>,
     latency: Duration,
-    owed: Duration,
-    /// Inode and range of the last write.
-    last_write: Option<(u64, u64, u64)>,
+    /// Where the last write to each inode began.
+    last_writes: BTreeMap<u64, u64>,
+    /// Planned faults that were met.
+    met: u64,
 }
 
 impl SimDisk {
@@ -97,8 +98,8 @@ impl SimDisk {
             plans: BTreeMap::new(),
             calls: BTreeMap::new(),
             latency: Duration::ZERO,
-            owed: Duration::ZERO,
-            last_write: None,
+            last_writes: BTreeMap::new(),
+            met: 0,
         };
         SimDisk { inner: Arc::new(Mutex::new(inner)), boot: 0 }
     }
@@ -128,6 +129,17 @@ impl SimDisk {
         inner.plans.entry(operation).or_default().push((call, fault));
     }
 
+    /// Forgets the planned faults of a kind of call.
+    pub fn clear_plans_of(&self, operation: Operation) {
+        self.inner().plans.remove(&operation);
+    }
+
+    /// How many planned faults came about.
+    #[must_use]
+    pub fn faults_met(&self) -> u64 {
+        self.inner().met
+    }
+
     /// Forgets all planned faults.
     pub fn clear_plans(&self) {
         self.inner().plans.clear();
@@ -144,7 +156,7 @@ impl SimDisk {
         self.inner().capacity = bytes;
     }
 
-    /// Each write and flush costs this much from now on; see [`SimDisk::take_delay`].
+    /// Each write costs this much from now on: for who drives the log's writer to wait.
     pub fn set_latency(&self, latency: Duration) {
         self.inner().latency = latency;
     }
@@ -153,12 +165,6 @@ impl SimDisk {
     #[must_use]
     pub fn latency(&self) -> Duration {
         self.inner().latency
-    }
-
-    /// The time that calls since the last look should have taken: for the driver to sleep.
-    #[must_use]
-    pub fn take_delay(&self) -> Duration {
-        std::mem::take(&mut self.inner().owed)
     }
 
     /// Flips one bit, on the medium and as read. False if there is no such byte.
@@ -192,14 +198,18 @@ impl SimDisk {
         self.inner().boot == self.boot
     }
 
-    /// File, start and end of what was written last: where damage cannot be told from a write that
-    /// was torn.
+    /// Where the last write to a file began: from there on, damage cannot be told from a write that
+    /// was torn. `None` if nothing was written to it.
     #[must_use]
-    pub fn last_write(&self) -> Option<(String, u64, u64)> {
+    pub fn last_write(&self, name: &str) -> Option<u64> {
         let inner = self.inner();
-        let (inode, start, end) = inner.last_write?;
-        let name = inner.names.iter().find(|(_, id)| **id == inode)?.0.clone();
-        Some((name, start, end))
+        inner.last_writes.get(inner.names.get(name)?).copied()
+    }
+
+    /// A byte of a file, as read.
+    #[must_use]
+    pub fn byte(&self, name: &str, at: u64) -> Option<u8> {
+        self.inner().inode_of(name)?.content.get(at as usize).copied()
     }
 
     /// Length of a file in bytes, if it exists.
@@ -240,12 +250,13 @@ impl Inner {
         let call = *call;
         let plans = self.plans.get_mut(&operation)?;
         let at = plans.iter().position(|(planned, _)| *planned == call)?;
-        Some(plans.swap_remove(at).1)
+        let fault = plans.swap_remove(at).1;
+        self.met += 1;
+        Some(fault)
     }
 
     /// Carries a fault out for calls that change no bytes.
     fn meet(&mut self, operation: Operation) -> io::Result<()> {
-        self.owed += self.latency;
         let Some(fault) = self.fault(operation) else { return Ok(()) };
         self.end_boot(fault);
         Err(io_error(fault))
@@ -299,7 +310,6 @@ impl Inner {
     }
 
     fn write(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.owed += self.latency;
         let fault = self.fault(Operation::Write);
         let sectors = bytes.len() / SECTOR;
         // A write that is interrupted has reached the cache up to some sector.
@@ -309,7 +319,7 @@ impl Inner {
         };
         let Some(inode) = self.inodes.get_mut(&id) else { return Err(gone()) };
         let start = offset as usize;
-        self.last_write = Some((id, offset, offset + bytes.len() as u64));
+        self.last_writes.insert(id, offset);
         if start + bytes.len() > inode.content.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "write beyond the file"));
         }
@@ -464,10 +474,7 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut inner = self.disk.alive()?;
-        let latency = inner.latency;
-        inner.owed += latency;
-        inner.flush(self.id, None)
+        self.disk.alive()?.flush(self.id, None)
     }
 
     fn len(&self) -> u64 {
