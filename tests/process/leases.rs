@@ -58,6 +58,33 @@ async fn counts(client: &Client) -> v1::QueueCounts {
 }
 
 #[test]
+fn a_consumer_that_leaves_while_it_is_attached_leaves_no_session_behind() {
+    turn::beside_others(LIGHT, async {
+        let (mut cluster, client) = with_messages(0).await;
+        let leader = cluster.leader_of(QUEUE).await;
+        let followers: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+        followers.iter().for_each(|node| cluster.pause(*node));
+        let attach = raw::attach(QUEUE, &raw::session(), 5);
+        let address = cluster.address(leader);
+        let attaching = RawConsumer::attach(&address, attach);
+        // Shorter than an election: the attach enters the log, and nobody waits for it any more.
+        let left = tokio::time::timeout(Duration::from_millis(300), attaching).await;
+        assert!(left.is_err(), "attached without a majority");
+        followers.iter().for_each(|node| cluster.resume(*node));
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        loop {
+            let queue = client.describe_queue(QUEUE).await.expect("describe");
+            if queue.consumers.is_empty() {
+                break;
+            }
+            assert!(begun.elapsed() < GRACE + Duration::from_secs(10), "{:?}", queue.consumers);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
+#[test]
 fn a_dead_consumers_messages_go_to_another_after_the_session_grace() {
     turn::beside_others(LIGHT, async {
         let (cluster, _) = with_messages(5).await;

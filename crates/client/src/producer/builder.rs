@@ -91,8 +91,12 @@ impl ProducerBuilder {
         self
     }
 
-    /// First epoch of the producer id; 0 unless set. The producer raises it when a batch is refused. A
-    /// producer with a higher epoch fences off those of the same id with a lower one.
+    /// Which start of the producer id this is, 0 to 65,535; 0 unless set. A producer with a higher epoch
+    /// fences off those of the same id with a lower one. Each start of a program needs one of its own: two
+    /// with the same id and epoch would take each other's messages for retries.
+    ///
+    /// On the wire it is the upper half of the epoch; the lower half is what the producer itself counts
+    /// when it has to number anew, so that it never comes under the epoch of a later start.
     pub fn epoch(mut self, epoch: u32) -> Self {
         self.settings.epoch = epoch;
         self
@@ -110,8 +114,9 @@ impl ProducerBuilder {
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
     /// within the client's request time limit; [`Error::Invalid`] when a setting is out of its range.
     pub async fn build(self) -> Result<Producer, Error> {
-        let settings = self.settings;
+        let mut settings = self.settings;
         validate(&settings)?;
+        settings.epoch = first_epoch(settings.epoch)?;
         let nodes = self.client.nodes;
         let request = settings.open(settings.epoch);
         let mut link = Link::new(Arc::clone(&nodes), settings.queue.clone(), request);
@@ -122,6 +127,14 @@ impl ProducerBuilder {
         task.opened(answer);
         tokio::spawn(task.run());
         Ok(Producer { commands, room, settings })
+    }
+}
+
+/// The first of the epochs that belong to a start of a producer.
+fn first_epoch(start: u32) -> Result<u32, Error> {
+    match start.checked_mul(1 << u16::BITS) {
+        Some(epoch) => Ok(epoch),
+        None => Err(Error::Invalid(format!("epoch is {start}; at most {}", u16::MAX))),
     }
 }
 
@@ -136,4 +149,18 @@ fn validate(settings: &Settings) -> Result<(), Error> {
     check("batch_messages", settings.batch_messages, MAX_FRAME_MESSAGES as usize)?;
     check("batch_bytes", settings.batch_bytes, MAX_MESSAGE_BYTES)?;
     check("length of producer_id", settings.producer_id.len(), MAX_PRODUCER_ID_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_producer_that_numbers_anew_stays_below_the_next_start() {
+        let (first, second) = (first_epoch(3).unwrap(), first_epoch(4).unwrap());
+        assert!(first + u32::from(u16::MAX) < second);
+        assert_eq!(first_epoch(0).unwrap(), 0);
+        assert!(first_epoch(u32::from(u16::MAX)).is_ok());
+        assert!(first_epoch(u32::from(u16::MAX) + 1).is_err());
+    }
 }

@@ -103,6 +103,7 @@ fn steady() -> Load {
             ..QueueSettings::default()
         }),
         trouble_percent: 5,
+        rivals: false,
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Load {
     pub settings: Option<QueueSettings>,
     /// Of 100 deliveries, how many are not simply acknowledged.
     pub trouble_percent: u32,
+    /// Whether producers now and then meet a rival of their name.
+    pub rivals: bool,
 }
 
 impl Load {
@@ -60,6 +62,7 @@ impl Load {
             pause: Duration::from_millis(random.gen_range(25..=120)),
             settings: None,
             trouble_percent: random.gen_range(0..=30),
+            rivals: true,
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
             continue;
         };
         let messages = thread_rng().gen_range(20..400);
-        if thread_rng().gen_bool(0.2) {
+        if shared.load.rivals && thread_rng().gen_bool(0.2) {
             tokio::spawn(rival(shared.clone(), client.clone(), queue.clone(), name));
         }
         stream(&shared, &producer, &queue, number, messages).await;
