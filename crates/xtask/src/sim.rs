@@ -34,7 +34,7 @@ pub fn ci() -> Result<()> {
     simulate("--scenario all --seeds 1..3 --seconds 20".split(' '))?;
     let fresh = format!("--seeds {first}..{first} --minutes 4", first = seed_of_this_commit());
     simulate(fresh.split(' '))?;
-    example()
+    examples()
 }
 
 /// The nightly search.
@@ -50,10 +50,13 @@ fn long() -> Result<()> {
     simulate(format!("--seeds {first}..{first} --minutes 240").split(' '))
 }
 
-/// An application's test against the simulated cluster, as the documentation shows it.
-fn example() -> Result<()> {
-    let run = ["run", "--profile", "sim", "--package", "quorate-examples"];
-    step(in_world(cargo().args(run).args(["--example", "simulated_worker"])))
+/// Tests of applications against the simulated cluster, as the documentation shows them.
+fn examples() -> Result<()> {
+    let package = ["--profile", "sim", "--package", "quorate-examples"];
+    let mut test = cargo();
+    step(in_world(test.arg("test").args(package).args(["--test", "simulated"])))?;
+    let mut run = cargo();
+    step(in_world(run.arg("run").args(package).args(["--example", "simulated_worker"])))
 }
 
 fn build(planted: bool) -> Result<()> {
