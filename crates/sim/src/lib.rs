@@ -3,7 +3,7 @@
 //! One process, one thread, and one seed: three or five nodes run the code of the `broker`, `group`,
 //! `machine` and `storage` crates over a simulated network, simulated clocks and disks that lose
 //! what was not flushed; clients run the SDK. Faults are chosen by the seed, what happens is checked
-//! against [`invariants`] as it happens, and the same seed does the same to the byte.
+//! against `invariants` as it happens, and the same seed does the same to the byte.
 //!
 //! ```text
 //!  sweep ── seeds ──► run ── one runtime a seed ──► scenarios ──► world, workload, faults
@@ -12,7 +12,7 @@
 //!
 //! It exists only in builds with `--cfg madsim` (`cargo xtask sim` makes them); in others this crate
 //! is empty but for the options of its program. Applications test their own producers and consumers
-//! against a simulated cluster with [`simulate`].
+//! against a simulated cluster with `simulate`.
 
 pub mod options;
 
