@@ -93,6 +93,9 @@ pub struct RaftConfig {
     /// A follower that hears nothing for between this and a third more, in milliseconds, stands for
     /// election. Default 750; at least 5 heartbeats.
     pub election_timeout_ms: u32,
+    /// A queue without traffic for so long, in milliseconds, is parked: it has no heartbeats and no
+    /// timers, and wakes with the next call. 0 = never. Default 1,500.
+    pub park_after_ms: u32,
 }
 
 impl Default for Config {
@@ -136,7 +139,7 @@ impl Default for StorageConfig {
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { heartbeat_ms: 150, election_timeout_ms: 750 }
+        Self { heartbeat_ms: 150, election_timeout_ms: 750, park_after_ms: 1_500 }
     }
 }
 

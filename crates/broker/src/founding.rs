@@ -34,6 +34,7 @@ use crate::listener::Listener;
 use crate::member::{CATALOG, COMMANDS_VERSION, Member};
 use crate::peers::{self, Directory, PeerService};
 use crate::random::random;
+use crate::reconciler;
 use crate::server::StartError;
 use crate::shutdown::Shutdown;
 
@@ -192,7 +193,8 @@ async fn wait_for_welcome(
         bell: Notify::new(),
     });
     let stop = Shutdown::default();
-    let router = peers::router(PeerService::new(fresh.clone(), COMMANDS_VERSION));
+    let beat = reconciler::pulse(&config.raft).beat;
+    let router = peers::router(PeerService::new(fresh.clone(), COMMANDS_VERSION, beat));
     let serving = listener.serve(router, stop.clone());
     tracing::info!(node = ?config.node_id, "waits for the node with the lowest id to found the cluster");
     let serving = tokio::spawn(serving);

@@ -6,6 +6,7 @@
 //!  founding     how a node comes to belong to a cluster
 //!  member       what the parts share; answers other nodes
 //!  reconciler   makes this node what the catalog says
+//!  succession   who takes over when another node is gone
 //!  queue        one queue's replica here: serving, and the consumers whose streams end here
 //!  service/     gRPC, thin: publish, consume, administration, cluster
 //!  routing      here, or forwarded to the leader
@@ -37,6 +38,7 @@ mod routing;
 mod server;
 mod service;
 mod shutdown;
+mod succession;
 
 pub use config::{
     Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,

@@ -5,17 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use quorate_group::{EffectsAt, Event, Handle, Progress, Spec, Timing};
 use quorate_machine::catalog::{self, Catalog, GroupId};
 use tokio::sync::mpsc;
 
 use crate::config::RaftConfig;
 use crate::member::{CATALOG, Member};
-use crate::peers::Addresses;
+use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
 
 /// The catalog is compared this often even if nothing changed.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// Replicas that are started at a time: each reads its checkpoint and what follows it.
+const STARTS_AT_A_TIME: usize = 32;
 /// How long the other replicas of a new queue leave its preferred leader to begin.
 const PREFERENCE: Duration = Duration::from_secs(2);
 /// Longest wait for one change of the catalog's members.
@@ -28,6 +31,16 @@ pub(crate) fn timing(raft: &RaftConfig) -> Timing {
     Timing {
         heartbeat: Duration::from_millis(raft.heartbeat_ms.into()),
         election_timeout: Duration::from_millis(raft.election_timeout_ms.into()),
+        park_after: (raft.park_after_ms > 0)
+            .then(|| Duration::from_millis(raft.park_after_ms.into())),
+    }
+}
+
+/// How this node and others keep hearing of each other.
+pub(crate) fn pulse(raft: &RaftConfig) -> Pulse {
+    Pulse {
+        beat: Duration::from_millis(raft.heartbeat_ms.into()),
+        silence: Duration::from_millis(raft.election_timeout_ms.into()),
     }
 }
 
@@ -72,6 +85,8 @@ fn keep_addresses(member: &Member) {
         member.catalog.read(|catalog| catalog.nodes().cloned().collect());
     for node in nodes.into_iter().filter(|node| node.id.0 != member.id()) {
         let (id, incarnation) = (node.id.0, node.incarnation as u64);
+        // Whether it is there is told by its connection, which begins here.
+        let _ = member.connections.reachable(id);
         let known = member.addresses.incarnation(id) == Some(incarnation);
         if known && member.addresses.get(id).as_ref() == Some(&node.address) {
             continue;
@@ -124,9 +139,15 @@ async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
         let mine = catalog.queues().filter(|queue| queue.replicas.contains(&me));
         mine.filter(|queue| !here.contains(&queue.group.0)).cloned().collect()
     });
-    for queue in wanted {
-        let name = queue.name.clone();
-        start(member, queue).await.map_err(|error| format!("start queue {name}: {error}"))?;
+    let mut starts = stream::iter(wanted)
+        .map(|queue| async move {
+            let name = queue.name.clone();
+            let started = start(member, queue).await;
+            started.map_err(|error| format!("start queue {name}: {error}"))
+        })
+        .buffer_unordered(STARTS_AT_A_TIME);
+    while let Some(started) = starts.next().await {
+        started?;
     }
     // Only what the catalog has known and removed: a group that it does not know yet is newer
     // than what this node has seen of it.

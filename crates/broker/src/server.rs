@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use quorate_group::{EffectsAt, Handle, Spec};
+use quorate_group::{EffectsAt, Handle, Spec, Timing};
 use quorate_machine::catalog::Catalog;
 use quorate_proto::v1;
 use quorate_storage::{
@@ -27,6 +27,7 @@ use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, Peer
 use crate::reconciler;
 use crate::service::Services;
 use crate::shutdown::Shutdown;
+use crate::succession;
 
 /// How long a leader waits for another voter to take over when it ends.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -231,14 +232,16 @@ async fn start_member(
         incarnation: identity.incarnation,
         version: COMMANDS_VERSION,
     };
-    let connections = Connections::new(myself, addresses.clone());
+    let (connections, changes) =
+        Connections::new(myself, addresses.clone(), reconciler::pulse(&config.raft));
     let spec = Spec {
         group: CATALOG,
         node: identity.node_id,
         log: log.clone(),
         meta: meta.clone(),
         peers: Arc::new(connections.clone()),
-        timing: reconciler::timing(&config.raft),
+        // One group, which all else relies on.
+        timing: Timing { park_after: None, ..reconciler::timing(&config.raft) },
         volumes: config.volumes,
         effects: EffectsAt::EveryReplica,
     };
@@ -261,6 +264,7 @@ async fn start_member(
         failure: Failure::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
+    tokio::spawn(succession::run(member.clone(), changes));
     Ok(member)
 }
 
@@ -270,7 +274,8 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
     use v1::consumer_service_server::ConsumerServiceServer;
     use v1::queue_service_server::QueueServiceServer;
     let services = Services::new(member.clone());
-    let router = peers::router(PeerService::new(member.clone(), COMMANDS_VERSION))
+    let beat = reconciler::pulse(&member.config.raft).beat;
+    let router = peers::router(PeerService::new(member.clone(), COMMANDS_VERSION, beat))
         .add_service(
             QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
 use crate::network::{Network, Peers};
+use crate::parking::Parking;
 use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
 use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
@@ -33,11 +34,17 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// A follower that hears nothing for between this and a third more stands for election.
     pub election_timeout: Duration,
+    /// A group that is idle for so long is parked; `None` = never.
+    pub park_after: Option<Duration>,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_millis(750) }
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election_timeout: Duration::from_millis(750),
+            park_after: None,
+        }
     }
 }
 
@@ -198,8 +205,17 @@ impl<M: Machine> Handle<M> {
             spec.volumes.entry_bytes,
             commands,
         ));
-        let replica =
-            Replica { group: spec.group, node: spec.node, raft: raft.clone(), log, checkpoints };
+        let parking =
+            Parking::new(spec.group, raft.clone(), spec.timing.park_after, gauges.clone());
+        let replica = Replica {
+            group: spec.group,
+            node: spec.node,
+            raft: raft.clone(),
+            log,
+            checkpoints,
+            peers: spec.peers,
+            parking: Arc::new(parking),
+        };
         let handle = Self { replica, machine, proposals, clock: clock.clone() };
         let keeper = Keeper {
             handle: handle.clone(),
@@ -251,6 +267,7 @@ impl<M: Machine> Handle<M> {
         bytes: usize,
         hold: Option<OwnedSemaphorePermit>,
     ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
+        self.replica.parking.touch();
         let (reply, outcome) = oneshot::channel();
         let proposal = Proposal { command, bytes, reply: Answer { reply, _hold: hold } };
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
@@ -317,6 +334,7 @@ impl<M: Machine> Handle<M> {
     /// When this replica does not lead or a quorum does not confirm it.
     pub async fn ensure_leads(&self) -> Result<(), ProposeError> {
         use openraft::error::{LinearizableReadError, RaftError};
+        self.replica.parking.touch();
         match self.replica.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
@@ -337,6 +355,7 @@ impl<M: Machine> Handle<M> {
             }
         }
         let Some(to) = best else { return };
+        self.replica.parking.touch();
         if self.replica.raft.trigger().transfer_leader(to.node).await.is_err() {
             return;
         }
@@ -382,6 +401,7 @@ impl<M: Machine> Handle<M> {
     /// # Errors
     /// When this replica does not lead, or another change is under way.
     pub async fn add_learner(&self, node: u64) -> Result<(), StartError> {
+        self.replica.parking.touch();
         let added = self.replica.raft.add_learner(node, EmptyNode {}, false).await;
         added.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
     }
@@ -391,6 +411,7 @@ impl<M: Machine> Handle<M> {
     /// # Errors
     /// When this replica does not lead, or another change is under way.
     pub async fn promote(&self, node: u64) -> Result<(), StartError> {
+        self.replica.parking.touch();
         let change = openraft::ChangeMembers::AddVoterIds(BTreeSet::from([node]));
         let changed = self.replica.raft.change_membership(change, true).await;
         changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))

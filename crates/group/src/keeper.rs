@@ -55,9 +55,12 @@ impl<M: Machine> Keeper<M> {
                 return;
             }
             let now = metrics.borrow_and_update().clone();
+            self.handle.replica().parking.follow(&now.vote);
             self.follow_leadership(&mut led_term, &now, self.is_cut_off()).await;
             self.keep_checkpoints(&mut asked_at).await;
-            let nap = self.tick().await;
+            let nap = self.tick(asked_at.elapsed()).await;
+            let leads = self.leading.load(Ordering::Acquire);
+            let nap = nap.min(self.handle.replica().keep_parked(leads).await);
             tokio::select! {
                 biased;
                 changed = metrics.changed() => if changed.is_err() {
@@ -122,8 +125,11 @@ impl<M: Machine> Keeper<M> {
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.voter_ids().count() == 1;
         let acked = metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at));
+        // A parked leader asks nobody, and one that has just woken has not been answered yet.
+        let awake_for = self.handle.replica().parking.awake_for();
         metrics.state == ServerState::Leader
             && !alone
+            && awake_for.is_some_and(|age| age > self.cut_off_after)
             && acked.is_some_and(|age| age > self.cut_off_after)
     }
 
@@ -136,11 +142,18 @@ impl<M: Machine> Keeper<M> {
     }
 
     /// Proposes a tick if a deadline is due; returns how long nothing is.
-    async fn tick(&self) -> Duration {
-        if !self.leading.load(Ordering::Acquire) {
-            return NAP_MAX;
+    async fn tick(&self, since_checkpoint: Duration) -> Duration {
+        let leads = self.leading.load(Ordering::Acquire);
+        let nap_max = match self.handle.replica().is_parked() {
+            // Whatever else is to be done wakes it.
+            true if self.gauges.entries.load(Ordering::Relaxed) == 0 => Duration::MAX,
+            true => self.gauges.volumes.checkpoint_age.saturating_sub(since_checkpoint),
+            false if leads => NAP_MAX.min(self.cut_off_after),
+            false => NAP_MAX,
+        };
+        if !leads {
+            return nap_max;
         }
-        let nap_max = NAP_MAX.min(self.cut_off_after);
         let deadline = self.gauges.deadline_ms.load(Ordering::Acquire);
         let wait = deadline.saturating_sub(self.clock.now_ms());
         if wait > 0 {

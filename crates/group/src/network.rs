@@ -57,6 +57,11 @@ pub trait Peers: Send + Sync + 'static {
     fn call(&self, node: u64, group: u64, body: Body) -> BoxFuture<'_, Result<Body, LinkError>>;
     /// Begins an append stream.
     fn open(&self, node: u64, group: u64) -> BoxFuture<'_, Result<Box<dyn AppendLink>, LinkError>>;
+    /// Whether the node is there, as its connection tells: while it is, parked groups rely on it.
+    /// The owner of the groups is told when that changes, and tells them ([`Replica::node_changed`]).
+    ///
+    /// [`Replica::node_changed`]: crate::Replica::node_changed
+    fn is_there(&self, node: u64) -> bool;
     /// Sends a snapshot.
     fn snapshot(
         &self,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoints, SnapshotData};
 use crate::codec;
 use crate::handle::Leadership;
-use crate::network::body_from;
+use crate::network::{Peers, body_from};
+use crate::parking::Parking;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::Snapshot;
 use crate::types::{Raft, SnapshotMeta};
@@ -28,6 +29,8 @@ pub struct Replica {
     pub(crate) raft: Raft,
     pub(crate) log: Arc<ReplicaLog>,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) parking: Arc<Parking>,
 }
 
 impl Replica {
@@ -54,10 +57,14 @@ impl Replica {
 
     /// Answers one request of another replica.
     pub async fn answer(&self, request: Body) -> Body {
-        match self.try_answer(request).await {
-            Ok(answer) => answer,
-            Err(reason) => Body::Failed(reason),
+        // To be asked for one's opinion is no reason to wake, nor is being asked to park.
+        let wakes = !matches!(request, Body::PreVote(_) | Body::Park(_));
+        let answer = self.try_answer(request).await;
+        // Not before: Raft has seen by now what renews the leader's lease.
+        if wakes {
+            self.parking.touch();
         }
+        answer.unwrap_or_else(Body::Failed)
     }
 
     async fn try_answer(&self, request: Body) -> Result<Body, String> {
@@ -72,7 +79,10 @@ impl Replica {
             }
             Body::PreVote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
-                let answer = self.raft.pre_vote(vote).await.map_err(text)?;
+                let answer = match self.pre_vote_while_parked() {
+                    Some(refused) => refused,
+                    None => self.raft.pre_vote(vote).await.map_err(text)?,
+                };
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::Append(append) => {
@@ -86,6 +96,7 @@ impl Replica {
                 answer.map_err(text)?;
                 Ok(Body::Done(pb::Done {}))
             }
+            Body::Park(request) => self.park(request).map(Body::Parked).map_err(text),
             _ => Err("not a request".into()),
         }
     }
@@ -101,10 +112,14 @@ impl Replica {
             .take_while(|request| std::future::ready(request.is_ok()))
             .filter_map(|request| std::future::ready(request.ok()));
         let answers = self.raft.stream_append(Box::pin(requests));
+        let parking = self.parking.clone();
         answers
-            .map(|answer| match answer {
-                Ok(answer) => Body::Appended(wire::streamed_to(&answer)),
-                Err(fatal) => Body::Failed(fatal.to_string()),
+            .map(move |answer| {
+                parking.touch();
+                match answer {
+                    Ok(answer) => Body::Appended(wire::streamed_to(&answer)),
+                    Err(fatal) => Body::Failed(fatal.to_string()),
+                }
             })
             .boxed()
     }

@@ -55,6 +55,9 @@ pub trait Observer: Send + Sync {
 
     /// A replica has begun to lead.
     fn leads(&self, node: u64, group: u64, term: u64);
+
+    /// A replica was parked, or has woken.
+    fn parked(&self, node: u64, group: u64, parked: bool);
 }
 
 /// See [`Observer::made`].

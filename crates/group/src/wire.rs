@@ -1,5 +1,7 @@
 //! openraft's messages as the protobuf messages between nodes, and back.
 
+use std::time::Duration;
+
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, VoteRequest, VoteResponse,
@@ -179,6 +181,17 @@ pub(crate) fn transfer_from(
 ) -> Result<TransferLeaderRequest<Types>, WireError> {
     let from = vote_from(request.from)?;
     Ok(TransferLeaderRequest::new(from, request.to, request.last.map(id_from)))
+}
+
+pub(crate) fn park_to(vote: &Vote, last: &LogId, renewal: Duration) -> pb::ParkRequest {
+    let renewal_ms = u64::try_from(renewal.as_millis()).unwrap_or(u64::MAX);
+    pb::ParkRequest { vote: Some(vote_to(vote)), last: Some(id_to(last)), renewal_ms }
+}
+
+pub(crate) fn park_from(request: pb::ParkRequest) -> Result<(Vote, LogId, Duration), WireError> {
+    let vote = vote_from(request.vote)?;
+    let last = id_from(request.last.ok_or(WireError::Missing("log id"))?);
+    Ok((vote, last, Duration::from_millis(request.renewal_ms)))
 }
 
 #[cfg(test)]

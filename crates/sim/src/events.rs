@@ -90,6 +90,15 @@ pub enum Event<'a> {
         /// The term.
         term: u64,
     },
+    /// A replica was parked, or has woken.
+    Parked {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+        /// Which of the two.
+        parked: bool,
+    },
     /// A message was handed to a producer.
     Sent {
         /// The queue.
@@ -249,6 +258,7 @@ struct State {
     made: std::collections::BTreeMap<u64, u64>,
     leaders: std::collections::BTreeMap<u64, (u64, u64)>,
     applied: std::collections::BTreeMap<(u64, u64), u64>,
+    parked: std::collections::BTreeSet<(u64, u64)>,
 }
 
 impl Record {
@@ -263,6 +273,7 @@ impl Record {
             made: Default::default(),
             leaders: Default::default(),
             applied: Default::default(),
+            parked: Default::default(),
         };
         Record(Arc::new(Inner { state: Mutex::new(state), violated: Notify::new() }))
     }
@@ -344,6 +355,12 @@ impl Record {
         self.lock().leaders.get(&group).copied()
     }
 
+    /// Whether a node's replica of a group is parked, or was when its process ended.
+    #[must_use]
+    pub fn is_parked(&self, node: u64, group: u64) -> bool {
+        self.lock().parked.contains(&(node, group))
+    }
+
     /// Last index that a node applied of a group.
     #[must_use]
     pub fn applied(&self, node: u64, group: u64) -> Option<u64> {
@@ -369,6 +386,12 @@ impl State {
                     *known = (*node, *term);
                     self.counters.elections += 1;
                 }
+            }
+            Event::Parked { node, group, parked: true } => {
+                self.parked.insert((*node, *group));
+            }
+            Event::Parked { node, group, parked: false } => {
+                self.parked.remove(&(*node, *group));
             }
             Event::Applied { node, group, index, .. } => {
                 self.counters.applied += 1;
@@ -428,5 +451,9 @@ impl Observer for Record {
 
     fn leads(&self, node: u64, group: u64, term: u64) {
         self.tell(Event::Leads { node, group, term });
+    }
+
+    fn parked(&self, node: u64, group: u64, parked: bool) {
+        self.tell(Event::Parked { node, group, parked });
     }
 }

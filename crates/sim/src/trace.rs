@@ -112,6 +112,9 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "n{node} g{group} RESTORED at {index}")
         }
         Event::Leads { node, group, term } => write!(out, "n{node} g{group} LEADS term {term}"),
+        Event::Parked { node, group, parked } => {
+            write!(out, "n{node} g{group} {}", if *parked { "parked" } else { "awake" })
+        }
         Event::Sent { group, id } => write!(out, "g{group} sent {id}"),
         Event::Confirmed { group, id, offset, duplicate } => {
             let again = if *duplicate { ", a duplicate" } else { "" };

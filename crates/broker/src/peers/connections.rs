@@ -6,9 +6,13 @@
 //!  first ─► Connecting ── Hello answered ─► Up(Line) ────────────────────► Down(reason)
 //!  use      callers wait                    callers use the line           callers fail at once
 //! ```
+//!
+//! A connection that broke is made again at once: where that fails too, the process at the other end
+//! is taken to be gone. Whoever listens to the [`Changes`] is told, and of silence as well.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +25,7 @@ use quorate_group::{AppendLink, LinkError, Peers};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::internal::rpc::Body;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -29,17 +33,22 @@ use super::line::Line;
 use super::outbox::{Outgoing, outbox};
 use super::tuning::{self, MESSAGE_BYTES_MAX};
 use super::{
-    AbortOnDrop, Addresses, BACK_OFF_MAX, BACK_OFF_MIN, CONNECT_TIME_MAX, Myself, REACHABLE_WITHIN,
-    SILENCE_MAX, lock,
+    AbortOnDrop, Addresses, BACK_OFF_MAX, BACK_OFF_MIN, CONNECT_TIME_MAX, Myself, Presence, Pulse,
+    REACHABLE_WITHIN, SILENCE_MAX, lock,
 };
 
 /// The connections to the other nodes. Cheap to clone; they end with the last clone.
 #[derive(Clone)]
 pub struct Connections(Arc<Inner>);
 
+/// What is told of the presence of other nodes, in order.
+pub type Changes = mpsc::UnboundedReceiver<(u64, Presence)>;
+
 struct Inner {
     myself: Arc<Myself>,
     addresses: Addresses,
+    pulse: Pulse,
+    changes: mpsc::UnboundedSender<(u64, Presence)>,
     /// `None` once closed.
     peers: Mutex<Option<BTreeMap<u64, Kept>>>,
 }
@@ -55,6 +64,9 @@ struct Peer {
     addresses: Addresses,
     state: Mutex<State>,
     channel: Mutex<Option<(String, Channel)>>,
+    pulse: Pulse,
+    there: AtomicBool,
+    changes: mpsc::UnboundedSender<(u64, Presence)>,
 }
 
 enum State {
@@ -66,9 +78,12 @@ enum State {
 impl Connections {
     /// No connections yet: each is made when it is first used.
     #[must_use]
-    pub fn new(myself: Myself, addresses: Addresses) -> Self {
+    pub fn new(myself: Myself, addresses: Addresses, pulse: Pulse) -> (Self, Changes) {
         let peers = Mutex::new(Some(BTreeMap::new()));
-        Self(Arc::new(Inner { myself: Arc::new(myself), addresses, peers }))
+        let (sender, changes) = mpsc::unbounded_channel();
+        let myself = Arc::new(myself);
+        let inner = Inner { myself, addresses, pulse, changes: sender, peers };
+        (Self(Arc::new(inner)), changes)
     }
 
     /// Whether a connection to `node` stands and `node` was heard of within
@@ -127,6 +142,9 @@ impl Connections {
             addresses: self.0.addresses.clone(),
             state: Mutex::new(State::Connecting(Vec::new())),
             channel: Mutex::new(None),
+            pulse: self.0.pulse,
+            there: AtomicBool::new(false),
+            changes: self.0.changes.clone(),
         });
         let keeper = keep(peer.clone(), self.0.myself.clone());
         let keeper = AbortOnDrop(tokio::spawn(keeper));
@@ -155,6 +173,12 @@ impl Connections {
 const NO_ADDRESS: &str = "its address is not known to this node";
 
 impl Peers for Connections {
+    fn is_there(&self, node: u64) -> bool {
+        let peers = lock(&self.0.peers);
+        let kept = peers.as_ref().and_then(|peers| peers.get(&node));
+        kept.is_some_and(|kept| kept.peer.there.load(Ordering::SeqCst))
+    }
+
     fn call(&self, node: u64, group: u64, body: Body) -> BoxFuture<'_, Result<Body, LinkError>> {
         async move { self.line(node).await?.call(group, body).await }.boxed()
     }
@@ -225,6 +249,13 @@ impl Peer {
         Ok(made)
     }
 
+    /// Notes a change of presence, then tells of it.
+    fn turn(&self, presence: Presence) {
+        let there = matches!(presence, Presence::Heard | Presence::Connected);
+        self.there.store(there, Ordering::SeqCst);
+        let _ = self.changes.send((self.node, presence));
+    }
+
     fn set_up(&self, line: &Arc<Line>) {
         let before = std::mem::replace(&mut *lock(&self.state), State::Up(line.clone()));
         if let State::Connecting(waiting) = before {
@@ -253,32 +284,40 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
     let _down = DownOnDrop(peer.clone());
     let mut pause = BACK_OFF_MIN;
     let mut told = None;
+    // How long an attempt may take. After a connection that stood the first one is made at once, and
+    // decides within the time of a silence whether the node is gone.
+    let mut limit = CONNECT_TIME_MAX;
     loop {
-        let reason = match connect(&peer, &myself).await {
+        let reason = match connect(&peer, &myself, limit).await {
             Ok((line, connection)) => {
                 tracing::info!(node = myself.node_id, peer = peer.node, "connected to a peer");
                 told = None;
                 let since = Instant::now();
                 peer.set_up(&line);
-                let reason = receive(&line, connection).await;
-                if since.elapsed() > BACK_OFF_MAX {
-                    pause = BACK_OFF_MIN;
-                }
+                peer.turn(Presence::Connected);
+                let reason = receive(&peer, &line, connection).await;
+                peer.there.store(false, Ordering::SeqCst);
                 tracing::info!(node = myself.node_id, peer = peer.node, %reason, "lost a peer");
+                if since.elapsed() > BACK_OFF_MAX {
+                    pause = Duration::ZERO;
+                    limit = peer.pulse.silence.min(CONNECT_TIME_MAX);
+                }
                 reason
             }
             Err(reason) => {
                 // Once for each reason, not at each attempt.
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(node = myself.node_id, peer = peer.node, %reason, "reach a peer");
+                    peer.turn(Presence::Gone);
                     told = Some(reason.clone());
                 }
+                limit = CONNECT_TIME_MAX;
                 reason
             }
         };
         peer.set_down(&reason);
         tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(BACK_OFF_MAX);
+        pause = (pause * 2).clamp(BACK_OFF_MIN, BACK_OFF_MAX);
         // What is left of a connection that failed is not used again.
         lock(&peer.channel).take();
         *lock(&peer.state) = State::Connecting(Vec::new());
@@ -292,9 +331,13 @@ struct Connection {
     _sending: oneshot::Sender<()>,
 }
 
-async fn connect(peer: &Peer, myself: &Myself) -> Result<(Arc<Line>, Connection), String> {
+async fn connect(
+    peer: &Peer,
+    myself: &Myself,
+    limit: Duration,
+) -> Result<(Arc<Line>, Connection), String> {
     let mut client = client(peer.channel()?);
-    let (outbox, outgoing) = outbox();
+    let (outbox, outgoing) = outbox(peer.pulse.beat);
     let (sending, ended) = oneshot::channel();
     let requests = requests(myself.hello(), outgoing, ended);
     let opened = async {
@@ -305,9 +348,9 @@ async fn connect(peer: &Peer, myself: &Myself) -> Result<(Arc<Line>, Connection)
         expect(peer, myself, &hello.ok_or("it did not say who it is")?)?;
         Ok::<_, String>(incoming)
     };
-    let incoming = tokio::time::timeout(CONNECT_TIME_MAX, opened)
+    let incoming = tokio::time::timeout(limit, opened)
         .await
-        .unwrap_or_else(|_| Err(format!("no connection within {CONNECT_TIME_MAX:?}")))?;
+        .unwrap_or_else(|_| Err(format!("no connection within {limit:?}")))?;
     let line = Arc::new(Line::new(peer.node, outbox));
     Ok((line, Connection { incoming, _sending: sending }))
 }
@@ -358,14 +401,26 @@ fn requests(
 }
 
 /// Hands answers out until the connection ends; returns why it did.
-async fn receive(line: &Line, mut connection: Connection) -> String {
+async fn receive(peer: &Peer, line: &Line, mut connection: Connection) -> String {
+    let silence = peer.pulse.silence.min(SILENCE_MAX);
+    let mut silent = false;
     loop {
-        let next = tokio::time::timeout(SILENCE_MAX, connection.incoming.message()).await;
+        let patience = if silent { SILENCE_MAX - silence } else { silence };
+        let next = tokio::time::timeout(patience, connection.incoming.message()).await;
         match next {
-            Ok(Ok(Some(envelope))) => line.take_in(envelope),
+            Ok(Ok(Some(envelope))) => {
+                if std::mem::take(&mut silent) {
+                    peer.turn(Presence::Heard);
+                }
+                line.take_in(envelope);
+            }
             Ok(Ok(None)) => return "the peer ended the connection".to_owned(),
             Ok(Err(status)) => return describe(&status),
-            Err(_) => return format!("nothing was heard of it for {SILENCE_MAX:?}"),
+            Err(_) if silent => return format!("nothing was heard of it for {SILENCE_MAX:?}"),
+            Err(_) => {
+                silent = true;
+                peer.turn(Presence::Silent);
+            }
         }
     }
 }

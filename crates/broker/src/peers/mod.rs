@@ -34,7 +34,7 @@ use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 
 pub use addresses::Addresses;
-pub use connections::Connections;
+pub use connections::{Changes, Connections};
 pub use link::{LINK_APPENDS_MAX, LINK_BYTES_MAX};
 pub use outbox::{ENVELOPE_BYTES, QUEUED_MAX};
 pub use service::{PeerService, router};
@@ -47,8 +47,6 @@ const RPC_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
 pub const OUTSTANDING_BYTES_MAX: usize = 32 << 20;
 /// Longest wait for a connection and the peer's Hello.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
-/// A connection on which nothing was sent for so long says that it is alive.
-pub const BEAT: Duration = Duration::from_secs(1);
 /// A peer that was heard of within this time counts as reachable.
 pub const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
 /// A connection that was silent for so long is given up. It leaves a message of
@@ -59,6 +57,29 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before a connection is tried again.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How two nodes keep hearing of each other while they have nothing to say. It stands for the
+/// heartbeats of all groups that are parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// A connection on which nothing was sent for so long says that it is alive.
+    pub beat: Duration,
+    /// A node that was not heard of for so long counts as away.
+    pub silence: Duration,
+}
+
+/// A change of whether another node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is heard of again on the connection that stands.
+    Heard,
+    /// A new connection stands: it may be another process.
+    Connected,
+    /// It is not heard of, though its connection stands.
+    Silent,
+    /// Its connection broke and cannot be made again: the process is gone, or the way to it.
+    Gone,
+}
 
 /// What this node tells of itself when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]

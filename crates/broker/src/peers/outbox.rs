@@ -11,12 +11,13 @@
 //! bound of its own: what its senders hold while they send (`Item::hold`) bounds it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_proto::internal as pb;
 use tokio::sync::mpsc;
 
 use super::link::Hold;
-use super::{BEAT, size_of};
+use super::size_of;
 
 /// An envelope takes no further message after so many bytes. A single larger one goes alone.
 pub const ENVELOPE_BYTES: usize = 1 << 20;
@@ -75,12 +76,14 @@ pub(super) struct Outgoing {
     ordered: mpsc::UnboundedReceiver<Item>,
     /// Did not fit into the envelope before.
     held: Option<Item>,
+    beat: Duration,
 }
 
-pub(super) fn outbox() -> (Outbox, Outgoing) {
+/// With nothing to send for `beat`, an empty envelope goes out.
+pub(super) fn outbox(beat: Duration) -> (Outbox, Outgoing) {
     let (urgent_sender, urgent) = mpsc::channel(QUEUED_MAX);
     let (ordered_sender, ordered) = mpsc::unbounded_channel();
-    let outgoing = Outgoing { urgent, ordered, held: None };
+    let outgoing = Outgoing { urgent, ordered, held: None, beat };
     (Outbox { urgent: urgent_sender, ordered: ordered_sender }, outgoing)
 }
 
@@ -90,10 +93,10 @@ fn is_moot(item: &Item) -> bool {
 }
 
 impl Outgoing {
-    /// The next envelope: an empty one if there is nothing to send for [`BEAT`]; `None` once all
+    /// The next envelope: an empty one if there is nothing to send for a beat; `None` once all
     /// senders are gone.
     pub(super) async fn next(&mut self) -> Option<pb::Envelope> {
-        let beat = tokio::time::sleep(BEAT);
+        let beat = tokio::time::sleep(self.beat);
         tokio::pin!(beat);
         let first = loop {
             if let Some(item) = self.held.take() {
@@ -176,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_waits_goes_as_one_envelope_with_calls_first() {
-        let (outbox, mut outgoing) = outbox();
+        let (outbox, mut outgoing) = outbox(Duration::from_millis(20));
         outbox.push(append(1, 10)).unwrap();
         outbox.push(append(2, 10)).unwrap();
         outbox.send(vote(3)).await.unwrap();
@@ -185,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_envelope_is_bounded_and_a_larger_message_goes_alone() {
-        let (outbox, mut outgoing) = outbox();
+        let (outbox, mut outgoing) = outbox(Duration::from_millis(20));
         for (id, bytes) in [(1, 10), (2, 3 << 20), (3, 600 << 10), (4, 600 << 10), (5, 10)] {
             outbox.push(append(id, bytes)).unwrap();
         }
@@ -196,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_connection_beats_and_ends_with_its_senders() {
-        let (outbox, mut outgoing) = outbox();
+        let (outbox, mut outgoing) = outbox(Duration::from_millis(20));
         assert!(ids(&mut outgoing).await.is_empty());
         drop(outbox);
         assert!(outgoing.next().await.is_none());

@@ -2,6 +2,7 @@
 //! of an accepted stream is next door, in `serving`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::stream;
 use futures_util::StreamExt;
@@ -21,14 +22,15 @@ use super::{AbortOnDrop, CONNECT_TIME_MAX, Directory};
 pub struct PeerService {
     directory: Arc<dyn Directory>,
     version: u32,
+    beat: Duration,
 }
 
 impl PeerService {
     /// `version` is what this node says in its Hello: the highest version of peer messages and log
-    /// commands that it knows.
+    /// commands that it knows. An answering stream that is idle for `beat` says that it is alive.
     #[must_use]
-    pub fn new(directory: Arc<dyn Directory>, version: u32) -> Self {
-        Self { directory, version }
+    pub fn new(directory: Arc<dyn Directory>, version: u32, beat: Duration) -> Self {
+        Self { directory, version, beat }
     }
 
     fn hello(&self) -> pb::Hello {
@@ -66,7 +68,7 @@ impl Peer for PeerService {
         let hello = first.and_then(|first| first.hello);
         let hello = hello.ok_or_else(|| Status::invalid_argument("say Hello first"))?;
         self.directory.admit(&hello)?;
-        let (answers, outgoing) = outbox();
+        let (answers, outgoing) = outbox(self.beat);
         let (ended_sender, ended) = oneshot::channel();
         let serving = Serving::new(self.directory.clone(), answers, hello.node_id);
         let task = tokio::spawn(async move {

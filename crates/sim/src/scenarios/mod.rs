@@ -8,6 +8,7 @@ mod kill_during_create;
 mod leader_change_between_deliver_and_ack;
 mod leader_read_error;
 mod membership_under_partition;
+mod parked_queue_wakes;
 mod power_loss_all_nodes;
 mod power_loss_during_election;
 mod random;
@@ -58,6 +59,7 @@ pub static NAMED: &[&Scenario] = &[
     &leader_change_between_deliver_and_ack::SCENARIO,
     &leader_read_error::SCENARIO,
     &membership_under_partition::SCENARIO,
+    &parked_queue_wakes::SCENARIO,
     &power_loss_all_nodes::SCENARIO,
     &power_loss_during_election::SCENARIO,
     &retry_storm::SCENARIO,

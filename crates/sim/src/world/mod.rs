@@ -47,6 +47,7 @@ struct Inner {
     hosts: Mutex<BTreeMap<u64, Arc<Host>>>,
     founders: Vec<u64>,
     clients: AtomicU64,
+    park_after_ms: u32,
 }
 
 fn address(node: u64) -> SocketAddr {
@@ -55,7 +56,7 @@ fn address(node: u64) -> SocketAddr {
 
 /// Small in all that a real node has large, so that segments fill, checkpoints are made and logs
 /// purged within a simulated minute.
-fn config(node: u64, founders: &[u64]) -> Config {
+fn config(node: u64, founders: &[u64], park_after_ms: u32) -> Config {
     let peer = |id: &u64| Peer { id: *id, address: address(*id).to_string() };
     Config {
         listen: address(node),
@@ -70,7 +71,7 @@ fn config(node: u64, founders: &[u64]) -> Config {
             ..Limits::default()
         },
         storage: StorageConfig { segment_bytes: 128 << 10, tail_bytes: 64 << 10 },
-        raft: RaftConfig::default(),
+        raft: RaftConfig { park_after_ms, ..RaftConfig::default() },
         volumes: Volumes {
             entry_bytes: 16 << 10,
             checkpoint_bytes: 32 << 10,
@@ -96,6 +97,8 @@ impl Cluster {
             hosts: Mutex::default(),
             founders: founders.clone(),
             clients: AtomicU64::new(0),
+            // Also so short that a queue is parked between two messages.
+            park_after_ms: [20, 60, 200, 1_500][thread_rng().gen_range(0..4)],
         };
         let cluster = Cluster(Arc::new(inner));
         World::current().observe(Arc::new(record));
@@ -113,7 +116,7 @@ impl Cluster {
             true => self.0.founders.clone(),
             false => Vec::new(),
         };
-        let host = Host::start(self, node, config(node, &founders), dir);
+        let host = Host::start(self, node, config(node, &founders, self.0.park_after_ms), dir);
         self.hosts().insert(node, host);
     }
 
@@ -149,7 +152,13 @@ impl Cluster {
     /// Where the nodes are reached.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.nodes().into_iter().map(|node| address(node).to_string()).collect()
+        self.addresses_of(|_| true)
+    }
+
+    /// The same, of some of them.
+    pub(crate) fn addresses_of(&self, wanted: impl Fn(u64) -> bool) -> Vec<String> {
+        let nodes = self.nodes().into_iter().filter(|node| wanted(*node));
+        nodes.map(|node| address(node).to_string()).collect()
     }
 
     /// Connects an application; tries until the cluster is there.

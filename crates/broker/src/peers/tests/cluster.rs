@@ -19,15 +19,20 @@ use tonic::Status;
 
 use super::relay::Relay;
 use crate::peers::{
-    AbortOnDrop, Addresses, Connections, Directory, Myself, PeerService, lock, router,
+    AbortOnDrop, Addresses, Connections, Directory, Myself, PeerService, Pulse, lock, router,
 };
 
 pub(super) const GROUP: u64 = 7;
 pub(super) const VERSION: u32 = 1;
 /// Patient enough that a machine busy with other tests does not make a leader's lease run out: these
 /// tests are of connections, and expect a leader to stay one.
-const TIMING: Timing =
-    Timing { heartbeat: Duration::from_millis(150), election_timeout: Duration::from_secs(3) };
+const TIMING: Timing = Timing {
+    heartbeat: Duration::from_millis(150),
+    election_timeout: Duration::from_secs(3),
+    park_after: None,
+};
+pub(super) const PULSE: Pulse =
+    Pulse { beat: Duration::from_millis(150), silence: Duration::from_secs(3) };
 /// Longest that anything here may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -86,7 +91,7 @@ pub(super) async fn serve(directory: Arc<Scripted>) -> (SocketAddr, AbortOnDrop)
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = router(PeerService::new(directory, VERSION));
+    let router = router(PeerService::new(directory, VERSION, PULSE.beat));
     let task = tokio::spawn(async move {
         router.serve_with_incoming(incoming).await.unwrap();
     });
@@ -143,7 +148,7 @@ impl Cluster {
         let (address, server) = serve(directory.clone()).await;
         let relay = Relay::to(address).await;
         self.addresses.set(id, relay.address.to_string());
-        let connections = Connections::new(myself(id), self.addresses.clone());
+        let (connections, _) = Connections::new(myself(id), self.addresses.clone(), PULSE);
         let (log, writer) =
             Log::open(Arc::new(SimDisk::new(id)), Options::default()).expect("open log");
         std::thread::spawn(move || writer.run());

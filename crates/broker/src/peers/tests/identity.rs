@@ -8,7 +8,7 @@ use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::internal::rpc::Body;
 
-use super::cluster::{Scripted, append, myself, serve, within};
+use super::cluster::{PULSE, Scripted, append, myself, serve, within};
 use super::relay::Relay;
 use crate::peers::{Addresses, Connections, Myself, OUTSTANDING_BYTES_MAX};
 
@@ -19,7 +19,7 @@ fn vote() -> Body {
 async fn connected_to(address: impl ToString, node: u64) -> Connections {
     let addresses = Addresses::default();
     addresses.set(node, address.to_string());
-    Connections::new(myself(1), addresses)
+    Connections::new(myself(1), addresses, PULSE).0
 }
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_node_of_another_cluster_is_refused_and_told_why() {
     let addresses = Addresses::default();
     addresses.set(2, address.to_string());
     let stranger = Myself { cluster_id: "other".into(), ..myself(1) };
-    let connections = Connections::new(stranger, addresses);
+    let (connections, _) = Connections::new(stranger, addresses, PULSE);
     let error = connections.call(2, 7, vote()).await.unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,0 +1,95 @@
+//! What follows when another node goes or comes back: who of the others takes over each group that it
+//! led, and which groups wake.
+//!
+//! ```text
+//!  connection broke, and cannot be made again ─► leases end ─┐
+//!  silent, or back as another process ───────────────────────┴─► heirs by rank ask for votes
+//! ```
+//!
+//! Each group's heirs, its other voters, have a rank, which turns with the group's id: so leadership
+//! spreads over the nodes, and two do not stand against each other. The first rank asks at once, a few
+//! groups at a time; the next only if there is no leader some time later. All of this is a hint of when
+//! to ask: the votes decide, and Raft's own timers ask again if it was in vain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_group::Replica;
+
+use crate::member::Member;
+use crate::peers::{Changes, Presence};
+
+/// The election timeout's share that a rank waits for the one before.
+const RANK_SHARE: u32 = 8;
+/// Groups that one node asks for at a time, and the pause after them.
+const BURST: usize = 32;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Follows the changes until the node ends.
+pub(crate) async fn run(member: Arc<Member>, mut changes: Changes) {
+    loop {
+        let change = tokio::select! {
+            biased;
+            () = member.shutdown.said() => return,
+            change = changes.recv() => change,
+        };
+        let Some((node, presence)) = change else { return };
+        let replicas = replicas(&member);
+        for replica in &replicas {
+            replica.node_changed(node);
+        }
+        if presence != Presence::Heard {
+            tokio::spawn(succeed(member.clone(), replicas, node, presence));
+        }
+    }
+}
+
+/// Every replica here, those with traffic first.
+fn replicas(member: &Member) -> Vec<Replica> {
+    let queues = member.queues.all();
+    let mut replicas = vec![member.catalog.replica().clone()];
+    replicas.extend(queues.iter().map(|queue| queue.handle.replica().clone()));
+    replicas.sort_by_key(|replica| (replica.is_parked(), replica.group()));
+    replicas
+}
+
+/// Takes over what `gone` led, as far as it is this node's turn.
+async fn succeed(member: Arc<Member>, replicas: Vec<Replica>, gone: u64, presence: Presence) {
+    let mut ranks: Vec<Vec<Replica>> = Vec::new();
+    for replica in replicas {
+        let heirs = replica.heirs(gone);
+        let Some(place) = heirs.iter().position(|heir| *heir == member.id()) else { continue };
+        if presence == Presence::Gone {
+            replica.end_lease(gone).await;
+        }
+        let first = (replica.group() % heirs.len() as u64) as usize;
+        let rank = (place + heirs.len() - first) % heirs.len();
+        if ranks.len() <= rank {
+            ranks.resize_with(rank + 1, Vec::new);
+        }
+        ranks[rank].push(replica);
+    }
+    let led = ranks.iter().map(Vec::len).sum::<usize>();
+    if led > 0 {
+        tracing::info!(
+            node = member.id(),
+            peer = gone,
+            groups = led,
+            ?presence,
+            "its groups need a leader"
+        );
+    }
+    let step = Duration::from_millis(member.config.raft.election_timeout_ms.into()) / RANK_SHARE;
+    for rank in ranks {
+        for burst in rank.chunks(BURST) {
+            for replica in burst {
+                replica.take_over(gone).await;
+            }
+            if member.shutdown.is_said() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(step).await;
+    }
+}

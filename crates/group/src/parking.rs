@@ -1,0 +1,210 @@
+//! Parking: a replica of an idle group, fully replicated, has no timers and costs nothing.
+//!
+//! ```text
+//!  leader:    Awake ── idle, all match: stop ticks, ask each replica to park ──► Parked
+//!               ▲            refused, or anything happened meanwhile              │
+//!               └──── command, message, a replica's node came or went, not ───────┘
+//!                     confirmed at the renewal
+//!  follower:  Awake ── asked by its leader, has and applied all of its log ─────► Parked
+//!               ▲                                                                 │
+//!               └──── message of the group, the leader's node was lost, the time ─┘
+//!                     it was asked for is over
+//! ```
+//!
+//! While it is parked, that the leader lives is a matter between nodes: a follower stays parked, and
+//! refuses pre-votes for others, only while the leader's *node* is heard of. A node that starts
+//! again has no leader of before among its replicas; its connection broke when it ended, so those
+//! that it led are awake by then. Should a replica be parked under a leader that has forgotten it all
+//! the same, it wakes by itself: a leader renews what it asked for, and what is not renewed ends.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::state_machine::Gauges;
+use crate::types::{Raft, Vote};
+
+/// A leader asks again after so many times the idleness that made it park.
+const RENEW: u32 = 40;
+/// A follower that was not asked again for so many renewals wakes.
+const RENEWALS_MISSED: u32 = 3;
+
+pub(crate) struct Parking {
+    #[cfg_attr(not(madsim), allow(dead_code, reason = "a simulated world is told where it is"))]
+    group: u64,
+    raft: Raft,
+    /// Idleness after which a group is parked; `None` = never.
+    park_after: Option<Duration>,
+    state: Mutex<State>,
+    /// Its bell rings when the replica wakes.
+    gauges: Arc<Gauges>,
+}
+
+struct State {
+    /// Counts what has happened: an attempt to park fails if anything does.
+    events: u64,
+    active_at: Instant,
+    woken_at: Instant,
+    /// The timers are stopped: parked, or about to be.
+    stopped: bool,
+    parked: Option<Parked>,
+}
+
+struct Parked {
+    /// Under whom.
+    vote: Vote,
+    /// When it has to be renewed.
+    until: Instant,
+}
+
+/// An attempt of a leader to park: fails if anything happens before it is done.
+pub(crate) struct Attempt {
+    events: u64,
+    vote: Vote,
+}
+
+/// What is to be done next about parking.
+pub(crate) enum Next {
+    /// Nothing for so long.
+    Wait(Duration),
+    /// The group has been idle for long enough, or the parked leader must ask again.
+    Ask,
+    /// The time that the replica was asked to park for is over.
+    Overdue,
+}
+
+impl Parking {
+    pub(crate) fn new(
+        group: u64,
+        raft: Raft,
+        park_after: Option<Duration>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        let now = Instant::now();
+        let state =
+            State { events: 0, active_at: now, woken_at: now, stopped: false, parked: None };
+        let parking = Self { group, raft, park_after, state: Mutex::new(state), gauges };
+        parking.tell(false);
+        parking
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    fn renewal(&self) -> Duration {
+        self.park_after.unwrap_or_default() * RENEW
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.lock().parked.is_some()
+    }
+
+    /// How long it has been awake; `None` while it is parked.
+    pub(crate) fn awake_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        state.parked.is_none().then(|| state.woken_at.elapsed())
+    }
+
+    /// Something happened in the group: it is not idle, and awake.
+    pub(crate) fn touch(&self) {
+        let mut state = self.lock();
+        state.events += 1;
+        state.active_at = Instant::now();
+        self.wake(&mut state);
+    }
+
+    fn wake(&self, state: &mut State) {
+        if std::mem::take(&mut state.stopped) {
+            if state.parked.take().is_some() {
+                self.tell(false);
+            }
+            state.woken_at = Instant::now();
+            self.raft.runtime_config().tick(true);
+            self.gauges.bell.notify_one();
+        }
+    }
+
+    /// Wakes a replica that follows another vote than the one that it was parked under.
+    pub(crate) fn follow(&self, vote: &Vote) {
+        let mut state = self.lock();
+        if state.parked.as_ref().is_some_and(|parked| parked.vote != *vote) {
+            state.events += 1;
+            state.active_at = Instant::now();
+            self.wake(&mut state);
+        }
+    }
+
+    pub(crate) fn next(&self, leads: bool) -> Next {
+        const LONG: Duration = Duration::from_secs(3_600);
+        let Some(park_after) = self.park_after else { return Next::Wait(LONG) };
+        let state = self.lock();
+        let (due, then) = match &state.parked {
+            Some(parked) if leads => (parked.until, Next::Ask),
+            Some(parked) => (parked.until, Next::Overdue),
+            None if leads => (state.active_at + park_after, Next::Ask),
+            None => return Next::Wait(LONG),
+        };
+        match due.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => then,
+            wait => Next::Wait(wait),
+        }
+    }
+
+    /// Begins to park the leader under `vote`: its timers stop, so that no heartbeat of before wakes
+    /// those that are asked next.
+    pub(crate) fn begin(&self, vote: Vote) -> Attempt {
+        let mut state = self.lock();
+        self.stop(&mut state);
+        Attempt { events: state.events, vote }
+    }
+
+    fn stop(&self, state: &mut State) {
+        state.stopped = true;
+        self.raft.runtime_config().tick(false);
+    }
+
+    /// Parks the leader, or keeps it parked, if nothing has happened since the attempt began.
+    pub(crate) fn complete(&self, attempt: &Attempt) -> bool {
+        let mut state = self.lock();
+        if state.events != attempt.events {
+            return false;
+        }
+        let until = Instant::now() + self.renewal();
+        state.parked = Some(Parked { vote: attempt.vote, until });
+        self.tell(true);
+        true
+    }
+
+    /// Gives an attempt up: the leader is awake, and idle from now on.
+    pub(crate) fn give_up(&self) {
+        let mut state = self.lock();
+        state.active_at = Instant::now();
+        self.wake(&mut state);
+    }
+
+    /// Parks a follower under its leader's vote.
+    pub(crate) fn park(&self, vote: Vote, renewal: Duration) {
+        let mut state = self.lock();
+        self.stop(&mut state);
+        state.parked = Some(Parked { vote, until: Instant::now() + renewal * RENEWALS_MISSED });
+        self.tell(true);
+    }
+
+    #[cfg(madsim)]
+    fn tell(&self, parked: bool) {
+        if let Some(observer) = crate::sim::World::current().observer() {
+            observer.parked(*self.raft.node_id(), self.group, parked);
+        }
+    }
+
+    #[cfg(not(madsim))]
+    #[allow(clippy::unused_self)]
+    fn tell(&self, _parked: bool) {}
+
+    /// For how long a leader asks others to park.
+    pub(crate) fn asked_for(&self) -> Duration {
+        self.renewal()
+    }
+}
