@@ -1,4 +1,7 @@
-//! The disk alone, before the load: no confirm can be faster than this.
+//! The disk alone, before the load: what confirm latencies are to be seen beside.
+//!
+//! It is a lower bound on a quiet machine only. On a busy one the probe, which sleeps through each write, also
+//! waits for its turn on a processor, and can come out slower than a confirm of the same run.
 //!
 //! Two ways to make 4 KiB durable: appended to a growing file with `fdatasync`, as a program would do it without
 //! thinking, and into a pre-written segment, as the log does it.
