@@ -1,6 +1,7 @@
 //! The shipped binary as processes, and what is done to them.
 
 mod any_node;
+mod bench;
 mod demo;
 mod faults;
 mod founding;

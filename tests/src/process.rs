@@ -51,10 +51,19 @@ impl Server {
     /// When the program cannot be started.
     #[must_use]
     pub fn start(args: &[String], log: &Path) -> Self {
+        Self::start_command("server", &[&["--exit-with-stdin".to_owned()], args].concat(), log)
+    }
+
+    /// Starts another command that runs until it is told otherwise.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn start_command(name: &str, args: &[String], log: &Path) -> Self {
         let out = OpenOptions::new().create(true).append(true).open(log).expect("open the log");
         let err = out.try_clone().expect("share the log");
         let mut command = command();
-        command.args(["server", "--exit-with-stdin"]).args(args);
+        command.arg(name).args(args);
         command.stdin(Stdio::piped()).stdout(out).stderr(err);
         let mut child = command.spawn().expect("start the node");
         let stdin = child.stdin.take();
@@ -121,6 +130,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill9();
     }
+}
+
+/// kill -9 of a process that is not a child of ours: a node that the program under test has started.
+///
+/// # Panics
+/// When there is no such process.
+pub fn kill9(id: u32) {
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::KILL).expect("kill a node");
 }
 
 /// The program, without settings of the environment that the tests run in.

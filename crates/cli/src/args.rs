@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server, sim};
+use crate::commands::{
+    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim,
+};
 use crate::units;
 
 /// Nodes of `quorate dev`, then a single `quorate server`: what runs on a developer's machine.
@@ -61,6 +63,9 @@ pub enum Command {
     Dev(dev::Args),
     /// Show on real processes that a killed leader loses nothing that was confirmed.
     Demo(demo::Args),
+    /// Measure a cluster: throughput, latency, failover, what it costs.
+    #[command(subcommand)]
+    Bench(Box<bench::Command>),
     /// Publish messages to a queue.
     Publish(publish::Args),
     /// Take messages from a queue.

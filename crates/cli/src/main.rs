@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! args ──► commands/* ──► broker::Node            (server)
-//!                   ├───► nodes: child processes  (dev, demo)
-//!                   └───► session ──► client      (publish, consume, queue, cluster, demo)
+//!                   ├───► nodes: child processes  (dev, demo, bench)
+//!                   └───► session ──► client      (publish, consume, queue, cluster, demo, bench)
 //! every command returns Result<(), Failure>; main prints it and turns it into an exit code (exit.rs)
 //! ```
 
@@ -16,6 +16,7 @@ mod logging;
 mod nodes;
 mod session;
 mod settings;
+mod stop;
 mod table;
 mod units;
 
@@ -25,7 +26,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::commands::{cluster, completions, consume, demo, dev, publish, queue, server, sim};
+use crate::commands::{
+    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim,
+};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -59,6 +62,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Server(args) => server::run(*args).await,
         Command::Dev(args) => dev::run(args, global).await,
         Command::Demo(args) => demo::run(args, global).await,
+        Command::Bench(command) => bench::run(*command, global).await,
         Command::Publish(args) => publish::run(args, global).await,
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,

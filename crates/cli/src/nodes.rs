@@ -1,4 +1,4 @@
-//! Nodes as processes of their own on this machine, for `dev` and `demo`.
+//! Nodes as processes of their own on this machine, for `dev`, `demo` and `bench`.
 //!
 //! ```text
 //! this process ──spawn──► quorate server --exit-with-stdin   (one a node)
@@ -123,6 +123,14 @@ impl Nodes {
         running.map(|(node, _)| node.address.to_string()).collect()
     }
 
+    /// Place of a node in the list, by its number.
+    pub fn index_of(&self, id: u64) -> Result<usize, Failure> {
+        let index = self.nodes.iter().position(|node| node.id == id);
+        index.ok_or_else(|| {
+            Failure::new(Exit::Failed, format!("node {id} leads, but is none of ours"))
+        })
+    }
+
     /// Process id of a node; `None` while it is down.
     pub fn pid(&self, index: usize) -> Option<u32> {
         self.children[index].as_ref().and_then(|running| running.child.id())
@@ -170,6 +178,43 @@ impl Nodes {
         Ok(())
     }
 
+    /// Asks one node to stop and waits; kills it if it has not stopped in time.
+    pub async fn stop(&mut self, index: usize) -> Result<(), Failure> {
+        let Some(mut running) = self.children[index].take() else { return Ok(()) };
+        signal(&running.child, Signal::TERM);
+        if tokio::time::timeout(STOP_LIMIT, running.child.wait()).await.is_err() {
+            self.children[index] = Some(running);
+            self.kill(index).await?;
+        }
+        Ok(())
+    }
+
+    /// Freezes a node: it keeps its connections and answers nothing.
+    pub fn pause(&self, index: usize) {
+        self.children[index].iter().for_each(|running| signal(&running.child, Signal::STOP));
+    }
+
+    /// Lets a frozen node go on.
+    pub fn resume(&self, index: usize) {
+        self.children[index].iter().for_each(|running| signal(&running.child, Signal::CONT));
+    }
+
+    /// Does `work`; a node that ends meanwhile, other than by our hand, ends it with the node's last words.
+    pub async fn watch<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            outcome = work => outcome,
+            (index, status) = self.ended() => {
+                let node = &self.nodes[index];
+                let end = describe_end(status);
+                let what = format!("node {} {end}:\n    {}", node.id, node.last_words());
+                Err(Failure::new(Exit::Failed, what))
+            }
+        }
+    }
+
     /// Resolves when a running node ends by itself or by someone else's hand. Cancelling it loses nothing.
     pub async fn ended(&mut self) -> (usize, ExitStatus) {
         let ended = {
@@ -192,7 +237,11 @@ impl Nodes {
 
     /// Asks all nodes to stop, waits, and kills what has not stopped in time. Returns how many were killed.
     pub async fn stop_all(&mut self) -> usize {
-        self.children.iter().flatten().for_each(|running| terminate(&running.child));
+        for running in self.children.iter().flatten() {
+            signal(&running.child, Signal::TERM);
+            // One that is frozen would not see it.
+            signal(&running.child, Signal::CONT);
+        }
         let waits: FuturesUnordered<_> =
             self.children.iter_mut().flatten().map(|running| running.child.wait()).collect();
         let _ = tokio::time::timeout(STOP_LIMIT, waits.collect::<Vec<_>>()).await;
@@ -208,11 +257,11 @@ impl Nodes {
     }
 }
 
-fn terminate(child: &Child) {
+fn signal(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
     if let Some(pid) = pid {
         // It may have ended in the meantime; the wait that follows tells.
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, signal);
     }
 }
 

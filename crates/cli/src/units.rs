@@ -89,6 +89,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
 }
 
+/// Reads the size of a message's body: large enough for what `demo` and `bench` write into it, small enough for the
+/// limits that a cluster has unless set.
+pub fn parse_body_size(text: &str) -> Result<u64, String> {
+    let size = parse_bytes(text)?;
+    match size {
+        16..=524_288 => Ok(size),
+        _ => Err("from 16 bytes to 512 KiB".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 //! ci ── fmt --check ── clippy -D warnings ── doc -D warnings ── test
 //!                                                               │
 //! test ── build the release binary ── workspace tests with QUORATE_BIN set to it
-//! bench ── benches/
+//! bench ── benches/: parts by themselves; a whole cluster is measured by `quorate bench`
 //! sim ── build quorate-sim for the simulated world ── run it (sim.rs)
 //! ```
 //! `ci` ends with the simulation: determinism, planted bugs, every scenario, a sweep of fresh seeds.
@@ -29,7 +29,7 @@ tasks:
   ci            format check, clippy, documentation, test, then a part of the simulation
   sim [ARGS]    the simulated world: searches seeds for a run that breaks a promise; ARGS as
                 `cargo xtask sim --help` lists them, or --long for the nightly search
-  bench [ARGS]  benchmarks; ARGS go to cargo bench
+  bench [ARGS]  benchmarks of parts; ARGS go to cargo bench. For a cluster: quorate bench
 ";
 
 fn main() -> ExitCode {

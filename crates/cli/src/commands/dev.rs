@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Client;
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::nodes::{self, Node, Nodes};
+use crate::stop::Stop;
 use crate::table::Table;
 use crate::units;
 
@@ -312,34 +312,6 @@ fn say(output: Format, line: &str) -> Result<(), Failure> {
 
 fn display(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// Ctrl-C or SIGTERM.
-struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Stop, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(Exit::CannotStart, format!("listen for signals: {error}"))
-            })
-        };
-        Ok(Stop {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn requested(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(100..=50_000_000))]
     messages: u64,
     /// Size of a message's body, 16 B to 512 KiB.
-    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::parse_body_size)]
     size: u64,
     /// Producers at work.
     #[arg(long, value_name = "N", default_value_t = 4)]
@@ -62,14 +62,6 @@ const QUEUE: &str = "demo";
 const NODES: u64 = 3;
 /// After the last message: time for a delivery that should not be to show itself.
 const LINGER: Duration = Duration::from_secs(1);
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let size = units::parse_bytes(text)?;
-    match size {
-        16..=524_288 => Ok(size),
-        _ => Err("from 16 bytes to 512 KiB".to_owned()),
-    }
-}
 
 /// Runs the demo; an error if anything confirmed is missing.
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
@@ -163,7 +155,7 @@ async fn play(
     stage.enter("starting three nodes");
     nodes.start_all()?;
     let addresses = nodes.addresses();
-    let ready = watched(nodes, dev::wait_for_leader(addresses.clone())).await?;
+    let ready = nodes.watch(dev::wait_for_leader(addresses.clone())).await?;
     stage.say(&format!(
         "3 nodes are up on {}, node {ready} leads the catalog",
         addresses.join(", ")
@@ -172,7 +164,7 @@ async fn play(
     let client = client.map_err(|error| session::failure("connect", &error))?;
     stage.enter("creating the queue");
     let settings = QueueSettings { replicas: 3, ..QueueSettings::default() };
-    let created = watched(nodes, async {
+    let created = nodes.watch(async {
         let created = client.create_queue(QUEUE, settings).await;
         created.map_err(|error| session::failure("create queue", &error))
     });
@@ -221,31 +213,30 @@ async fn fail_over(
     client: &Client,
 ) -> Result<u64, Failure> {
     const LOOK_EVERY: Duration = Duration::from_millis(5);
-    watched(nodes, async {
-        while work.ledger.confirmed_count() < args.messages / 2 {
-            stage.bar.set_position(work.ledger.confirmed_count());
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
-    })
-    .await?;
+    nodes
+        .watch(async {
+            while work.ledger.confirmed_count() < args.messages / 2 {
+                stage.bar.set_position(work.ledger.confirmed_count());
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        })
+        .await?;
     let leader = client.locate(QUEUE).await;
     let leader = leader.map_err(|error| session::failure("find the queue's leader", &error))?;
-    let index = nodes.list().iter().position(|node| node.id == leader.node_id);
-    let index = index.ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("node {} leads, but is none of ours", leader.node_id))
-    })?;
+    let index = nodes.index_of(leader.node_id)?;
     let pid = nodes.pid(index).unwrap_or_default();
     work.ledger.killed();
     nodes.kill(index).await?;
     work.killed.store(true, Ordering::Relaxed);
     let confirmed = units::count(work.ledger.confirmed_count());
     stage.say(&format!("killed node {} (kill -9 {pid}) at {confirmed} confirmed", leader.node_id));
-    watched(nodes, async {
-        tokio::time::sleep(args.down).await;
-        Ok(())
-    })
-    .await?;
+    nodes
+        .watch(async {
+            tokio::time::sleep(args.down).await;
+            Ok(())
+        })
+        .await?;
     nodes.start(index)?;
     stage.say(&format!("started node {} again, on the same data", leader.node_id));
     Ok(leader.node_id)
@@ -258,7 +249,7 @@ async fn finish(
     ledger: &Ledger,
 ) -> Result<(), Failure> {
     const SHOW_EVERY: Duration = Duration::from_millis(100);
-    watched(nodes, async {
+    nodes.watch(async {
         loop {
             stage.bar.set_position(ledger.confirmed_count());
             tokio::select! {
@@ -284,25 +275,26 @@ async fn drain(nodes: &mut Nodes, stage: &Stage, work: &Work) -> Result<(), Fail
     const STUCK_AFTER: Duration = Duration::from_secs(60);
     stage.enter("draining");
     let mut done = (work.ledger.done(), Instant::now());
-    watched(nodes, async {
-        while work.ledger.outstanding() > 0 {
-            tokio::time::sleep(LOOK_EVERY).await;
-            stage.bar.set_position(work.ledger.done());
-            if work.ledger.done() > done.0 {
-                done = (work.ledger.done(), Instant::now());
+    nodes
+        .watch(async {
+            while work.ledger.outstanding() > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+                stage.bar.set_position(work.ledger.done());
+                if work.ledger.done() > done.0 {
+                    done = (work.ledger.done(), Instant::now());
+                }
+                if done.1.elapsed() > QUIET && is_empty(work).await {
+                    break;
+                }
+                if done.1.elapsed() > STUCK_AFTER {
+                    stage.say("nothing has been acked for a minute: not waiting any longer");
+                    break;
+                }
             }
-            if done.1.elapsed() > QUIET && is_empty(work).await {
-                break;
-            }
-            if done.1.elapsed() > STUCK_AFTER {
-                stage.say("nothing has been acked for a minute: not waiting any longer");
-                break;
-            }
-        }
-        tokio::time::sleep(LINGER).await;
-        Ok(())
-    })
-    .await
+            tokio::time::sleep(LINGER).await;
+            Ok(())
+        })
+        .await
 }
 
 /// Whether the queue holds nothing any more; no answer is no.
@@ -310,22 +302,6 @@ async fn is_empty(work: &Work) -> bool {
     let described = work.client.describe_queue(work.queue).await;
     let counts = described.ok().and_then(|queue| queue.counts);
     counts.is_some_and(|counts| counts.ready + counts.leased + counts.delayed == 0)
-}
-
-/// Does `work`; a node that ends meanwhile, other than by our hand, ends the demo with its last words.
-async fn watched<T>(
-    nodes: &mut Nodes,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    tokio::select! {
-        outcome = work => outcome,
-        (index, status) = nodes.ended() => {
-            let node = &nodes.list()[index];
-            let end = nodes::describe_end(status);
-            let what = format!("node {} {end}:\n    {}", node.id, node.last_words());
-            Err(Failure::new(Exit::Failed, what))
-        }
-    }
 }
 
 #[cfg(test)]
