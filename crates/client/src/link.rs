@@ -31,7 +31,7 @@ use crate::fault::Fault;
 use crate::nodes::Nodes;
 
 /// One attempt to open a stream takes at most this long, finding the leader included.
-const OPENING: Duration = Duration::from_secs(10);
+const OPENING: Duration = Duration::from_secs(3);
 /// How often in a row the leader that a node names is followed without a pause.
 const REDIRECTS: u32 = 3;
 
