@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
+
+use crate::scenario::{latencies, record};
 
 const BLOCK_BYTES: usize = 4096;
 const WRITES: usize = 500;
@@ -13,13 +14,13 @@ const WRITES: usize = 500;
 /// p50 and p99, in milliseconds, of appending 4 KB to a growing file and `fdatasync`.
 pub fn probe(directory: &Path) -> Result<(f64, f64)> {
     let mut file = tempfile::tempfile_in(directory).context("make a file to probe the disk")?;
-    let mut histogram = Histogram::<u64>::new(3).context("make a histogram")?;
+    let mut histogram = latencies();
     let block = [0x51; BLOCK_BYTES];
     for _ in 0..WRITES {
         let started = Instant::now();
         file.write_all(&block).context("write")?;
         file.sync_data().context("fdatasync")?;
-        histogram.saturating_record(started.elapsed().as_micros() as u64);
+        record(&mut histogram, started.elapsed());
     }
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
     Ok((at(0.5), at(0.99)))
