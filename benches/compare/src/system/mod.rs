@@ -15,6 +15,8 @@ mod redis;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -186,8 +188,8 @@ pub enum Confirm {
     Quorate(quorate_client::Pending),
     /// A future that its library boxes, or a failure known at once.
     Boxed(BoxFuture<'static, Result<()>>),
-    /// A publisher confirm.
-    RabbitMq(lapin::PublisherConfirm),
+    /// A publisher confirm, and what tells its producer of a refusal.
+    RabbitMq(lapin::PublisherConfirm, Arc<AtomicBool>),
     /// The answer of a pipeline that ends with WAIT.
     Redis(tokio::sync::oneshot::Receiver<Result<(), String>>),
 }
@@ -201,11 +203,13 @@ impl Future for Confirm {
                 Pin::new(pending).poll(context).map(|outcome| Ok(outcome.map(drop)?))
             }
             Confirm::Boxed(future) => future.as_mut().poll(context),
-            Confirm::RabbitMq(confirm) => {
-                Pin::new(confirm).poll(context).map(|outcome| match outcome? {
-                    lapin::Confirmation::Ack(None) => Ok(()),
-                    other => anyhow::bail!("not confirmed: {other:?}"),
-                })
+            Confirm::RabbitMq(confirm, refused) => {
+                let outcome = std::task::ready!(Pin::new(confirm).poll(context))?;
+                if outcome == lapin::Confirmation::Ack(None) {
+                    return Poll::Ready(Ok(()));
+                }
+                refused.store(true, Ordering::Relaxed);
+                Poll::Ready(Err(anyhow::anyhow!("not confirmed: {outcome:?}")))
             }
             Confirm::Redis(answer) => Pin::new(answer).poll(context).map(|answer| match answer {
                 Ok(outcome) => outcome.map_err(anyhow::Error::msg),

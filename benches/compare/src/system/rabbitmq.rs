@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use crate::node::{Node, free_ports};
 
 /// How long a connection may take before the next node is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// A channel that was refused a message is replaced, but not before it is this old.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 /// The cluster.
 pub struct Nodes {
@@ -166,8 +170,14 @@ impl Cluster for Nodes {
         Box::pin(async move {
             let leader = self.declared_at(queue)?;
             let next = if entry == Entry::Leader { leader } else { leader + 1 };
-            let mut producer =
-                Producer { queue: queue.to_owned(), ports: self.ports.clone(), next, open: None };
+            let mut producer = Producer {
+                queue: queue.to_owned(),
+                ports: self.ports.clone(),
+                next,
+                open: None,
+                opened_at: Instant::now(),
+                refused: Arc::default(),
+            };
             producer.connect().await?;
             Ok(super::Producer::RabbitMq(producer))
         })
@@ -210,7 +220,8 @@ impl Cluster for Nodes {
 }
 
 /// Publisher confirms on one channel. The client library does not go on to another node by itself, so
-/// the producer does.
+/// the producer does. It also replaces a channel that refuses: one whose first publish finds the queue
+/// without a leader goes on refusing when there is one again.
 #[derive(Debug)]
 pub struct Producer {
     queue: String,
@@ -218,6 +229,9 @@ pub struct Producer {
     /// Node of the next attempt to connect.
     next: usize,
     open: Option<(Connection, Channel)>,
+    opened_at: Instant,
+    /// Set by a confirmation of this channel that is a refusal.
+    refused: Arc<AtomicBool>,
 }
 
 impl Producer {
@@ -227,11 +241,14 @@ impl Producer {
         let (connection, channel) = open(port).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         self.open = Some((connection, channel));
+        self.opened_at = Instant::now();
+        self.refused = Arc::default();
         Ok(())
     }
 
     pub async fn send(&mut self, body: Bytes) -> Result<Confirm> {
-        if self.open.is_none() {
+        let is_refusing = self.refused.load(Ordering::Relaxed);
+        if self.open.is_none() || is_refusing && self.opened_at.elapsed() >= REOPEN_AFTER {
             self.connect().await?;
         }
         let (_, channel) = self.open.as_ref().context("not connected")?;
@@ -242,7 +259,7 @@ impl Producer {
         if sent.is_err() {
             self.open = None;
         }
-        Ok(Confirm::RabbitMq(sent?))
+        Ok(Confirm::RabbitMq(sent?, Arc::clone(&self.refused)))
     }
 }
 
