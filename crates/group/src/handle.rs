@@ -334,7 +334,7 @@ impl<M: Machine> Handle<M> {
     /// When this replica does not lead or a quorum does not confirm it.
     pub async fn ensure_leads(&self) -> Result<(), ProposeError> {
         use openraft::error::{LinearizableReadError, RaftError};
-        self.replica.parking.touch();
+        let _awake = self.replica.parking.hold();
         match self.replica.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
@@ -355,7 +355,7 @@ impl<M: Machine> Handle<M> {
             }
         }
         let Some(to) = best else { return };
-        self.replica.parking.touch();
+        let _awake = self.replica.parking.hold();
         if self.replica.raft.trigger().transfer_leader(to.node).await.is_err() {
             return;
         }
@@ -401,7 +401,7 @@ impl<M: Machine> Handle<M> {
     /// # Errors
     /// When this replica does not lead, or another change is under way.
     pub async fn add_learner(&self, node: u64) -> Result<(), StartError> {
-        self.replica.parking.touch();
+        let _awake = self.replica.parking.hold();
         let added = self.replica.raft.add_learner(node, EmptyNode {}, false).await;
         added.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
     }
@@ -411,7 +411,7 @@ impl<M: Machine> Handle<M> {
     /// # Errors
     /// When this replica does not lead, or another change is under way.
     pub async fn promote(&self, node: u64) -> Result<(), StartError> {
-        self.replica.parking.touch();
+        let _awake = self.replica.parking.hold();
         let change = openraft::ChangeMembers::AddVoterIds(BTreeSet::from([node]));
         let changed = self.replica.raft.change_membership(change, true).await;
         changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))

@@ -62,6 +62,8 @@ pub trait Peers: Send + Sync + 'static {
     ///
     /// [`Replica::node_changed`]: crate::Replica::node_changed
     fn is_there(&self, node: u64) -> bool;
+    /// Resolves once the node is there.
+    fn until_there(&self, node: u64) -> BoxFuture<'_, ()>;
     /// Sends a snapshot.
     fn snapshot(
         &self,
@@ -177,6 +179,8 @@ impl RaftNetworkV2<Types> for Client {
                     // openraft's own back-off begins with the first request of a stream; without
                     // one it would try again at once.
                     tokio::time::sleep(OPEN_RETRY).await;
+                    let there = self.peers.until_there(self.node);
+                    let _ = tokio::time::timeout(AWAY_RETRY, there).await;
                     Err(unreachable(error).into())
                 }
                 Err(_) => Err(unreachable(self.failed("no connection in time")).into()),
@@ -239,6 +243,8 @@ type AppendAnswers<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCErro
 
 /// Pause before a stream is tried again that could not be opened.
 const OPEN_RETRY: Duration = Duration::from_millis(25);
+/// Longest pause while the node is away.
+const AWAY_RETRY: Duration = Duration::from_secs(5);
 /// An append that is not answered for so long ends its stream. A flush that stalls for less does
 /// not; that a peer is gone is noticed by its connection.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);

@@ -45,6 +45,8 @@ struct State {
     /// Counts what has happened: an attempt to park fails if anything does.
     events: u64,
     active_at: Instant,
+    /// What waits for the timers to go on; see [`Parking::hold`].
+    holds: usize,
     woken_at: Instant,
     /// The timers are stopped: parked, or about to be.
     stopped: bool,
@@ -62,6 +64,17 @@ struct Parked {
 pub(crate) struct Attempt {
     events: u64,
     vote: Vote,
+}
+
+/// See [`Parking::hold`].
+pub(crate) struct Hold(Arc<Parking>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.holds -= 1;
+        state.active_at = Instant::now();
+    }
 }
 
 /// What is to be done next about parking.
@@ -82,8 +95,14 @@ impl Parking {
         gauges: Arc<Gauges>,
     ) -> Self {
         let now = Instant::now();
-        let state =
-            State { events: 0, active_at: now, woken_at: now, stopped: false, parked: None };
+        let state = State {
+            events: 0,
+            active_at: now,
+            holds: 0,
+            woken_at: now,
+            stopped: false,
+            parked: None,
+        };
         let parking = Self { group, raft, park_after, state: Mutex::new(state), gauges };
         parking.tell(false);
         parking
@@ -115,6 +134,14 @@ impl Parking {
         self.wake(&mut state);
     }
 
+    /// Keeps the replica awake while it exists: what waits for a round of heartbeats waits for the
+    /// timers.
+    pub(crate) fn hold(self: &Arc<Self>) -> Hold {
+        self.touch();
+        self.lock().holds += 1;
+        Hold(self.clone())
+    }
+
     fn wake(&self, state: &mut State) {
         if std::mem::take(&mut state.stopped) {
             if state.parked.take().is_some() {
@@ -143,6 +170,7 @@ impl Parking {
         let (due, then) = match &state.parked {
             Some(parked) if leads => (parked.until, Next::Ask),
             Some(parked) => (parked.until, Next::Overdue),
+            None if leads && state.holds > 0 => return Next::Wait(park_after),
             None if leads => (state.active_at + park_after, Next::Ask),
             None => return Next::Wait(LONG),
         };
@@ -168,7 +196,7 @@ impl Parking {
     /// Parks the leader, or keeps it parked, if nothing has happened since the attempt began.
     pub(crate) fn complete(&self, attempt: &Attempt) -> bool {
         let mut state = self.lock();
-        if state.events != attempt.events {
+        if state.events != attempt.events || state.holds > 0 {
             return false;
         }
         let until = Instant::now() + self.renewal();

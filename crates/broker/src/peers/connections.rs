@@ -25,7 +25,7 @@ use quorate_group::{AppendLink, LinkError, Peers};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::internal::rpc::Body;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -66,6 +66,7 @@ struct Peer {
     channel: Mutex<Option<(String, Channel)>>,
     pulse: Pulse,
     there: AtomicBool,
+    back: Notify,
     changes: mpsc::UnboundedSender<(u64, Presence)>,
 }
 
@@ -144,6 +145,7 @@ impl Connections {
             channel: Mutex::new(None),
             pulse: self.0.pulse,
             there: AtomicBool::new(false),
+            back: Notify::new(),
             changes: self.0.changes.clone(),
         });
         let keeper = keep(peer.clone(), self.0.myself.clone());
@@ -177,6 +179,20 @@ impl Peers for Connections {
         let peers = lock(&self.0.peers);
         let kept = peers.as_ref().and_then(|peers| peers.get(&node));
         kept.is_some_and(|kept| kept.peer.there.load(Ordering::SeqCst))
+    }
+
+    fn until_there(&self, node: u64) -> BoxFuture<'_, ()> {
+        async move {
+            let Ok(peer) = self.peer(node) else { return std::future::pending().await };
+            let back = peer.back.notified();
+            tokio::pin!(back);
+            // Registered before the look, so that no change is missed.
+            back.as_mut().enable();
+            if !peer.there.load(Ordering::SeqCst) {
+                back.await;
+            }
+        }
+        .boxed()
     }
 
     fn call(&self, node: u64, group: u64, body: Body) -> BoxFuture<'_, Result<Body, LinkError>> {
@@ -253,6 +269,9 @@ impl Peer {
     fn turn(&self, presence: Presence) {
         let there = matches!(presence, Presence::Heard | Presence::Connected);
         self.there.store(there, Ordering::SeqCst);
+        if there {
+            self.back.notify_waiters();
+        }
         let _ = self.changes.send((self.node, presence));
     }
 

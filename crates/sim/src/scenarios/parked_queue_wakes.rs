@@ -28,7 +28,7 @@ const PARK_LIMIT: Duration = Duration::from_secs(20);
 const ENDED_LIMIT: Duration = Duration::from_millis(1_500);
 /// The same when it is only silent: that is noticed after an election timeout of 750 ms, but a client
 /// that was sent to it just before clings to it for some seconds.
-const SILENT_LIMIT: Duration = Duration::from_secs(5);
+const SILENT_LIMIT: Duration = Duration::from_secs(8);
 
 /// What happens to the leader.
 #[derive(Debug, Clone, Copy)]
