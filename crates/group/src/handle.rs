@@ -150,6 +150,9 @@ fn raft_config(spec: &Spec) -> openraft::Config {
         // content after losing an unflushed tail: acknowledged writes would be lost.
         enable_leader_restore: Some(planted::is(Bug::WrongLeaderRestore)),
         enable_pre_vote: Some(true),
+        // What is allocated for each group. Commands come gathered into few entries.
+        api_batch_capacity: 64,
+        log_stage_capacity: Some(16),
         ..openraft::Config::default()
     }
 }
