@@ -231,6 +231,7 @@ async fn known_otherwise(fresh: &Fresh) -> Option<String> {
             node_id: me.node_id,
             incarnation: me.incarnation,
             version: COMMANDS_VERSION,
+            ..pb::Hello::default()
         };
         if let Err(refused) = introduce(&peer.address, hello).await {
             let what = format!("node {} at {} refuses this node: {refused}", peer.id, peer.address);

@@ -231,6 +231,7 @@ async fn start_member(
         node_id: identity.node_id,
         incarnation: identity.incarnation,
         version: COMMANDS_VERSION,
+        process: crate::random::random() as u64,
     };
     let (connections, changes) =
         Connections::new(myself, addresses.clone(), reconciler::pulse(&config.raft));

@@ -11,13 +11,14 @@
 //! groups at a time; the next only if there is no leader some time later. All of this is a hint of when
 //! to ask: the votes decide, and Raft's own timers ask again if it was in vain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_group::Replica;
 
 use crate::member::Member;
-use crate::peers::{Changes, Presence};
+use crate::peers::{AbortOnDrop, Changes, Presence};
 
 /// The election timeout's share that a rank waits for the one before.
 const RANK_SHARE: u32 = 8;
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Follows the changes until the node ends.
 pub(crate) async fn run(member: Arc<Member>, mut changes: Changes) {
+    // What is under way for a node ends with the next that is heard of it.
+    let mut successions = BTreeMap::new();
     loop {
         let change = tokio::select! {
             biased;
@@ -38,8 +41,10 @@ pub(crate) async fn run(member: Arc<Member>, mut changes: Changes) {
         for replica in &replicas {
             replica.node_changed(node);
         }
+        successions.remove(&node);
         if presence != Presence::Heard {
-            tokio::spawn(succeed(member.clone(), replicas, node, presence));
+            let succession = tokio::spawn(succeed(member.clone(), replicas, node, presence));
+            successions.insert(node, AbortOnDrop(succession));
         }
     }
 }
@@ -49,7 +54,8 @@ fn replicas(member: &Member) -> Vec<Replica> {
     let queues = member.queues.all();
     let mut replicas = vec![member.catalog.replica().clone()];
     replicas.extend(queues.iter().map(|queue| queue.handle.replica().clone()));
-    replicas.sort_by_key(|replica| (replica.is_parked(), replica.group()));
+    // Looked at once each: it changes at any time.
+    replicas.sort_by_cached_key(|replica| (replica.is_parked(), replica.group()));
     replicas
 }
 

@@ -235,7 +235,14 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
         Body::Failed("no replica of group 3 here".to_owned()),
     ];
     let rpc = |body| pb::Rpc { group: 3, id: 5, body: Some(body) };
-    let hello = pb::Hello { cluster_id: "c".repeat(32), node_id: 1, incarnation: 8, version: 1 };
+    let hello = pb::Hello {
+        cluster_id: "c".repeat(32),
+        node_id: 1,
+        incarnation: 8,
+        version: 1,
+        process: 2,
+        beat_ms: 150,
+    };
     let all = pb::Envelope {
         hello: Some(hello.clone()),
         rpcs: bodies.iter().cloned().map(rpc).collect(),

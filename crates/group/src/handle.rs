@@ -200,16 +200,16 @@ impl<M: Machine> Handle<M> {
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
 
+        let parking = Arc::new(Parking::new(spec.group, raft.clone(), spec.timing, gauges.clone()));
         let (proposals, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
         tokio::spawn(proposer::run::<M>(
             raft.clone(),
             clock.clone(),
             leading.clone(),
             spec.volumes.entry_bytes,
+            parking.clone(),
             commands,
         ));
-        let parking =
-            Parking::new(spec.group, raft.clone(), spec.timing.park_after, gauges.clone());
         let replica = Replica {
             group: spec.group,
             node: spec.node,
@@ -217,7 +217,7 @@ impl<M: Machine> Handle<M> {
             log,
             checkpoints,
             peers: spec.peers,
-            parking: Arc::new(parking),
+            parking,
         };
         let handle = Self { replica, machine, proposals, clock: clock.clone() };
         let keeper = Keeper {
@@ -270,7 +270,6 @@ impl<M: Machine> Handle<M> {
         bytes: usize,
         hold: Option<OwnedSemaphorePermit>,
     ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
-        self.replica.parking.touch();
         let (reply, outcome) = oneshot::channel();
         let proposal = Proposal { command, bytes, reply: Answer { reply, _hold: hold } };
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;

@@ -146,6 +146,7 @@ impl<M: Machine> Keeper<M> {
         let leads = self.leading.load(Ordering::Acquire);
         let nap_max = match self.handle.replica().is_parked() {
             // Whatever else is to be done wakes it.
+            true if self.gauges.deadline_ms.load(Ordering::Acquire) != u64::MAX => NAP_MAX,
             true if self.gauges.entries.load(Ordering::Relaxed) == 0 => Duration::MAX,
             true => self.gauges.volumes.checkpoint_age.saturating_sub(since_checkpoint),
             false if leads => NAP_MAX.min(self.cut_off_after),

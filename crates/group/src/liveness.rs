@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::ServerState;
-use openraft::raft::{TransferLeaderRequest, VoteResponse};
+use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft_rt::WatchReceiver;
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
@@ -21,6 +21,7 @@ const ASK_LIMIT: Duration = Duration::from_millis(300);
 const NOBODY: u64 = 0;
 
 /// A leader whose group could be parked.
+#[derive(PartialEq)]
 struct Quiet {
     vote: Vote,
     last: LogId,
@@ -46,7 +47,7 @@ impl Replica {
         let metrics = metrics.borrow_watched();
         let concerned = metrics.membership_config.nodes().any(|(known, _)| *known == node);
         if concerned && metrics.state == ServerState::Leader {
-            self.parking.touch();
+            self.parking.hope();
         }
     }
 
@@ -64,8 +65,9 @@ impl Replica {
         if voters.contains(&self.node) { voters } else { Vec::new() }
     }
 
-    /// The process that leads is gone, as far as this node knows: its lease keeps this replica from
-    /// voting for another no longer. Whoever asks still has to win over a majority, of which each
+    /// The process that leads is gone, as far as this node knows: its lease does not keep this replica
+    /// from voting for another, for the rest of the term. Should the leader be heard of all the same,
+    /// that does. Whoever asks still has to win over a majority, of which each
     /// goes by what it knows itself; Raft's safety does not rest on leases.
     pub async fn end_lease(&self, of: u64) {
         let vote = {
@@ -79,33 +81,41 @@ impl Replica {
         }
     }
 
-    /// Asks the other voters whether this replica may lead, if `from` still leads as far as it knows,
-    /// and wakes it.
+    /// Asks the other voters whether this replica may lead, if `from` still leads as far as it knows and
+    /// was not heard of in the meantime; and wakes it.
     pub async fn take_over(&self, from: u64) {
-        if !self.heirs(from).is_empty() {
+        let leads_on = self.peers.is_there(from) && self.parking.heard_lately();
+        if !leads_on && !self.heirs(from).is_empty() {
             let _ = self.raft.trigger().elect(true).await;
         }
         self.parking.touch();
     }
 
-    /// The answer to a pre-vote that a parked replica gives by itself: as long as the leader's node
-    /// is there, nobody else is to lead, though no message of the leader renews its lease.
-    pub(crate) fn pre_vote_while_parked(&self) -> Option<VoteResponse<Types>> {
-        if !self.parking.is_parked() {
-            return None;
-        }
+    /// The answer to a pre-vote that needs no look at Raft's state: as long as the leader's node is
+    /// there and the leader was heard of, or the two are parked, nobody else is to lead.
+    pub(crate) fn refuse_pre_vote(
+        &self,
+        request: &VoteRequest<Types>,
+    ) -> Option<VoteResponse<Types>> {
         let (vote, leader, last) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            (metrics.vote, metrics.current_leader?, metrics.last_applied)
+            let last = metrics.last_applied.filter(|id| metrics.last_log_index == Some(id.index));
+            (metrics.vote, metrics.current_leader?, last)
         };
-        if leader == self.node {
-            // Its heartbeats tell the asker.
+        let parked = self.parking.is_parked();
+        if leader == request.vote.leader_id.voted_for {
+            // A leader that asks for votes does not lead any more.
             self.parking.touch();
-        } else if !self.peers.is_there(leader) {
             return None;
         }
-        Some(VoteResponse::new(vote, last, false))
+        if leader == self.node {
+            // Its heartbeats tell the asker. While it is awake, Raft knows whether a majority answers.
+            self.parking.touch();
+            return parked.then(|| VoteResponse::new(vote, last, false));
+        }
+        let led = self.peers.is_there(leader) && (parked || self.parking.heard_lately());
+        led.then(|| VoteResponse::new(vote, last, false))
     }
 
     /// The leader asks this replica to park.
@@ -132,6 +142,8 @@ impl Replica {
         if !self.peers.is_there(leader) {
             self.parking.touch();
         }
+        let now = self.raft.server_metrics().borrow_watched().vote;
+        self.parking.follow(&now);
         Ok(pb::ParkAnswer { parked: self.parking.is_parked() })
     }
 
@@ -150,23 +162,30 @@ impl Replica {
             }
             Next::Ask => {}
         }
+        if self.quiet().is_none() {
+            self.parking.give_up(false);
+            return Duration::ZERO;
+        }
+        let parked_before = self.parking.is_parked();
+        let attempt = self.parking.begin();
+        if !parked_before {
+            tokio::time::sleep(self.parking.settling()).await;
+        }
         let Some(quiet) = self.quiet() else {
-            self.parking.give_up();
+            self.parking.give_up(false);
             return Duration::ZERO;
         };
-        let attempt = self.parking.begin(quiet.vote);
         let request = wire::park_to(&quiet.vote, &quiet.last, self.parking.asked_for());
         let asked = quiet.others.iter().map(|node| self.ask_to_park(*node, request));
-        let all = join_all(asked).await.into_iter().all(|parked| parked);
+        let agreed = join_all(asked).await.into_iter().all(|parked| parked);
         // A node that came or went meanwhile may not have found the leader parked.
-        let as_before = || {
-            let now = self.quiet();
-            now.is_some_and(|now| now.vote == quiet.vote && now.others == quiet.others)
-        };
-        if all && self.parking.complete(&attempt) && as_before() {
+        if agreed
+            && self.parking.complete(&attempt, quiet.vote)
+            && self.quiet().as_ref() == Some(&quiet)
+        {
             tracing::debug!(group = self.group, node = self.node, "parked");
         } else {
-            self.parking.give_up();
+            self.parking.give_up(!agreed);
         }
         Duration::ZERO
     }

@@ -25,6 +25,7 @@ use quorate_machine::planted::{self, Bug};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 use quorate_storage::Entry;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::checkpoint::{SnapshotData, Source, TRANSFER_BYTES_MAX};
@@ -261,9 +262,19 @@ fn pipelined(
     let send = link.sender();
     let sent = unanswered.clone();
     let (ended_sender, mut ended) = tokio::sync::oneshot::channel::<()>();
+    // An idle stream has no timer: it is told when there is something to wait for.
+    let busy = Arc::new(Notify::new());
+    let busy_bell = busy.clone();
     let pump = tokio::spawn(async move {
         while let Some(request) = input.next().await {
-            lock(&sent).push_back(Instant::now());
+            let was_idle = {
+                let mut unanswered = lock(&sent);
+                unanswered.push_back(Instant::now());
+                unanswered.len() == 1
+            };
+            if was_idle {
+                busy_bell.notify_one();
+            }
             if send(Body::StreamAppend(wire::append_to(&request))).await.is_none() {
                 break;
             }
@@ -288,7 +299,8 @@ fn pipelined(
                 biased;
                 answer = link.next() => Some(answer),
                 _ = &mut ended, if !input_ended => { input_ended = true; continue }
-                () = tokio::time::sleep(patience) => None,
+                () = busy.notified(), if oldest.is_none() => continue,
+                () = tokio::time::sleep(patience), if oldest.is_some() => None,
             };
             match next {
                 Some(Some(Body::Appended(answer))) => {

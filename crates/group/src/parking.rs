@@ -12,21 +12,25 @@
 //! ```
 //!
 //! While it is parked, that the leader lives is a matter between nodes: a follower stays parked, and
-//! refuses pre-votes for others, only while the leader's *node* is heard of. A node that starts
-//! again has no leader of before among its replicas; its connection broke when it ended, so those
-//! that it led are awake by then. Should a replica be parked under a leader that has forgotten it all
-//! the same, it wakes by itself: a leader renews what it asked for, and what is not renewed ends.
+//! refuses pre-votes for others, only while the leader's *node* is heard of. A node that starts again has
+//! no leader of before among its replicas: its connection broke when it ended, so the voters that it led
+//! are awake by then, and one that asks for votes itself wakes those that took it for their leader.
+//! Should a replica be parked under a leader that has forgotten it all the same, it wakes by itself: a
+//! leader renews what it asked for, and what is not renewed ends.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::handle::Timing;
 use crate::state_machine::Gauges;
 use crate::types::{Raft, Vote};
 
 /// A leader asks again after so many times the idleness that made it park.
 const RENEW: u32 = 40;
+/// After a refusal the next attempt waits twice as long, so many times.
+const DOUBLINGS_MAX: u32 = 5;
 /// A follower that was not asked again for so many renewals wakes.
 const RENEWALS_MISSED: u32 = 3;
 
@@ -34,8 +38,7 @@ pub(crate) struct Parking {
     #[cfg_attr(not(madsim), allow(dead_code, reason = "a simulated world is told where it is"))]
     group: u64,
     raft: Raft,
-    /// Idleness after which a group is parked; `None` = never.
-    park_after: Option<Duration>,
+    timing: Timing,
     state: Mutex<State>,
     /// Its bell rings when the replica wakes.
     gauges: Arc<Gauges>,
@@ -45,6 +48,10 @@ struct State {
     /// Counts what has happened: an attempt to park fails if anything does.
     events: u64,
     active_at: Instant,
+    /// When a leader of another node was last heard of.
+    heard_at: Option<Instant>,
+    /// Attempts in a row that a replica refused.
+    refusals: u32,
     /// What waits for the timers to go on; see [`Parking::hold`].
     holds: usize,
     woken_at: Instant,
@@ -63,7 +70,6 @@ struct Parked {
 /// An attempt of a leader to park: fails if anything happens before it is done.
 pub(crate) struct Attempt {
     events: u64,
-    vote: Vote,
 }
 
 /// See [`Parking::hold`].
@@ -88,22 +94,19 @@ pub(crate) enum Next {
 }
 
 impl Parking {
-    pub(crate) fn new(
-        group: u64,
-        raft: Raft,
-        park_after: Option<Duration>,
-        gauges: Arc<Gauges>,
-    ) -> Self {
+    pub(crate) fn new(group: u64, raft: Raft, timing: Timing, gauges: Arc<Gauges>) -> Self {
         let now = Instant::now();
         let state = State {
             events: 0,
             active_at: now,
             holds: 0,
+            heard_at: None,
+            refusals: 0,
             woken_at: now,
             stopped: false,
             parked: None,
         };
-        let parking = Self { group, raft, park_after, state: Mutex::new(state), gauges };
+        let parking = Self { group, raft, timing, state: Mutex::new(state), gauges };
         parking.tell(false);
         parking
     }
@@ -113,7 +116,7 @@ impl Parking {
     }
 
     fn renewal(&self) -> Duration {
-        self.park_after.unwrap_or_default() * RENEW
+        self.timing.park_after.unwrap_or_default() * RENEW
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -134,6 +137,24 @@ impl Parking {
         self.wake(&mut state);
     }
 
+    /// The leader, on another node, has said something that was taken in.
+    pub(crate) fn heard(&self) {
+        self.touch();
+        self.lock().heard_at = Some(Instant::now());
+    }
+
+    /// Whether a leader was heard of within its lease.
+    pub(crate) fn heard_lately(&self) -> bool {
+        let lease = self.timing.election_timeout * 2 / 3;
+        self.lock().heard_at.is_some_and(|at| at.elapsed() < lease)
+    }
+
+    /// The nodes of the group are others than those that refused.
+    pub(crate) fn hope(&self) {
+        self.lock().refusals = 0;
+        self.touch();
+    }
+
     /// Keeps the replica awake while it exists: what waits for a round of heartbeats waits for the
     /// timers.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
@@ -145,9 +166,9 @@ impl Parking {
     fn wake(&self, state: &mut State) {
         if std::mem::take(&mut state.stopped) {
             if state.parked.take().is_some() {
+                state.woken_at = Instant::now();
                 self.tell(false);
             }
-            state.woken_at = Instant::now();
             self.raft.runtime_config().tick(true);
             self.gauges.bell.notify_one();
         }
@@ -165,13 +186,16 @@ impl Parking {
 
     pub(crate) fn next(&self, leads: bool) -> Next {
         const LONG: Duration = Duration::from_secs(3_600);
-        let Some(park_after) = self.park_after else { return Next::Wait(LONG) };
+        let Some(park_after) = self.timing.park_after else { return Next::Wait(LONG) };
         let state = self.lock();
         let (due, then) = match &state.parked {
             Some(parked) if leads => (parked.until, Next::Ask),
             Some(parked) => (parked.until, Next::Overdue),
             None if leads && state.holds > 0 => return Next::Wait(park_after),
-            None if leads => (state.active_at + park_after, Next::Ask),
+            None if leads => {
+                let doublings = state.refusals.min(DOUBLINGS_MAX);
+                (state.active_at + park_after * (1 << doublings), Next::Ask)
+            }
             None => return Next::Wait(LONG),
         };
         match due.saturating_duration_since(Instant::now()) {
@@ -180,12 +204,17 @@ impl Parking {
         }
     }
 
-    /// Begins to park the leader under `vote`: its timers stop, so that no heartbeat of before wakes
-    /// those that are asked next.
-    pub(crate) fn begin(&self, vote: Vote) -> Attempt {
+    /// Begins to park the leader: its timers stop.
+    pub(crate) fn begin(&self) -> Attempt {
         let mut state = self.lock();
         self.stop(&mut state);
-        Attempt { events: state.events, vote }
+        Attempt { events: state.events }
+    }
+
+    /// How long a heartbeat of before may still be on its way, which would wake a follower that has
+    /// just been parked.
+    pub(crate) fn settling(&self) -> Duration {
+        self.timing.heartbeat / 2
     }
 
     fn stop(&self, state: &mut State) {
@@ -194,20 +223,24 @@ impl Parking {
     }
 
     /// Parks the leader, or keeps it parked, if nothing has happened since the attempt began.
-    pub(crate) fn complete(&self, attempt: &Attempt) -> bool {
+    pub(crate) fn complete(&self, attempt: &Attempt, vote: Vote) -> bool {
         let mut state = self.lock();
         if state.events != attempt.events || state.holds > 0 {
             return false;
         }
+        state.refusals = 0;
         let until = Instant::now() + self.renewal();
-        state.parked = Some(Parked { vote: attempt.vote, until });
+        state.parked = Some(Parked { vote, until });
         self.tell(true);
         true
     }
 
     /// Gives an attempt up: the leader is awake, and idle from now on.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn give_up(&self, refused: bool) {
         let mut state = self.lock();
+        if refused {
+            state.refusals += 1;
+        }
         state.active_at = Instant::now();
         self.wake(&mut state);
     }

@@ -16,6 +16,7 @@ use quorate_machine::{EntryBuilder, Machine, Millis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Clock;
+use crate::parking::Parking;
 use crate::types::{OnComplete, Payload, Raft, Types};
 
 /// Commands that may wait to be gathered.
@@ -76,6 +77,7 @@ pub(crate) async fn run<M: Machine>(
     clock: Clock,
     leading: Arc<AtomicBool>,
     entry_bytes: usize,
+    parking: Arc<Parking>,
     mut commands: mpsc::Receiver<Proposal<M>>,
 ) {
     let slots = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
@@ -124,6 +126,8 @@ pub(crate) async fn run<M: Machine>(
         if waiting.is_empty() {
             continue;
         }
+        // A group with work under way is awake, and its replicas are not parked behind it.
+        parking.touch();
         let payload = Payload(entry.freeze(Millis(clock.now_ms())));
         let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
         if raft.client_write_ff(payload, Some(complete)).await.is_err() {

@@ -59,10 +59,13 @@ impl Replica {
     pub async fn answer(&self, request: Body) -> Body {
         // To be asked for one's opinion is no reason to wake, nor is being asked to park.
         let wakes = !matches!(request, Body::PreVote(_) | Body::Park(_));
+        let appends = matches!(request, Body::Append(_));
         let answer = self.try_answer(request).await;
         // Not before: Raft has seen by now what renews the leader's lease.
-        if wakes {
-            self.parking.touch();
+        match &answer {
+            Ok(answer) if appends && took_in(answer) => self.parking.heard(),
+            _ if wakes => self.parking.touch(),
+            _ => {}
         }
         answer.unwrap_or_else(Body::Failed)
     }
@@ -79,7 +82,7 @@ impl Replica {
             }
             Body::PreVote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
-                let answer = match self.pre_vote_while_parked() {
+                let answer = match self.refuse_pre_vote(&vote) {
                     Some(refused) => refused,
                     None => self.raft.pre_vote(vote).await.map_err(text)?,
                 };
@@ -115,11 +118,14 @@ impl Replica {
         let parking = self.parking.clone();
         answers
             .map(move |answer| {
-                parking.touch();
-                match answer {
+                let answer = match answer {
                     Ok(answer) => Body::Appended(wire::streamed_to(&answer)),
                     Err(fatal) => Body::Failed(fatal.to_string()),
+                };
+                if took_in(&answer) {
+                    parking.heard();
                 }
+                answer
             })
             .boxed()
     }
@@ -181,4 +187,10 @@ impl Replica {
         }
         self.log.put_bodies(std::mem::take(bodies)).await.map_err(|e| e.to_string())
     }
+}
+
+/// Whether an answer is one to the leader that this replica follows.
+fn took_in(answer: &Body) -> bool {
+    use pb::append_response::Kind;
+    matches!(answer, Body::Appended(answer) if answer.kind() != Kind::HigherVote)
 }

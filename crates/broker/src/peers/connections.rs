@@ -212,7 +212,7 @@ impl Peers for Connections {
         node: u64,
         chunks: BoxStream<'static, pb::SnapshotChunk>,
     ) -> BoxFuture<'_, Result<pb::SnapshotAnswer, LinkError>> {
-        let chunks = Introduced { hello: self.0.myself.hello(), chunks };
+        let chunks = Introduced { hello: self.0.myself.hello(self.0.pulse.beat), chunks };
         async move {
             let mut client = client(self.channel(node)?);
             let answer = client.install_snapshot(chunks).await;
@@ -306,29 +306,38 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
     // How long an attempt may take. After a connection that stood the first one is made at once, and
     // decides within the time of a silence whether the node is gone.
     let mut limit = CONNECT_TIME_MAX;
+    let mut gone = false;
+    let mut process = None;
     loop {
         let reason = match connect(&peer, &myself, limit).await {
             Ok((line, connection)) => {
                 tracing::info!(node = myself.node_id, peer = peer.node, "connected to a peer");
                 told = None;
+                gone = false;
                 let since = Instant::now();
                 peer.set_up(&line);
-                peer.turn(Presence::Connected);
+                let before = process.replace(connection.process);
+                peer.turn(match before == process {
+                    true => Presence::Heard,
+                    false => Presence::Connected,
+                });
                 let reason = receive(&peer, &line, connection).await;
                 peer.there.store(false, Ordering::SeqCst);
                 tracing::info!(node = myself.node_id, peer = peer.node, %reason, "lost a peer");
                 if since.elapsed() > BACK_OFF_MAX {
                     pause = Duration::ZERO;
-                    limit = peer.pulse.silence.min(CONNECT_TIME_MAX);
                 }
+                limit = peer.pulse.silence.min(CONNECT_TIME_MAX);
                 reason
             }
             Err(reason) => {
                 // Once for each reason, not at each attempt.
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(node = myself.node_id, peer = peer.node, %reason, "reach a peer");
-                    peer.turn(Presence::Gone);
                     told = Some(reason.clone());
+                }
+                if !std::mem::replace(&mut gone, true) {
+                    peer.turn(Presence::Gone);
                 }
                 limit = CONNECT_TIME_MAX;
                 reason
@@ -346,6 +355,10 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
 /// Both ways of a connection that the peer has answered.
 struct Connection {
     incoming: tonic::Streaming<pb::Envelope>,
+    /// Which process of the node answered.
+    process: u64,
+    /// The node is silent when it was not heard of for so long.
+    silence: Duration,
     /// Dropped, it ends what is sent.
     _sending: oneshot::Sender<()>,
 }
@@ -358,20 +371,22 @@ async fn connect(
     let mut client = client(peer.channel()?);
     let (outbox, outgoing) = outbox(peer.pulse.beat);
     let (sending, ended) = oneshot::channel();
-    let requests = requests(myself.hello(), outgoing, ended);
+    let requests = requests(myself.hello(peer.pulse.beat), outgoing, ended);
     let opened = async {
         let status = |status: tonic::Status| describe(&status);
         let mut incoming = client.exchange(requests).await.map_err(status)?.into_inner();
         let first = incoming.message().await.map_err(status)?;
         let hello = first.and_then(|first| first.hello);
-        expect(peer, myself, &hello.ok_or("it did not say who it is")?)?;
-        Ok::<_, String>(incoming)
+        let hello = hello.ok_or("it did not say who it is")?;
+        expect(peer, myself, &hello)?;
+        Ok::<_, String>((incoming, hello))
     };
-    let incoming = tokio::time::timeout(limit, opened)
+    let (incoming, hello) = tokio::time::timeout(limit, opened)
         .await
         .unwrap_or_else(|_| Err(format!("no connection within {limit:?}")))?;
     let line = Arc::new(Line::new(peer.node, outbox));
-    Ok((line, Connection { incoming, _sending: sending }))
+    let silence = peer.pulse.silence.max(5 * Duration::from_millis(hello.beat_ms.into()));
+    Ok((line, Connection { incoming, process: hello.process, silence, _sending: sending }))
 }
 
 /// An address can come to belong to another node.
@@ -421,7 +436,7 @@ fn requests(
 
 /// Hands answers out until the connection ends; returns why it did.
 async fn receive(peer: &Peer, line: &Line, mut connection: Connection) -> String {
-    let silence = peer.pulse.silence.min(SILENCE_MAX);
+    let silence = connection.silence.min(SILENCE_MAX);
     let mut silent = false;
     loop {
         let patience = if silent { SILENCE_MAX - silence } else { silence };

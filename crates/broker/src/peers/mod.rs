@@ -64,20 +64,21 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 pub struct Pulse {
     /// A connection on which nothing was sent for so long says that it is alive.
     pub beat: Duration,
-    /// A node that was not heard of for so long counts as away.
+    /// A node that was not heard of for so long counts as away; at least five of the node's own beats.
     pub silence: Duration,
 }
 
 /// A change of whether another node is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It is heard of again on the connection that stands.
+    /// The same process is heard of again.
     Heard,
-    /// A new connection stands: it may be another process.
+    /// Another process than before is there, or the first one that is known.
     Connected,
     /// It is not heard of, though its connection stands.
     Silent,
-    /// Its connection broke and cannot be made again: the process is gone, or the way to it.
+    /// Its connection broke and was not made again at once: the process is gone, or the way to it. Told
+    /// once until it is there again.
     Gone,
 }
 
@@ -92,15 +93,19 @@ pub struct Myself {
     pub incarnation: u64,
     /// Highest version of peer messages and log commands that it knows.
     pub version: u32,
+    /// Random, another one for each start of the program.
+    pub process: u64,
 }
 
 impl Myself {
-    fn hello(&self) -> pb::Hello {
+    fn hello(&self, beat: Duration) -> pb::Hello {
         pb::Hello {
             cluster_id: self.cluster_id.clone(),
             node_id: self.node_id,
             incarnation: self.incarnation,
             version: self.version,
+            process: self.process,
+            beat_ms: beat.as_millis() as u32,
         }
     }
 }
@@ -146,7 +151,7 @@ fn size_of(body: &Body) -> usize {
 }
 
 /// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
 
 impl AbortOnDrop {
     /// Waits until the task has ended.

@@ -22,6 +22,7 @@ use super::{AbortOnDrop, CONNECT_TIME_MAX, Directory};
 pub struct PeerService {
     directory: Arc<dyn Directory>,
     version: u32,
+    process: u64,
     beat: Duration,
 }
 
@@ -30,7 +31,8 @@ impl PeerService {
     /// commands that it knows. An answering stream that is idle for `beat` says that it is alive.
     #[must_use]
     pub fn new(directory: Arc<dyn Directory>, version: u32, beat: Duration) -> Self {
-        Self { directory, version, beat }
+        let process = crate::random::random() as u64;
+        Self { directory, version, process, beat }
     }
 
     fn hello(&self) -> pb::Hello {
@@ -40,6 +42,8 @@ impl PeerService {
             node_id: identity.node_id,
             incarnation: identity.incarnation,
             version: self.version,
+            process: self.process,
+            beat_ms: self.beat.as_millis() as u32,
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) const PULSE: Pulse =
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn myself(node_id: u64) -> Myself {
-    Myself { cluster_id: "test".into(), node_id, incarnation: 1, version: VERSION }
+    Myself { cluster_id: "test".into(), node_id, incarnation: 1, version: VERSION, process: 1 }
 }
 
 /// A directory that says what the test tells it to.
