@@ -22,6 +22,8 @@ use crate::peers::{AbortOnDrop, Changes, Presence};
 
 /// The election timeout's share that a rank waits for the one before.
 const RANK_SHARE: u32 = 8;
+/// How often all ranks have their turn.
+const ROUNDS: usize = 3;
 /// Groups that one node asks for at a time, and the pause after them.
 const BURST: usize = 32;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -86,7 +88,8 @@ async fn succeed(member: Arc<Member>, replicas: Vec<Replica>, gone: u64, presenc
         );
     }
     let step = Duration::from_millis(member.config.raft.election_timeout_ms.into()) / RANK_SHARE;
-    for rank in ranks {
+    // Whoever noticed later has refused at first.
+    for rank in std::iter::repeat_n(&ranks, ROUNDS).flatten() {
         for burst in rank.chunks(BURST) {
             for replica in burst {
                 replica.take_over(gone).await;
