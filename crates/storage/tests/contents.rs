@@ -257,6 +257,28 @@ fn damage_in_a_sealed_segment_is_found_when_it_is_read_and_by_the_next_start() {
 }
 
 #[test]
+fn a_flipped_bit_in_a_segment_with_a_table_is_never_believed() {
+    for at in (0..3 * (64 << 10)).step_by(331) {
+        let disk = several_segments(1);
+        let name = segment(1 + at / (64 << 10));
+        assert!(disk.flip_bit(&name, at % (64 << 10), (at % 8) as u8));
+        let Ok((log, _writer)) = Log::open(Arc::new(disk.reopen()), options()) else { continue };
+        let mut damaged = 0;
+        for index in 1..=150 {
+            match log.read(GROUP, index..index + 1, usize::MAX) {
+                Ok(found) => assert_eq!(found, [entry(index, 1, 1000)], "{name} at {at}"),
+                Err(ReadError::Damaged { .. }) => damaged += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(damaged <= 1, "{name} at {at}");
+        if damaged == 1 {
+            assert!(matches!(open_error(&disk), OpenError::Damaged { .. }), "{name} at {at}");
+        }
+    }
+}
+
+#[test]
 fn damage_that_copying_forward_finds_withdraws_the_table_too() {
     let disk = several_segments(1);
     assert!(disk.flip_bit(&segment(1), 4096 + 64 + 36 + 10, 3));
