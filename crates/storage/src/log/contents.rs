@@ -12,7 +12,8 @@
 //! ```
 //!
 //! It is never needed: without one, or with one that is not whole, the segment is scanned. So it
-//! is written by the upkeep, in its own time, and being unable to write it does no harm. It belongs
+//! is written by the upkeep, in its own time and without a flush: a loss of power may take the
+//! newest ones, and being unable to write one does no harm. It belongs
 //! to one use of a file: sequence, salt and first batch are those of the segment's header, and the
 //! seal has to stand where it says. Bodies are not in it; what their checksums say is found when
 //! they are read, and then the table is withdrawn (`Shared::withdraw_table`), so that

@@ -11,8 +11,8 @@
 //! made its records superfluous is durable (its barrier): otherwise a crash could bring back a
 //! state that needs what is gone. Renames and removals are durable before anything relies on them,
 //! so a tombstone expires only after the segments before it are really away. Tables of contents are
-//! written here so that the writer does not wait for them; nothing relies on them, so what fails
-//! around one is logged and no more.
+//! written here so that the writer does not wait for them, and without a flush, for which its own
+//! would wait; nothing relies on them, so what fails around one is logged and no more.
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +25,6 @@ use super::read;
 use super::segment::{self, Segment, Spare, Table, Usage};
 use super::state::{Shared, State, Work};
 use super::{GroupId, LogError};
-use crate::disk::AlignedBuffer;
 
 /// A sealed segment with less than this share of live bytes is copied forward.
 const COPY_BELOW_PERCENT: u64 = 25;
@@ -158,13 +157,8 @@ impl Upkeep {
     fn write_table(&self) {
         let Some((segment, table)) = self.shared.lock().take_due_table() else { return };
         let name = segment::table_name(u64::from(segment));
-        let mut buffer = AlignedBuffer::new();
-        buffer.resize(table.len());
-        buffer.as_mut_slice().copy_from_slice(&table);
         let bytes = table.len() as u64;
-        let disk = &self.shared.disk;
-        let written =
-            disk.create(&name, bytes).and_then(|file| file.write_durable(0, buffer.as_slice()));
+        let written = self.shared.disk.write_unflushed(&name, &table);
         let mut state = self.shared.lock();
         let Some(usage) = state.segments.get_mut(&segment) else { return };
         match written {
