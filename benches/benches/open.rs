@@ -5,8 +5,8 @@
 //! ```
 //! Logs of that size (default: 1 GiB) in entries of 64 KiB (64 messages of 1 KB each) and of 1 KiB are
 //! written, opened twice, and once more without their tables of contents, so that every segment is
-//! scanned. What the log wrote has passed by the page cache, so the first time is a cold one; the
-//! second is not. The directory (default: the current one) has to be on the disk in question.
+//! scanned. The first and the last time nothing of them is in the page cache; the second time what
+//! the first one read. The directory (default: the current one) has to be on the disk in question.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +77,7 @@ fn measure(base: &Path, gibibytes: u64, entry_bytes: usize) {
     let bytes = gibibytes << 30;
     let entries = bytes / entry_bytes as u64;
     write(path, bytes, entry_bytes);
+    forget(path);
     let cold = time_to_open(path, entries);
     let warm = time_to_open(path, entries);
     let (tables, table_bytes) = remove(path, ".toc");
