@@ -1,23 +1,27 @@
-//! The bytes of a segment: headers, batches, records, states.
+//! The bytes of a segment: headers, batches, records, states; and of its table of contents.
 //!
 //! The first byte of the input chooses; the rest is given to the decoder as it is, and once more
 //! with checksums that fit. What is accepted is written again as it was.
 
+use quorate_storage::disk::BLOCK;
+use quorate_storage::log::contents::{Builder, Contents, Item, TABLE_HEADER_BYTES};
 use quorate_storage::log::format::{
     self, BATCH_HEADER_BYTES, Invalid, Kind, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
 use quorate_storage::{GroupId, GroupState};
 
+const SEGMENT_BYTES: u64 = 1 << 20;
 const SEGMENT: SegmentHeader = SegmentHeader { segment: 1, salt: 0x5a17, first_batch: 1 };
 
 pub fn check(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    match choice % 4 {
+    match choice % 5 {
         0 => segment_header(data),
         1 => batch(data),
         2 => record(data),
-        _ => state(data),
+        3 => state(data),
+        _ => contents(data),
     }
 }
 
@@ -44,11 +48,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seeds.push([&[1], encode(&records, seal).as_slice()].concat());
     }
     seeds.push([&[1], encode(&records[..0], true).as_slice()].concat());
-    for one in records {
-        let bytes = encode(&[one], false);
+    for one in &records {
+        let bytes = encode(std::slice::from_ref(one), false);
         seeds.push([&[2], &bytes[BATCH_HEADER_BYTES..]].concat());
     }
     seeds.extend([&state, &plain].map(|state| [&[3], state.as_ref()].concat()));
+    let mut table = Builder::new(SEGMENT_BYTES);
+    for (at, one) in [0, 2, 2, 3, 4, 1].into_iter().zip(0..) {
+        let record = &records[at];
+        table.push(&Item::of(4096 + 64 + one * 200, record));
+        let next = Record { index: record.index + 1, ..record.clone() };
+        table.push(&Item::of(4096 + 64 + one * 200 + record.encoded_len() as u32, &next));
+    }
+    for table in [table, Builder::new(SEGMENT_BYTES)] {
+        let table = table.finish(&SEGMENT, 5, 16 << 10).expect("it is small");
+        let end = TABLE_HEADER_BYTES + u32_at(&table, 52) as usize;
+        seeds.push([&[4], &table[..end]].concat());
+    }
     seeds
 }
 
@@ -145,6 +161,27 @@ fn state(data: &[u8]) {
     if let Ok(state) = format::decode_state(data) {
         assert_eq!(format::encode_state(&state), data, "{state:?}");
     }
+}
+
+fn contents(data: &[u8]) {
+    let _ = Contents::decode(&SEGMENT, data);
+    let mut bytes = data.to_vec();
+    bytes.resize(bytes.len().max(TABLE_HEADER_BYTES), 0);
+    let body = (bytes.len() - TABLE_HEADER_BYTES) as u32;
+    bytes[..8].copy_from_slice(b"QRTETOC\0");
+    bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
+    bytes[16..24].copy_from_slice(&SEGMENT.segment.to_le_bytes());
+    bytes[24..32].copy_from_slice(&SEGMENT.salt.to_le_bytes());
+    bytes[32..40].copy_from_slice(&SEGMENT.first_batch.to_le_bytes());
+    bytes[52..56].copy_from_slice(&body.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    let Ok(contents) = Contents::decode(&SEGMENT, &bytes) else { return };
+    let mut table = Builder::new(1 << 30);
+    contents.items().for_each(|item| table.push(&item));
+    let again = table.finish(&SEGMENT, contents.next_batch, contents.seal);
+    assert_eq!(again.as_ref(), Some(&bytes), "{contents:?}");
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -1,12 +1,14 @@
 //! A whole log, opened from a disk whose bytes somebody has changed.
 //!
 //! ```text
-//! input   0 | damage *     damage = segment u8 | offset u16 | xor u8       of a log of real writes
+//! input   0 | damage *     damage = file u8 | offset u16 | xor u8          of a log of real writes
+//!                          file: bit 7 a table of contents, else a segment; which of them
 //!         1 | record *     see `forged`                                    of a log made up here
 //! ```
 //!
-//! Damage is refused or cut off with the last batch, and never believed. A forged log, whole but
-//! describing what no writer would write, is refused or is a log with which one can go on.
+//! Damage is refused, cut off with the last batch, or found when the entry is read, and never
+//! believed. A forged log, whole but describing what no writer would write, is refused or is a log
+//! with which one can go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use quorate_storage::disk::{AlignedBuffer, BLOCK};
 use quorate_storage::log::INDEX_MAX;
 use quorate_storage::log::format::{self, Kind, Record, SegmentHeader};
-use quorate_storage::{Disk, Entry, GroupId, GroupState, Log, Options, SimDisk, Writer};
+use quorate_storage::{Disk, Entry, GroupId, GroupState, Log, Options, ReadError, SimDisk, Writer};
 
 use crate::input::{Input, put_chunk};
 
@@ -68,10 +70,30 @@ fn content(log: &Log) -> Content {
     log.groups().into_iter().map(|group| (group, of(group))).collect()
 }
 
+/// What a damaged log holds, without the entries that it reports as damaged, and those.
+fn readable(log: &Log) -> (Content, BTreeSet<(GroupId, u64)>) {
+    let mut unreadable = BTreeSet::new();
+    let mut of = |group| {
+        let mut entries = Vec::new();
+        for index in log.indexes(group).into_iter().flatten() {
+            match log.read(group, index..index + 1, usize::MAX) {
+                Ok(read) => entries.extend(read),
+                Err(ReadError::Damaged { .. }) => drop(unreadable.insert((group, index))),
+                Err(error) => panic!("group {group} index {index}: {error}"),
+            }
+        }
+        (log.state(group).expect("it is known"), entries)
+    };
+    let content = log.groups().into_iter().map(|group| (group, of(group))).collect();
+    (content, unreadable)
+}
+
 /// A log of several segments, with what it held before its last batch and after it.
 struct Original {
     disk: SimDisk,
     segments: Vec<String>,
+    /// Tables of contents, by name.
+    tables: Vec<(String, Vec<u8>)>,
     before: Content,
     after: Content,
 }
@@ -110,34 +132,79 @@ fn original() -> &'static Original {
         drain(&mut writer);
         let after = content(&log);
         assert_eq!(open(&disk).map(|(log, _)| content(&log)).as_ref(), Some(&after));
-        let mut segments = disk.list().expect("a disk in memory");
-        segments.retain(|name| !name.starts_with("spare"));
-        segments.sort();
-        Original { disk, segments, before, after }
+        let mut names = disk.list().expect("a disk in memory");
+        names.retain(|name| !name.starts_with("spare"));
+        names.sort();
+        let (segments, tables): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| name.ends_with(".seg"));
+        assert_eq!(tables.len() + 1, segments.len(), "the sealed ones have tables");
+        let tables = tables.into_iter().map(|name| (name.clone(), read_file(&disk, &name)));
+        Original { tables: tables.collect(), disk, segments, before, after }
     })
 }
 
+fn read_file(disk: &SimDisk, name: &str) -> Vec<u8> {
+    let file = disk.open(name).expect("it was made");
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes).expect("a disk in memory");
+    bytes
+}
+
+/// A log that reads damage removes the table of contents in question: it is put back.
+fn restore_tables(disk: &SimDisk, tables: &[(String, Vec<u8>)]) {
+    for (name, bytes) in tables.iter().filter(|(name, _)| disk.file_len(name).is_none()) {
+        let mut buffer = AlignedBuffer::new();
+        buffer.resize(bytes.len());
+        buffer.as_mut_slice().copy_from_slice(bytes);
+        let file = disk.create(name, bytes.len() as u64).expect("a disk in memory");
+        file.write_durable(0, buffer.as_slice()).expect("a disk in memory");
+    }
+}
+
 fn damaged(input: &mut Input<'_>) {
-    let Original { disk, segments, before, after } = original();
+    let Original { disk, segments, tables, before, after } = original();
     let mut places = Vec::new();
     while !input.is_empty() && places.len() < 8 {
-        let name = &segments[usize::from(input.u8()) % segments.len()];
+        let which = input.u8();
+        let at = usize::from(which & 127);
+        let (name, bytes) = if which & 128 == 0 {
+            (&segments[at % segments.len()], SEGMENT_BYTES)
+        } else {
+            let (name, bytes) = &tables[at % tables.len()];
+            (name, bytes.len() as u64)
+        };
         let offset = u64::from(input.u8()) | u64::from(input.u8()) << 8;
-        places.push((name, offset % SEGMENT_BYTES, input.u8()));
+        places.push((name, offset % bytes, input.u8()));
     }
     let flip = || {
         for (name, offset, xor) in &places {
             (0..8).filter(|bit| xor >> bit & 1 == 1).for_each(|bit| {
-                assert!(disk.flip_bit(name, *offset, bit), "{name} has a byte {offset}");
+                let is_there = disk.flip_bit(name, *offset, bit);
+                assert!(is_there || name.ends_with(".toc"), "{name} has a byte {offset}");
             });
         }
     };
     flip();
-    let found = open(disk).map(|(log, _)| content(&log));
+    let found = open(disk).map(|(log, _)| readable(&log));
+    let withdrawn = tables.iter().any(|(name, _)| disk.file_len(name).is_none());
+    if found.as_ref().is_some_and(|(_, unreadable)| !unreadable.is_empty()) {
+        assert!(withdrawn && open(disk).is_none(), "{places:?} are passed by once more");
+    }
     flip();
-    let Some(found) = found else { return };
+    restore_tables(disk, tables);
+    let Some((found, unreadable)) = found else { return };
     if places.len() <= 1 {
-        assert!(found == *before || found == *after, "{places:?} was believed: {found:?}");
+        let all_but = |whole: &Content| {
+            let mut rest = whole.clone();
+            for (group, (_, entries)) in &mut rest {
+                entries.retain(|entry| !unreadable.contains(&(*group, entry.index)));
+            }
+            rest
+        };
+        let as_written = found == all_but(before) || found == all_but(after);
+        assert!(as_written, "{places:?} was believed: {found:?}");
+        // A flipped bit lies in one record.
+        assert!(unreadable.len() <= 1, "{places:?} hides {unreadable:?}");
     }
     // With more than one damage the end may seem to be further back, as after a torn write.
     for (group, (_, entries)) in found {
@@ -309,6 +376,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push(forged_seed(&[(0, 1), (0, 2), (8, 3), (0, 4), (16, 5), (8, 6)]));
     seeds.push(forged_seed(&[(3, 0), (0, 5), (8, 6), (1, 5), (2, 9), (16, 7), (4, 1), (11, 0)]));
     seeds.push(forged_seed(&[(2, 7), (2, 240), (10, 3)]));
+    // Of a table of contents; of it and of its segment.
+    seeds.push(vec![0, 128, 70, 0, 1]);
+    seeds.push(vec![0, 128, 20, 0, 1, 0, 120, 16, 1]);
     seeds
 }
 

@@ -35,6 +35,13 @@ fn disk_conforms(disk: &dyn Disk) {
     assert_eq!(across, [3; 10]);
     assert_eq!(disk.list().expect("list"), ["b"]);
     assert_eq!(disk.open("a").err().map(|error| error.kind()), Some(ErrorKind::NotFound));
+    disk.write_unflushed("c", &[5; 700]).expect("write a small file");
+    disk.write_unflushed("c", &[6; 600]).expect("replace it");
+    let small = disk.open("c").expect("open");
+    assert_eq!(small.len(), 600);
+    small.read_at(590, &mut across).expect("read");
+    assert_eq!(across, [6; 10]);
+    disk.remove("c").expect("remove");
     assert!(disk.free_bytes().expect("free bytes") > 0);
     assert_ne!(disk.random(), disk.random());
     disk.remove("b").expect("remove");

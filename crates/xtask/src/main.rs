@@ -29,7 +29,9 @@ tasks:
   ci            format check, clippy, documentation, test, then a part of the simulation
   sim [ARGS]    the simulated world: searches seeds for a run that breaks a promise; ARGS as
                 `cargo xtask sim --help` lists them, or --long for the nightly search
-  bench [ARGS]  benchmarks of parts; ARGS go to cargo bench. For a cluster: quorate bench
+  bench [NAME] [ARGS]
+                all benchmarks, or the one of that name in benches/benches with ARGS given to it;
+                `bench instructions` counts what the hot paths take (needs valgrind)
 ";
 
 fn main() -> ExitCode {
@@ -95,7 +97,17 @@ fn test(args: &[String]) -> Result<()> {
 }
 
 fn bench(args: &[String]) -> Result<()> {
-    run(cargo().args(["bench", "--package", "quorate-benches"]).args(args))
+    let mut bench = cargo();
+    bench.args(["bench", "--package", "quorate-benches"]);
+    match args.split_first() {
+        Some((name, rest)) if !name.starts_with('-') => {
+            bench.args(["--bench", name, "--"]).args(rest);
+        }
+        _ => {
+            bench.args(args);
+        }
+    }
+    run(&mut bench)
 }
 
 fn cargo() -> Command {

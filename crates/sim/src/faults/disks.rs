@@ -76,8 +76,8 @@ pub(super) async fn slow(target: &Target, node: u64) {
     disk.set_latency(FLUSH);
 }
 
-/// On a node that is down. It has to refuse to start, or to do without what was damaged; then the
-/// bit is flipped back.
+/// On a node that is down. It has to refuse to start, to do without what was damaged, or to stop
+/// when it reads it; then the bit is flipped back.
 pub(super) async fn bit_flip(target: &Target, node: u64) {
     let cluster = &target.cluster;
     cluster.kill(node);
@@ -98,14 +98,15 @@ pub(super) async fn bit_flip(target: &Target, node: u64) {
     cluster.start_again(node);
 }
 
-/// A byte of a segment, but not of what was written to it last, or behind: damage there cannot be
-/// told from a write that was torn.
+/// A byte of a segment or of a table of contents; of a segment not of what was written to it last,
+/// or behind: damage there cannot be told from a write that was torn.
 fn somewhere(disk: &quorate_storage::SimDisk) -> Option<(String, u64)> {
     let mut names = disk.list().ok()?;
-    names.retain(|name| name.ends_with(".seg"));
+    names.retain(|name| name.ends_with(".seg") || name.ends_with(".toc"));
     names.sort_unstable();
     let name = names.choose(&mut thread_rng())?.clone();
-    let end = disk.last_write(&name)?;
+    let is_table = name.ends_with(".toc");
+    let end = if is_table { disk.file_len(&name)? } else { disk.last_write(&name)? };
     (end > 0).then(|| (name, thread_rng().gen_range(0..end)))
 }
 

@@ -1,5 +1,5 @@
 //! The device as the log sees it: a flat directory of files of fixed length, written in aligned
-//! blocks that are durable when the call returns.
+//! blocks that are durable when the call returns; and small files that need not be.
 //!
 //! [`RealDisk`] is a directory of the operating system, [`SimDisk`] the same in memory with a crash
 //! model. `tests/conformance.rs` holds both to one behaviour.
@@ -27,6 +27,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes a file of `len` bytes, all of them written (zero) and durable, the directory entry
     /// too. On an error nothing is left behind. An existing file of the name is replaced.
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn File>>;
+
+    /// Makes a file of `bytes`, or replaces one, without waiting for the device: a loss of power
+    /// may take it, leave parts of it, or leave zeros. For what has a checksum and can be made
+    /// again, and is not worth a flush.
+    fn write_unflushed(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Box<dyn File>>;

@@ -122,6 +122,10 @@ impl Disk for RealDisk {
         }
     }
 
+    fn write_unflushed(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        fs::write(self.path.join(name), bytes)
+    }
+
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
         Ok(Box::new(self.open_path(&self.path.join(name))?))
     }

@@ -21,7 +21,7 @@ const SECTOR: usize = 512;
 pub enum Operation {
     /// [`File::read_at`].
     Read,
-    /// [`File::write_durable`] and [`Disk::create`].
+    /// [`File::write_durable`], [`Disk::create`] and [`Disk::write_unflushed`].
     Write,
     /// The flush at the end of a write, [`File::sync`], [`Disk::sync_dir`].
     Flush,
@@ -60,6 +60,7 @@ struct Inode {
 
 #[derive(Clone)]
 enum NameChange {
+    Create(String, u64),
     Rename(String, String),
     Remove(String),
 }
@@ -364,6 +365,9 @@ impl Inode {
 impl NameChange {
     fn apply(self, names: &mut BTreeMap<String, u64>) {
         match self {
+            NameChange::Create(name, id) => {
+                names.insert(name, id);
+            }
             NameChange::Rename(from, to) => {
                 if let Some(id) = names.remove(&from) {
                     names.insert(to, id);
@@ -395,6 +399,36 @@ impl Disk for SimDisk {
         inner.names.insert(name.to_owned(), id);
         inner.durable_names.insert(name.to_owned(), id);
         Ok(Box::new(SimFile { disk: self.clone(), id, len }))
+    }
+
+    fn write_unflushed(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.alive()?;
+        let fault = inner.fault(Operation::Write);
+        let replaced = inner.inode_of(name).map_or(0, |inode| inode.content.len() as u64);
+        let used = inner.used() - replaced;
+        if used.saturating_add(bytes.len() as u64) > inner.capacity {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        let reached = match fault {
+            None => bytes.len(),
+            Some(_) => inner.next_random() as usize % (bytes.len() + 1),
+        };
+        let mut content = vec![0; bytes.len()];
+        content[..reached].copy_from_slice(&bytes[..reached]);
+        let unflushed = (0..bytes.len().div_ceil(SECTOR)).collect();
+        let id = inner.next_inode;
+        inner.next_inode += 1;
+        inner.inodes.insert(id, Inode { content, durable: vec![0; bytes.len()], unflushed });
+        let change = NameChange::Create(name.to_owned(), id);
+        change.clone().apply(&mut inner.names);
+        inner.pending_names.push(change);
+        match fault {
+            None => Ok(()),
+            Some(fault) => {
+                inner.end_boot(fault);
+                Err(io_error(fault))
+            }
+        }
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::recover;
+use super::segment::Usage;
 use super::state::{Shared, State};
 use super::{
     Done, Entry, GroupId, GroupState, INDEX_MAX, LogError, OpenError, Options, ReadError, Stats,
@@ -146,7 +147,7 @@ impl Log {
         max_bytes: usize,
     ) -> Result<Vec<Entry>, ReadError> {
         let plan = self.shared.lock().plan_read(group, range, max_bytes);
-        plan.run()
+        plan.run().inspect_err(|error| self.shared.withdraw_table(error))
     }
 
     /// The term of a stored entry.
@@ -163,7 +164,8 @@ impl Log {
     pub fn stats(&self) -> Stats {
         let state = self.shared.lock();
         let file_bytes = |file: &dyn crate::disk::File| file.len();
-        let used: u64 = state.segments.values().map(|u| file_bytes(u.segment.file.as_ref())).sum();
+        let of = |u: &Usage| file_bytes(u.segment.file.as_ref()) + u.table.file_bytes();
+        let used: u64 = state.segments.values().map(of).sum();
         let spare: u64 = state.spares.iter().map(|s| file_bytes(s.file.as_ref())).sum();
         Stats {
             segments: state.segments.len(),

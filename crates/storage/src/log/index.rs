@@ -86,6 +86,12 @@ impl Index {
             Some(after) => after + 1,
             None => 0,
         };
+        // The usual case: an append, with nothing above it.
+        let nothing_above =
+            |(start, run): (&u64, &VecDeque<Slot>)| start + run.len() as u64 <= first;
+        if self.runs.last_key_value().is_none_or(nothing_above) {
+            return;
+        }
         let mut beside = Vec::new();
         let tail = self.runs.range(..first).next_back().map(|(start, _)| *start);
         if let Some(start) = tail

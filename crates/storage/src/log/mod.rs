@@ -15,9 +15,11 @@
 //! stepped by a task ([`Writer::step`]).
 //!
 //! What holds, and where it is argued: bytes and checksums in [`format`](mod@format), which bytes
-//! count after a crash in `recover`, which segments may go in `upkeep`.
+//! count after a crash in `recover`, why a start need not read them all in [`contents`], which
+//! segments may go in `upkeep`.
 
 mod api;
+pub mod contents;
 mod drain;
 pub mod format;
 mod index;
@@ -141,7 +143,8 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes of all files of the log, spares included.
     pub disk_bytes: u64,
-    /// Bytes written to the device: batches with padding, headers and seals; not pre-writing.
+    /// Bytes written to the device: batches with padding, headers, seals and tables of contents;
+    /// not pre-writing.
     pub written_bytes: u64,
     /// Bytes of payload in the entries appended or put, as given by the callers.
     pub payload_bytes: u64,

@@ -31,6 +31,31 @@ pub struct Usage {
     pub barrier: u64,
     /// Copying out of it failed: it stays as it is.
     pub unreadable: bool,
+    pub table: Table,
+}
+
+impl Usage {
+    /// Of a segment of which no record is known to be needed.
+    pub fn new(segment: Arc<Segment>, sealed: bool, table: Table) -> Usage {
+        Usage { segment, live: 0, sealed, barrier: 0, unreadable: false, table }
+    }
+}
+
+/// A segment's table of contents.
+pub enum Table {
+    /// There is none, and none is coming: the next start scans the segment.
+    None,
+    /// The upkeep has this to write.
+    Due(Vec<u8>),
+    /// It is in a file of that many bytes, or about to be.
+    Filed(u64),
+}
+
+impl Table {
+    /// Bytes of its file.
+    pub fn file_bytes(&self) -> u64 {
+        if let Table::Filed(bytes) = self { *bytes } else { 0 }
+    }
 }
 
 /// A pre-written file that no segment uses.
@@ -42,6 +67,7 @@ pub struct Spare {
 }
 
 const SUFFIX: &str = ".seg";
+const TABLE_SUFFIX: &str = ".toc";
 const SPARE_PREFIX: &str = "spare-";
 
 /// File name of segment `sequence`.
@@ -49,9 +75,22 @@ pub fn segment_name(sequence: u64) -> String {
     format!("{sequence:020}{SUFFIX}")
 }
 
+/// File name of the table of contents of segment `sequence`.
+pub fn table_name(sequence: u64) -> String {
+    format!("{sequence:020}{TABLE_SUFFIX}")
+}
+
 /// The sequence in a segment's file name.
 pub fn parse_segment_name(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(SUFFIX)?;
+    parse_sequence(name.strip_suffix(SUFFIX)?)
+}
+
+/// The sequence in the file name of a table of contents.
+pub fn parse_table_name(name: &str) -> Option<u64> {
+    parse_sequence(name.strip_suffix(TABLE_SUFFIX)?)
+}
+
+fn parse_sequence(digits: &str) -> Option<u64> {
     let all_digits = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
     if all_digits { digits.parse().ok() } else { None }
 }

@@ -4,6 +4,7 @@
 //! the order in which memory changed. Places on disk follow when the batch is durable (`drain`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -11,10 +12,10 @@ use bytes::Bytes;
 
 use super::format::{Kind, Record};
 use super::index::{Index, Place, Slot};
-use super::segment::{Spare, Usage};
+use super::segment::{self, Spare, Table, Usage};
 use super::tail::Tail;
 use super::upkeep::CopyJob;
-use super::{Done, Entry, GroupId, GroupState, LogError, Options};
+use super::{Done, Entry, GroupId, GroupState, LogError, Options, ReadError};
 use crate::disk::Disk;
 
 type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -51,6 +52,22 @@ impl Shared {
 
     pub fn set_waker(&self, waker: Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+
+    /// After damage was read: the table of contents of that segment goes, so that the next start
+    /// scans the segment and reports the damage instead of going on without knowing.
+    pub fn withdraw_table(&self, error: &ReadError) {
+        let ReadError::Damaged { file, .. } = error else { return };
+        let Some(sequence) = segment::parse_segment_name(file) else { return };
+        if let Some(usage) = self.lock().segments.get_mut(&(sequence as u32)) {
+            usage.table = Table::None;
+        }
+        let removed = self.disk.remove(&segment::table_name(sequence));
+        if let Err(error) = removed.and_then(|()| self.disk.sync_dir())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, file, "table of contents of a damaged segment is not removed");
+        }
     }
 
     /// Says that there is work. Called without the lock. `writer_sleeps`, as it was under the lock,
@@ -121,6 +138,8 @@ pub struct State {
     pub segments: BTreeMap<u32, Usage>,
     pub spares: Vec<Spare>,
     pub next_spare: u64,
+    /// Tables of contents that belong to no segment, to be removed.
+    pub stale_tables: Vec<String>,
     pub tail: Tail,
     pub queue: VecDeque<Queued>,
     pub queued_bytes: usize,
@@ -150,6 +169,7 @@ impl State {
             segments: BTreeMap::new(),
             spares: Vec::new(),
             next_spare: 0,
+            stale_tables: Vec::new(),
             tail: Tail::new(tail_bytes),
             queue: VecDeque::new(),
             queued_bytes: 0,

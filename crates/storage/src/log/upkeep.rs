@@ -1,15 +1,18 @@
-//! What keeps the disk bounded: recycling, copying forward, pre-writing.
+//! What keeps the disk bounded: recycling, copying forward, pre-writing; and tables of contents.
 //!
 //! ```text
 //!  sealed segment ── live = 0 ───────────────► spare (renamed) or removed
-//!        └── live < 25 % ── live records copied into the queue ── durable ── live = 0 ──┘
+//!        ├── live < 25 % ── live records copied into the queue ── durable ── live = 0 ──┘
+//!        └── its table of contents is written beside it, and goes when it goes
 //! ```
 //!
 //! In production a thread beside the writer makes the passes; a stepped writer makes them itself.
 //! A segment goes only when nobody reads it, no record in it is needed, and every operation that
 //! made its records superfluous is durable (its barrier): otherwise a crash could bring back a
 //! state that needs what is gone. Renames and removals are durable before anything relies on them,
-//! so a tombstone expires only after the segments before it are really away.
+//! so a tombstone expires only after the segments before it are really away. Tables of contents are
+//! written here so that the writer does not wait for them, and without a flush, for which its own
+//! would wait; nothing relies on them, so what fails around one is logged and no more.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use bytes::Bytes;
 use super::format::{Kind, Record};
 use super::index::Place;
 use super::read;
-use super::segment::{self, Segment, Spare, Usage};
+use super::segment::{self, Segment, Spare, Table, Usage};
 use super::state::{Shared, State, Work};
 use super::{GroupId, LogError};
 
@@ -66,8 +69,8 @@ impl Upkeep {
         Upkeep { shared, walk: None }
     }
 
-    /// Everything that is due. Errors of the device poison the log, except those of making a
-    /// spare: for that one waits.
+    /// Everything that is due, but of the tables of contents one. Errors of the device poison the
+    /// log, except those of making a spare, for which one waits, and those around tables.
     pub fn pass(&mut self) {
         if self.shared.lock().poison.is_some() {
             return;
@@ -77,6 +80,7 @@ impl Upkeep {
             return;
         }
         self.refill();
+        self.write_table();
         self.copy_forward();
     }
 
@@ -97,6 +101,8 @@ impl Upkeep {
     }
 
     fn recycle(&mut self) -> io::Result<()> {
+        let stale = std::mem::take(&mut self.shared.lock().stale_tables);
+        stale.iter().for_each(|name| self.remove_table(name));
         let freed = self.shared.lock().take_recyclable();
         let unusable = self.shared.lock().take_unusable_spares();
         if freed.is_empty() && unusable.is_empty() {
@@ -107,6 +113,9 @@ impl Upkeep {
         }
         let mut spares = Vec::new();
         for usage in freed {
+            if let Table::Filed(_) = usage.table {
+                self.remove_table(&segment::table_name(usage.segment.header.segment));
+            }
             let spare = self.retire(usage.segment, spares.len())?;
             spares.extend(spare);
         }
@@ -141,6 +150,38 @@ impl Upkeep {
                 self.shared.disk.rename(&segment.name, &name)?;
                 Ok(Some(Spare { name, file: segment.file, usable: true }))
             }
+        }
+    }
+
+    /// Writes the first table of contents that is due.
+    fn write_table(&self) {
+        let Some((segment, table)) = self.shared.lock().take_due_table() else { return };
+        let name = segment::table_name(u64::from(segment));
+        let bytes = table.len() as u64;
+        let written = self.shared.disk.write_unflushed(&name, &table);
+        let mut state = self.shared.lock();
+        let Some(usage) = state.segments.get_mut(&segment) else { return };
+        match written {
+            Ok(()) if matches!(usage.table, Table::Filed(_)) => {
+                state.counters.written_bytes += bytes;
+                return;
+            }
+            // Damage was read meanwhile.
+            Ok(()) => {}
+            Err(error) => {
+                usage.table = Table::None;
+                tracing::warn!(%error, file = name, "the next start will scan this segment");
+            }
+        }
+        drop(state);
+        self.remove_table(&name);
+    }
+
+    fn remove_table(&self, name: &str) {
+        if let Err(error) = self.shared.disk.remove(name)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, file = name, "a table of contents is not removed");
         }
     }
 
@@ -211,6 +252,7 @@ impl Upkeep {
                 self.walk = Some(walk);
             }
             Err(error) => {
+                self.shared.withdraw_table(&error);
                 tracing::error!(%error, file = source.name, "segment is not copied forward");
                 if let Some(usage) = self.shared.lock().segments.get_mut(&walk.segment) {
                     usage.unreadable = true;
@@ -230,8 +272,10 @@ impl Upkeep {
     }
 
     /// Whether the pass should be repeated at once.
-    pub fn is_walking(&self) -> bool {
-        self.walk.as_ref().is_some_and(|walk| self.shared.lock().durable_op >= walk.op)
+    pub fn is_busy(&self) -> bool {
+        let state = self.shared.lock();
+        let walks = self.walk.as_ref().is_some_and(|walk| state.durable_op >= walk.op);
+        walks || state.poison.is_none() && state.due_table().is_some()
     }
 }
 
@@ -239,6 +283,21 @@ impl State {
     fn new_spare_name(&mut self) -> String {
         self.next_spare += 1;
         segment::spare_name(self.next_spare - 1)
+    }
+
+    /// The first segment whose table of contents is to be written.
+    fn due_table(&self) -> Option<u32> {
+        let mut segments = self.segments.iter();
+        segments.find(|(_, usage)| matches!(usage.table, Table::Due(_))).map(|(at, _)| *at)
+    }
+
+    /// Takes that table; from now on there may be a file.
+    fn take_due_table(&mut self) -> Option<(u32, Vec<u8>)> {
+        let segment = self.due_table()?;
+        let table = &mut self.segments.get_mut(&segment)?.table;
+        let Table::Due(due) = std::mem::replace(table, Table::None) else { return None };
+        *table = Table::Filed(due.len() as u64);
+        Some((segment, due))
     }
 
     fn take_unusable_spares(&mut self) -> Vec<Spare> {

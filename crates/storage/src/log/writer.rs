@@ -5,10 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::contents::{Builder, Item};
 use super::drain::{Batch, Room};
 use super::format::{self, BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::recover::End;
-use super::segment::{Segment, Spare, Usage, segment_name};
+use super::segment::{Segment, Spare, Table, Usage, segment_name};
 use super::state::Shared;
 use super::upkeep::Upkeep;
 use super::{Done, LogError};
@@ -35,6 +36,8 @@ struct Active {
     segment: Arc<Segment>,
     /// Where the next batch goes.
     end: u64,
+    /// Of all that was written to it.
+    contents: Builder,
 }
 
 /// What one attempt to write came to.
@@ -57,7 +60,8 @@ impl Writer {
         let active = end
             .active
             .filter(|_| !end.sealed)
-            .map(|(segment, offset)| Active { segment, end: offset });
+            .zip(end.contents)
+            .map(|((segment, offset), contents)| Active { segment, end: offset, contents });
         Writer {
             upkeep: Some(Upkeep::new(shared.clone())),
             shared,
@@ -202,6 +206,9 @@ impl Writer {
             return progress;
         }
         let base = active.end as u32;
+        for (record, offset) in batch.records.iter().zip(&self.offsets) {
+            active.contents.push(&Item::of(base + offset, record));
+        }
         let copied = batch.copies();
         active.end += bytes as u64;
         self.next_batch += 1;
@@ -233,7 +240,7 @@ impl Writer {
         if upkeep.make_spare() { ready(&self.shared) } else { None }
     }
 
-    /// Seals the active segment, then takes `spare` into use: its header is durable before its
+    /// Seals the active segment (its table of contents is left to the upkeep), then takes `spare` into use: its header is durable before its
     /// name says that it is a segment.
     fn rotate(&mut self, spare: Spare) -> io::Result<()> {
         self.seal()?;
@@ -250,13 +257,8 @@ impl Writer {
         self.shared.disk.rename(&spare.name, &name)?;
         self.shared.disk.sync_dir()?;
         let segment = Arc::new(Segment { header, name, file: spare.file });
-        let usage = Usage {
-            segment: segment.clone(),
-            live: 0,
-            sealed: false,
-            barrier: 0,
-            unreadable: false,
-        };
+        let usage = Usage::new(segment.clone(), false, Table::None);
+        let contents = Builder::new(segment.file.len());
         let mut state = self.shared.lock();
         state.counters.written_bytes += SEGMENT_HEADER_BYTES as u64;
         state.waiting_for_space = false;
@@ -264,7 +266,7 @@ impl Writer {
         state.segments.insert(sequence, usage);
         drop(state);
         self.last_segment = header.segment;
-        self.active = Some(Active { segment, end: SEGMENT_HEADER_BYTES as u64 });
+        self.active = Some(Active { segment, end: SEGMENT_HEADER_BYTES as u64, contents });
         self.shared.upkeep.notify_all();
         Ok(())
     }
@@ -278,10 +280,12 @@ impl Writer {
         format::encode_batch(header, self.next_batch, true, &none, buffer, &mut self.offsets);
         active.segment.file.write_durable(active.end, self.buffer.as_slice())?;
         self.next_batch += 1;
+        let table = active.contents.finish(header, self.next_batch, active.end as u32);
         let mut state = self.shared.lock();
         state.counters.written_bytes += BLOCK as u64;
         if let Some(usage) = state.segments.get_mut(&(header.segment as u32)) {
             usage.sealed = true;
+            usage.table = table.map_or(Table::None, Table::Due);
         }
         Ok(())
     }
@@ -322,7 +326,7 @@ fn keep_up(shared: &Shared, upkeep: &mut Upkeep) {
             refreshed = Some(std::time::Instant::now());
         }
         upkeep.pass();
-        if upkeep.is_walking() {
+        if upkeep.is_busy() {
             continue;
         }
         let state = shared.lock();
