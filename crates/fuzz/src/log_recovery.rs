@@ -156,7 +156,7 @@ fn restore_tables(disk: &SimDisk, tables: &[(String, Vec<u8>)]) {
         let mut buffer = AlignedBuffer::new();
         buffer.resize(bytes.len());
         buffer.as_mut_slice().copy_from_slice(bytes);
-        let file = disk.create(name, bytes.len() as u64).expect("a disk in memory");
+        let file = disk.create(name, bytes.len() as u64, &|| true).expect("a disk in memory");
         file.write_durable(0, buffer.as_slice()).expect("a disk in memory");
     }
 }
@@ -286,7 +286,8 @@ impl<'a> Forger<'a> {
         let mut block = AlignedBuffer::new();
         block.resize(format::SEGMENT_HEADER_BYTES);
         header.encode(block.as_mut_slice());
-        let file = disk.create(&segment_name(segment), SEGMENT_BYTES).expect("a disk in memory");
+        let file =
+            disk.create(&segment_name(segment), SEGMENT_BYTES, &|| true).expect("a disk in memory");
         file.write_durable(0, block.as_slice()).expect("a disk in memory");
         let (offset, next_batch) = (format::SEGMENT_HEADER_BYTES as u64, first_batch);
         (segment <= 3).then_some(Self { disk, header, offset, next_batch, records: Vec::new() })

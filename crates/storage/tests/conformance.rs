@@ -15,7 +15,7 @@ fn block(fill: u8) -> AlignedBuffer {
 
 fn disk_conforms(disk: &dyn Disk) {
     let len = 4 * BLOCK as u64;
-    let file = disk.create("a", len).expect("create");
+    let file = disk.create("a", len, &|| true).expect("create");
     assert_eq!(file.len(), len);
     let mut buffer = vec![1; BLOCK];
     file.read_at(BLOCK as u64, &mut buffer).expect("read zeros");

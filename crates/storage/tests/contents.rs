@@ -59,7 +59,7 @@ fn write_file(disk: &SimDisk, name: &str, bytes: &[u8]) {
     let mut buffer = AlignedBuffer::new();
     buffer.resize(bytes.len());
     buffer.as_mut_slice().copy_from_slice(bytes);
-    let file = disk.reopen().create(name, bytes.len() as u64).expect("create");
+    let file = disk.reopen().create(name, bytes.len() as u64, &|| true).expect("create");
     file.write_durable(0, buffer.as_slice()).expect("write");
 }
 

@@ -24,9 +24,16 @@ pub trait Disk: Send + Sync + 'static {
     /// The names of all files, in no particular order.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Makes a file of `len` bytes, all of them written (zero) and durable, the directory entry
-    /// too. On an error nothing is left behind. An existing file of the name is replaced.
-    fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn File>>;
+    /// Makes a file of `len` bytes that read as zero, the room for them taken and the directory entry
+    /// durable. Zeros are written too, as long as that is `worthwhile`: a write over what was written
+    /// needs no change of the file system's own records, and is faster. On an error nothing is left
+    /// behind. An existing file of the name is replaced.
+    fn create(
+        &self,
+        name: &str,
+        len: u64,
+        worthwhile: &dyn Fn() -> bool,
+    ) -> io::Result<Box<dyn File>>;
 
     /// Makes a file of `bytes`, or replaces one, without waiting for the device: a loss of power
     /// may take it, leave parts of it, or leave zeros. For what has a checksum and can be made

@@ -70,7 +70,7 @@ impl RealDisk {
         Ok(RealFile { reader, writer, mode: self.mode, len })
     }
 
-    fn prewrite(&self, path: &Path, len: u64) -> io::Result<()> {
+    fn prewrite(&self, path: &Path, len: u64, worthwhile: &dyn Fn() -> bool) -> io::Result<()> {
         fs::File::create(path)?;
         let mut options = fs::OpenOptions::new();
         options.write(true);
@@ -80,11 +80,14 @@ impl RealDisk {
             options.custom_flags(OFlags::DIRECT.bits() as i32);
         }
         let file = options.open(path)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len).or_else(unsupported)?;
+        let reserved = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len);
+        // Where room cannot be reserved, only what is written has it.
+        let must = reserved.is_err();
+        reserved.or_else(unsupported)?;
         let mut zeros = AlignedBuffer::new();
         zeros.resize(PREWRITE_BYTES);
         let mut done = 0;
-        while done < len {
+        while done < len && (must || worthwhile()) {
             let piece = (len - done).min(PREWRITE_BYTES as u64) as usize;
             file.write_all_at(&zeros.as_slice()[..piece], done)?;
             done += piece as u64;
@@ -106,10 +109,15 @@ impl Disk for RealDisk {
         Ok(names)
     }
 
-    fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn File>> {
+    fn create(
+        &self,
+        name: &str,
+        len: u64,
+        worthwhile: &dyn Fn() -> bool,
+    ) -> io::Result<Box<dyn File>> {
         let path = self.path.join(name);
         let made = self
-            .prewrite(&path, len)
+            .prewrite(&path, len, worthwhile)
             .and_then(|()| self.sync_dir())
             .and_then(|()| self.open_path(&path));
         match made {

@@ -385,7 +385,12 @@ impl Disk for SimDisk {
         Ok(self.alive()?.names.keys().cloned().collect())
     }
 
-    fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn File>> {
+    fn create(
+        &self,
+        name: &str,
+        len: u64,
+        _worthwhile: &dyn Fn() -> bool,
+    ) -> io::Result<Box<dyn File>> {
         let mut inner = self.alive()?;
         inner.meet(Operation::Write)?;
         if inner.used().saturating_add(len) > inner.capacity {

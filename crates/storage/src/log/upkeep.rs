@@ -28,6 +28,8 @@ use super::{GroupId, LogError};
 
 /// A sealed segment with less than this share of live bytes is copied forward.
 const COPY_BELOW_PERCENT: u64 = 25;
+/// A spare is written with zeros until the log has grown by this share of a segment meanwhile.
+const GROWTH_SHARE: u64 = 64;
 /// Most payload that one copy takes, in bytes; and never more than a quarter of a segment.
 const COPY_BYTES: u64 = 1 << 20;
 /// Most slots looked at under one hold of the lock.
@@ -205,7 +207,15 @@ impl Upkeep {
     /// Pre-writes one spare; false if the device has no room (or another reason not to).
     pub fn make_spare(&self) -> bool {
         let name = self.shared.lock().new_spare_name();
-        let made = self.shared.disk.create(&name, self.shared.options.segment_bytes);
+        let segment_bytes = self.shared.options.segment_bytes;
+        let before = self.shared.lock().counters.written_bytes;
+        // Zeros are for a log that waits for each write. One that grows while they are written batches
+        // by itself, and would only write everything twice.
+        let worthwhile = || {
+            let grown = self.shared.lock().counters.written_bytes - before;
+            grown <= segment_bytes / GROWTH_SHARE
+        };
+        let made = self.shared.disk.create(&name, segment_bytes, &worthwhile);
         let mut state = self.shared.lock();
         match made {
             Ok(file) => {

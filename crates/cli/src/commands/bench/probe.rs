@@ -47,7 +47,7 @@ fn append(directory: &Path) -> io::Result<Histogram<u64>> {
 
 fn log(directory: &Path) -> io::Result<Histogram<u64>> {
     let disk = RealDisk::open(directory)?;
-    let segment = disk.create("logged", WRITES * BLOCK as u64)?;
+    let segment = disk.create("logged", WRITES * BLOCK as u64, &|| true)?;
     let mut block = AlignedBuffer::new();
     block.resize(BLOCK);
     block.as_mut_slice().fill(7);
