@@ -80,7 +80,7 @@ pub struct Limits {
 pub struct StorageConfig {
     /// Size of a segment file, in bytes. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Recent entries kept in memory, in bytes, whole node. Default 32 MiB.
+    /// Recent entries kept in memory, in bytes, whole node. Default 16 MiB.
     pub tail_bytes: u64,
 }
 
@@ -133,7 +133,7 @@ impl Default for Limits {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, tail_bytes: 32 << 20 }
+        Self { segment_bytes: 64 << 20, tail_bytes: 16 << 20 }
     }
 }
 
