@@ -130,8 +130,9 @@ fn bench_failover_loses_and_doubles_nothing_whatever_the_fault() {
             );
             assert_eq!(report["confirmed"], 600, "{report}");
             assert_positive(&report, &["longest_gap_ms"]);
-            let worst = number(&report["latency_us"], "max") / 1000.0;
-            assert!(worst * 1.1 > number(&report, "longest_gap_ms"), "stalls count: {report}");
+            // A message that is due once the stall has begun waits for less: two come each 10 ms.
+            let worst = number(&report["latency_us"], "max") / 1000.0 * 1.1 + 10.0;
+            assert!(worst > number(&report, "longest_gap_ms"), "stalls count: {report}");
         }
     });
 }

@@ -240,8 +240,7 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
         node_id: 1,
         incarnation: 8,
         version: 1,
-        process: 2,
-        beat_ms: 150,
+        ..pb::Hello::default()
     };
     let all = pb::Envelope {
         hello: Some(hello.clone()),

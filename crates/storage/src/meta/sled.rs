@@ -9,6 +9,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -187,12 +188,29 @@ enum OpenFailure {
     Damaged(String),
 }
 
+/// How often, and with which pause, a store that is locked is tried again.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+fn is_lock(error: &io::Error) -> bool {
+    error.to_string().contains("acquire lock")
+}
+
 fn open_db(dir: &Path) -> Result<::sled::Db, OpenFailure> {
     let config = ::sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    let open = || catch_unwind(AssertUnwindSafe(|| config.open()));
+    let mut opened = open();
+    // sled gives its lock up some time after it was dropped.
+    for _ in 0..LOCK_TRIES {
+        if !matches!(&opened, Ok(Err(::sled::Error::Io(error))) if is_lock(error)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        opened = open();
+    }
     match opened {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(::sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {
+        Ok(Err(::sled::Error::Io(error))) if is_lock(&error) => {
             Err(OpenFailure::Refused(MetaError::Locked(dir.display().to_string())))
         }
         Ok(Err(::sled::Error::Io(error))) if is_refusal(&error) => {
