@@ -26,8 +26,9 @@ const ROUNDS: usize = 12;
 const PARK_LIMIT: Duration = Duration::from_secs(20);
 /// From the call to its receipt, through a node that is there, when the leader's process ended.
 const ENDED_LIMIT: Duration = Duration::from_millis(1_500);
-/// Until another leads, when it is only silent: one and a half election timeouts, and a little.
-const SUCCESSION_LIMIT: Duration = Duration::from_millis(1_250);
+/// Until another leads, when it is only silent: an election timeout to notice it, the turn of a rank,
+/// and a second election if two stood against each other.
+const SUCCESSION_LIMIT: Duration = Duration::from_millis(2_000);
 /// Until a client that was sent to the silent node has turned to another.
 const HEALED_LIMIT: Duration = Duration::from_secs(20);
 
