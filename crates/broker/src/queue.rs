@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use quorate_group::{Event, Handle};
+use quorate_group::{Event, Handle, ProposeError};
 use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
     Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token,
@@ -23,6 +23,8 @@ use crate::refusal::Refusal;
 /// Longest wait for the settings to be in the machine, before they are proposed again.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(2);
 const CONFIGURE_RETRY: Duration = Duration::from_millis(20);
+/// Pause before a disconnect is proposed again, to a leader that a majority does not answer.
+const DISCONNECT_RETRY: Duration = Duration::from_millis(100);
 
 /// What a consumer's stream is told.
 #[derive(Debug)]
@@ -88,11 +90,21 @@ impl Queue {
         }
     }
 
-    /// Tells the machine that a session's stream broke, if this replica still leads.
+    /// Tells the machine that a session's stream broke, for as long as this replica leads: the next
+    /// leader takes every session for disconnected. Without it the session would be given messages for
+    /// ever.
     pub(crate) async fn disconnect(&self, session: Session, attachment: Attachment) {
-        let outcome = self.handle.propose(Command::Disconnect { session, attachment }).await;
-        if let Err(error) = outcome {
-            tracing::debug!(queue = %self.name, %error, "disconnect: the next leader does it");
+        loop {
+            let outcome = self.handle.propose(Command::Disconnect { session, attachment }).await;
+            match outcome {
+                Ok(_) => return,
+                Err(ProposeError::Stopped) => return,
+                Err(error) if !self.handle.leadership().leads => {
+                    tracing::debug!(queue = %self.name, %error, "disconnect: the next leader does it");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(DISCONNECT_RETRY).await,
+            }
         }
     }
 

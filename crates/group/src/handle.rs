@@ -404,6 +404,7 @@ impl<M: Machine> Handle<M> {
     /// When this replica does not lead, or another change is under way.
     pub async fn add_learner(&self, node: u64) -> Result<(), StartError> {
         let _awake = self.replica.parking.hold();
+        self.replica.parking.awake().await;
         let added = self.replica.raft.add_learner(node, EmptyNode {}, false).await;
         added.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
     }
@@ -414,6 +415,7 @@ impl<M: Machine> Handle<M> {
     /// When this replica does not lead, or another change is under way.
     pub async fn promote(&self, node: u64) -> Result<(), StartError> {
         let _awake = self.replica.parking.hold();
+        self.replica.parking.awake().await;
         let change = openraft::ChangeMembers::AddVoterIds(BTreeSet::from([node]));
         let changed = self.replica.raft.change_membership(change, true).await;
         changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))

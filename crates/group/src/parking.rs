@@ -21,11 +21,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openraft::{RaftMetrics, ServerState};
+use openraft_rt::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::handle::Timing;
 use crate::state_machine::Gauges;
-use crate::types::{Raft, Vote};
+use crate::types::{Raft, Types, Vote};
 
 /// A leader asks again after so many times the idleness that made it park.
 const RENEW: u32 = 40;
@@ -55,6 +57,8 @@ struct State {
     /// What waits for the timers to go on; see [`Parking::hold`].
     holds: usize,
     woken_at: Instant,
+    /// It was parked, and as a leader has not been answered since: Raft takes no entry from it.
+    unanswered: bool,
     /// The timers are stopped: parked, or about to be.
     stopped: bool,
     parked: Option<Parked>,
@@ -83,6 +87,13 @@ impl Drop for Hold {
     }
 }
 
+/// Whether a majority has answered the leader since `begun`, or it does not lead, or is alone.
+fn answered_since(metrics: &RaftMetrics<Types>, begun: Instant) -> bool {
+    let acked = metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at));
+    let alone = metrics.membership_config.voter_ids().count() == 1;
+    metrics.state != ServerState::Leader || alone || acked.is_some_and(|age| age <= begun.elapsed())
+}
+
 /// What is to be done next about parking.
 pub(crate) enum Next {
     /// Nothing for so long.
@@ -103,6 +114,7 @@ impl Parking {
             heard_at: None,
             refusals: 0,
             woken_at: now,
+            unanswered: false,
             stopped: false,
             parked: None,
         };
@@ -137,6 +149,28 @@ impl Parking {
         self.wake(&mut state);
     }
 
+    /// The same, and waits until a leader that was parked may write again: its lease ran out meanwhile,
+    /// and a round of heartbeats renews it. Gives up after an election timeout; Raft then refuses.
+    pub(crate) async fn awake(&self) {
+        self.touch();
+        if !self.lock().unanswered {
+            return;
+        }
+        let begun = Instant::now();
+        if self.raft.trigger().heartbeat().await.is_ok() {
+            let mut metrics = self.raft.metrics();
+            let answered = async {
+                while !answered_since(&metrics.borrow_and_update(), begun) {
+                    if metrics.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(self.timing.election_timeout, answered).await;
+        }
+        self.lock().unanswered = false;
+    }
+
     /// The leader, on another node, has said something that was taken in.
     pub(crate) fn heard(&self) {
         self.touch();
@@ -167,6 +201,7 @@ impl Parking {
         if std::mem::take(&mut state.stopped) {
             if state.parked.take().is_some() {
                 state.woken_at = Instant::now();
+                state.unanswered = true;
                 self.tell(false);
             }
             self.raft.runtime_config().tick(true);

@@ -127,7 +127,7 @@ pub(crate) async fn run<M: Machine>(
             continue;
         }
         // A group with work under way is awake, and its replicas are not parked behind it.
-        parking.touch();
+        parking.awake().await;
         let payload = Payload(entry.freeze(Millis(clock.now_ms())));
         let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
         if raft.client_write_ff(payload, Some(complete)).await.is_err() {

@@ -26,6 +26,9 @@ const ROUNDS: usize = 12;
 const PARK_LIMIT: Duration = Duration::from_secs(20);
 /// From the call to its receipt, through a node that is there, when the leader's process ended.
 const ENDED_LIMIT: Duration = Duration::from_millis(1_500);
+/// The same when nothing happened to the leader: it takes the first command that comes, so that no client
+/// has to ask twice.
+const AWAKE_LIMIT: Duration = Duration::from_millis(60);
 /// Until another leads, when it is only silent: an election timeout to notice it, the turn of a rank,
 /// and a second election if two stood against each other.
 const SUCCESSION_LIMIT: Duration = Duration::from_millis(2_000);
@@ -100,6 +103,7 @@ async fn use_queue(cluster: &Cluster) -> Result<(), String> {
                 cluster.resume(leader);
                 HEALED_LIMIT
             }
+            Fate::Nothing => AWAKE_LIMIT,
             _ => ENDED_LIMIT,
         };
         timeout(limit, publish_beside(cluster, leader))
