@@ -166,11 +166,7 @@ impl Replica {
             self.parking.give_up(false);
             return Duration::ZERO;
         }
-        let parked_before = self.parking.is_parked();
         let attempt = self.parking.begin();
-        if !parked_before {
-            tokio::time::sleep(self.parking.settling()).await;
-        }
         let Some(quiet) = self.quiet() else {
             self.parking.give_up(false);
             return Duration::ZERO;

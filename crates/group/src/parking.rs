@@ -171,9 +171,11 @@ impl Parking {
         self.lock().unanswered = false;
     }
 
-    /// The leader, on another node, has said something that was taken in.
-    pub(crate) fn heard(&self) {
-        self.touch();
+    /// The leader, on another node, has said something that was taken in, and perhaps wakes.
+    pub(crate) fn heard(&self, wakes: bool) {
+        if wakes {
+            self.touch();
+        }
         self.lock().heard_at = Some(Instant::now());
     }
 
@@ -244,12 +246,6 @@ impl Parking {
         let mut state = self.lock();
         self.stop(&mut state);
         Attempt { events: state.events }
-    }
-
-    /// How long a heartbeat of before may still be on its way, which would wake a follower that has
-    /// just been parked.
-    pub(crate) fn settling(&self) -> Duration {
-        self.timing.heartbeat / 2
     }
 
     fn stop(&self, state: &mut State) {

@@ -57,13 +57,15 @@ impl Replica {
 
     /// Answers one request of another replica.
     pub async fn answer(&self, request: Body) -> Body {
-        // To be asked for one's opinion is no reason to wake, nor is being asked to park.
-        let wakes = !matches!(request, Body::PreVote(_) | Body::Park(_));
+        // To be asked for one's opinion is no reason to wake, nor is being asked to park, nor a
+        // heartbeat: one that comes late would start the timer of a follower whose leader is parked.
+        let beats = matches!(&request, Body::Append(append) if append.entries.is_empty());
+        let wakes = !beats && !matches!(request, Body::PreVote(_) | Body::Park(_));
         let appends = matches!(request, Body::Append(_));
         let answer = self.try_answer(request).await;
         // Not before: Raft has seen by now what renews the leader's lease.
         match &answer {
-            Ok(answer) if appends && took_in(answer) => self.parking.heard(),
+            Ok(answer) if appends && took_in(answer) => self.parking.heard(wakes),
             _ if wakes => self.parking.touch(),
             _ => {}
         }
@@ -123,7 +125,7 @@ impl Replica {
                     Err(fatal) => Body::Failed(fatal.to_string()),
                 };
                 if took_in(&answer) {
-                    parking.heard();
+                    parking.heard(true);
                 }
                 answer
             })
