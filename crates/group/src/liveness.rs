@@ -30,11 +30,6 @@ struct Quiet {
 }
 
 impl Replica {
-    /// Wakes the replica if it is parked.
-    pub fn touch(&self) {
-        self.parking.touch();
-    }
-
     /// Whether it is parked: it has no timers, since its group is idle and fully replicated.
     #[must_use]
     pub fn is_parked(&self) -> bool {

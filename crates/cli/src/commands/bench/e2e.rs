@@ -3,7 +3,6 @@
 //! A message carries when it was due (or handed over, at full speed), and the consumer looks at the same clock:
 //! both are in this process.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::commands::bench::body::{self, Bodies};
 use crate::commands::bench::latency::{OPEN_IN_FLIGHT, took};
-use crate::commands::bench::load::{self, Carries, Span, Tasks, Until, WARM_UP};
+use crate::commands::bench::load::{self, Carries, Shape, Span, Tasks, Until, WARM_UP};
 use crate::commands::bench::plot;
 use crate::commands::bench::record::{Record, Recorder, Sent};
 use crate::commands::bench::report::Report;
@@ -46,16 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
     prefetch: u32,
-    /// Size of a message's body, 16 B to 512 KiB.
-    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::parse_body_size)]
-    size: u64,
-    /// Seconds to measure, after one of warm-up.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Draw latency over time into this SVG file.
-    #[arg(long, value_name = "FILE")]
-    pub plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub shape: Shape,
     #[command(flatten)]
     pub site: Site,
 }
@@ -80,15 +71,15 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
         report.count("in_flight", args.in_flight);
     }
     report.count("prefetch", args.prefetch.into());
-    report.size(args.size);
-    report.count("seconds", args.seconds);
+    report.size(args.shape.size);
+    report.count("seconds", args.shape.seconds);
     let messages = record.latency_us.len();
     report.rate("messages_per_s", "acked/s", messages, span.took);
     report.latency(&record.latency_us);
-    report.cost(&span.cost, messages, args.size);
+    report.cost(&span.cost, messages, args.shape.size);
     report.resident(stage);
     report.disk(stage.probed());
-    if let (Some(path), Some(timeline)) = (&args.plot, &record.timeline) {
+    if let (Some(path), Some(timeline)) = (&args.shape.plot, &record.timeline) {
         plot::write(path, "from publish to delivery", timeline, None)?;
     }
     Ok(report)
@@ -123,8 +114,8 @@ fn sent(delivery: &Delivery, origin: Instant) -> Option<Sent> {
 }
 
 fn with_timeline(args: &Args, recorder: Recorder, origin: Instant) -> Arc<Recorder> {
-    let length = WARM_UP + Duration::from_secs(args.seconds);
-    Arc::new(match args.plot {
+    let length = WARM_UP + Duration::from_secs(args.shape.seconds);
+    Arc::new(match args.shape.plot {
         Some(_) => recorder.with_timeline(origin, length),
         None => recorder,
     })
@@ -138,7 +129,7 @@ async fn full_speed(
     until: watch::Receiver<bool>,
     drained: watch::Sender<bool>,
 ) -> Result<(Span, Record), Failure> {
-    let (in_flight, size) = (args.in_flight as usize, args.size as usize);
+    let (in_flight, size) = (args.in_flight as usize, args.shape.size as usize);
     let origin = Instant::now();
     let recorder = with_timeline(args, Recorder::of_closed_loop(), origin);
     let mut tasks = consumers(args, client, queue, &until, origin, &recorder).await?;
@@ -150,7 +141,7 @@ async fn full_speed(
         let bodies = Bodies::numbered(size);
         tasks.spawn(load::closed(producer, in_flight, until, bodies, origin, confirms));
     }
-    let (pids, length) = (stage.pids(), Duration::from_secs(args.seconds));
+    let (pids, length) = (stage.pids(), Duration::from_secs(args.shape.seconds));
     let measuring = async { Ok(load::measure(pids, length, &recorder).await) };
     let span = stage.watch(load::beside(&mut tasks, measuring)).await?;
     ended.store(true, Ordering::Relaxed);
@@ -167,7 +158,7 @@ async fn at_a_rate(
     until: watch::Receiver<bool>,
     drained: watch::Sender<bool>,
 ) -> Result<(Span, Record), Failure> {
-    let (size, length) = (args.size as usize, Duration::from_secs(args.seconds));
+    let (size, length) = (args.shape.size as usize, Duration::from_secs(args.shape.seconds));
     let mut producers = Vec::new();
     for _ in 0..args.producers {
         producers.push(load::producer(client, queue, OPEN_IN_FLIGHT, size).await?);

@@ -3,7 +3,6 @@
 //! At a fixed rate a message counts from when it was due, so a stall shows in all that would have been sent
 //! meanwhile.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use quorate_client::Client;
 
 use crate::commands::bench::body::Bodies;
-use crate::commands::bench::load::{self, Carries, Span, Tasks, Until, WARM_UP};
+use crate::commands::bench::load::{self, Carries, Shape, Span, Tasks, Until, WARM_UP};
 use crate::commands::bench::plot;
 use crate::commands::bench::record::{Record, Recorder};
 use crate::commands::bench::report::Report;
@@ -31,16 +30,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
     producers: u64,
-    /// Size of a message's body, 16 B to 512 KiB.
-    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::parse_body_size)]
-    size: u64,
-    /// Seconds to measure, after one of warm-up.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Draw latency over time into this SVG file.
-    #[arg(long, value_name = "FILE")]
-    pub plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub shape: Shape,
     #[command(flatten)]
     pub site: Site,
 }
@@ -59,15 +50,15 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
     let mut report = Report::new("latency");
     report.count("rate", args.rate);
     report.count("producers", args.producers);
-    report.size(args.size);
-    report.count("seconds", args.seconds);
+    report.size(args.shape.size);
+    report.count("seconds", args.shape.seconds);
     let messages = record.latency_us.len();
     report.rate("messages_per_s", "messages/s", messages, span.took);
     report.latency(&record.latency_us);
-    report.cost(&span.cost, messages, args.size);
+    report.cost(&span.cost, messages, args.shape.size);
     report.resident(stage);
     report.disk(stage.probed());
-    if let (Some(path), Some(timeline)) = (&args.plot, &record.timeline) {
+    if let (Some(path), Some(timeline)) = (&args.shape.plot, &record.timeline) {
         let load = match args.rate {
             0 => "one in flight".to_owned(),
             rate => format!("{} messages/s", units::count(rate)),
@@ -83,10 +74,10 @@ async fn one_by_one(
     client: &Client,
     queue: &str,
 ) -> Result<(Span, Record), Failure> {
-    let (size, length) = (args.size as usize, Duration::from_secs(args.seconds));
+    let (size, length) = (args.shape.size as usize, Duration::from_secs(args.shape.seconds));
     let origin = Instant::now();
     let mut recorder = Recorder::of_closed_loop();
-    if args.plot.is_some() {
+    if args.shape.plot.is_some() {
         recorder = recorder.with_timeline(origin, WARM_UP + length);
     }
     let (recorder, ended) = (Arc::new(recorder), Arc::new(AtomicBool::new(false)));
@@ -110,7 +101,7 @@ async fn at_a_rate(
     client: &Client,
     queue: &str,
 ) -> Result<(Span, Record), Failure> {
-    let (size, length) = (args.size as usize, Duration::from_secs(args.seconds));
+    let (size, length) = (args.shape.size as usize, Duration::from_secs(args.shape.seconds));
     let mut producers = Vec::new();
     for _ in 0..args.producers {
         producers.push(load::producer(client, queue, OPEN_IN_FLIGHT, size).await?);
@@ -118,7 +109,7 @@ async fn at_a_rate(
     let begin = Instant::now();
     let from = begin + WARM_UP;
     let mut recorder = Recorder::of_open_loop(from);
-    if args.plot.is_some() {
+    if args.shape.plot.is_some() {
         recorder = recorder.with_timeline(begin, WARM_UP + length);
     }
     let recorder = Arc::new(recorder);

@@ -6,6 +6,7 @@
 //! at a time would make batches of one.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,22 @@ use crate::commands::bench::usage::{Cost, Meter};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session;
+use crate::units;
+
+/// Options of every load that goes on for a while.
+#[derive(Debug, clap::Args)]
+pub struct Shape {
+    /// Size of a message's body, 16 B to 512 KiB.
+    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::parse_body_size)]
+    pub size: u64,
+    /// Seconds to measure, after one of warm-up.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Draw latency over time into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
 
 /// Before measuring: connections open, batches find their size.
 pub const WARM_UP: Duration = Duration::from_secs(1);

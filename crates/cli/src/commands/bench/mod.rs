@@ -87,8 +87,8 @@ impl Command {
     fn check(&self) -> Result<(), Failure> {
         match self {
             Command::Publish(args) => args.check(),
-            Command::Latency(args) => plot::check(args.plot.as_deref()),
-            Command::E2e(args) => plot::check(args.plot.as_deref()),
+            Command::Latency(args) => plot::check(args.shape.plot.as_deref()),
+            Command::E2e(args) => plot::check(args.shape.plot.as_deref()),
             Command::Failover(args) => plot::check(args.plot.as_deref()),
             Command::Backlog(_) | Command::Idle(_) | Command::Startup(_) => Ok(()),
         }

@@ -1,12 +1,11 @@
 //! `quorate bench publish`: how many messages a second are confirmed, with each producer keeping its window full.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::commands::bench::body::Bodies;
-use crate::commands::bench::load::{self, Tasks, Until, WARM_UP};
+use crate::commands::bench::load::{self, Shape, Tasks, Until, WARM_UP};
 use crate::commands::bench::plot;
 use crate::commands::bench::record::Recorder;
 use crate::commands::bench::report::Report;
@@ -29,16 +28,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
     queues: u64,
-    /// Size of a message's body, 16 B to 512 KiB.
-    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::parse_body_size)]
-    size: u64,
-    /// Seconds to measure, after one of warm-up.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Draw latency over time into this SVG file.
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub shape: Shape,
     #[command(flatten)]
     pub site: Site,
 }
@@ -51,7 +42,7 @@ impl Args {
             let what = format!("{queues} queues for {producers} producers: some would stay empty");
             return Err(Failure::usage(what).cure(format!("--producers {queues}")));
         }
-        plot::check(self.plot.as_deref())
+        plot::check(self.shape.plot.as_deref())
     }
 }
 
@@ -59,11 +50,11 @@ impl Args {
 pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
     let client = stage.open().await?;
     let queues = stage.create_queues(&client, args.queues).await?;
-    let (in_flight, size) = (args.in_flight as usize, args.size as usize);
-    let length = Duration::from_secs(args.seconds);
+    let (in_flight, size) = (args.in_flight as usize, args.shape.size as usize);
+    let length = Duration::from_secs(args.shape.seconds);
     let origin = Instant::now();
     let mut recorder = Recorder::of_closed_loop();
-    if args.plot.is_some() {
+    if args.shape.plot.is_some() {
         recorder = recorder.with_timeline(origin, WARM_UP + length);
     }
     let (recorder, ended) = (Arc::new(recorder), Arc::new(AtomicBool::new(false)));
@@ -87,23 +78,23 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
     report.count("producers", args.producers);
     report.count("in_flight", args.in_flight);
     report.count("queues", args.queues);
-    report.size(args.size);
-    report.count("seconds", args.seconds);
+    report.size(args.shape.size);
+    report.count("seconds", args.shape.seconds);
     let record = recorder.take();
     let messages = record.latency_us.len();
     report.rate("messages_per_s", "messages/s", messages, span.took);
     report.latency(&record.latency_us);
-    report.cost(&span.cost, messages, args.size);
+    report.cost(&span.cost, messages, args.shape.size);
     report.resident(stage);
     report.disk(stage.probed());
     ended.store(true, Ordering::Relaxed);
     stage.watch(load::finish(&mut tasks)).await?;
-    if let (Some(path), Some(timeline)) = (&args.plot, &record.timeline) {
+    if let (Some(path), Some(timeline)) = (&args.shape.plot, &record.timeline) {
         let title = format!(
             "publish: {} producers, {} in flight each, {}",
             args.producers,
             args.in_flight,
-            units::bytes(args.size)
+            units::bytes(args.shape.size)
         );
         plot::write(path, &title, timeline, None)?;
     }
