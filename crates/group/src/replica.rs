@@ -1,7 +1,7 @@
 //! The part of a group that answers other replicas.
 
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::ServerState;
 use openraft_rt::WatchReceiver;
 use quorate_proto::internal as pb;
@@ -72,6 +72,8 @@ impl Replica {
         answer.unwrap_or_else(Body::Failed)
     }
 
+    /// Raft's futures are boxed: thousands of replicas may be asked at once, mostly for what needs
+    /// none of them, and each call would take the room of the largest.
     async fn try_answer(&self, request: Body) -> Result<Body, String> {
         fn text(error: impl ToString) -> String {
             error.to_string()
@@ -79,25 +81,26 @@ impl Replica {
         match request {
             Body::Vote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
-                let answer = self.raft.vote(vote).await.map_err(text)?;
+                let answer = self.raft.vote(vote).boxed().await.map_err(text)?;
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::PreVote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
                 let answer = match self.refuse_pre_vote(&vote) {
                     Some(refused) => refused,
-                    None => self.raft.pre_vote(vote).await.map_err(text)?,
+                    None => self.raft.pre_vote(vote).boxed().await.map_err(text)?,
                 };
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::Append(append) => {
                 let append = wire::append_from(append).map_err(text)?;
-                let answer = self.raft.append_entries(append).await.map_err(text)?;
+                let answer = self.raft.append_entries(append).boxed().await.map_err(text)?;
                 Ok(Body::Appended(wire::appended_to(&answer)))
             }
             Body::Transfer(transfer) => {
                 let transfer = wire::transfer_from(transfer).map_err(text)?;
-                let answer = self.raft.handle_transfer_leader(transfer).await.map_err(text)?;
+                let answer =
+                    self.raft.handle_transfer_leader(transfer).boxed().await.map_err(text)?;
                 answer.map_err(text)?;
                 Ok(Body::Done(pb::Done {}))
             }

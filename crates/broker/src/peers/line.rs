@@ -28,7 +28,7 @@ pub(super) struct Line {
 enum Waiting {
     Open {
         calls: BTreeMap<u64, oneshot::Sender<Body>>,
-        links: BTreeMap<u64, (Arc<LinkState>, mpsc::UnboundedSender<Body>)>,
+        links: BTreeMap<u64, (Arc<LinkState>, mpsc::UnboundedSender<Box<Body>>)>,
     },
     Broken {
         reason: String,
@@ -105,7 +105,7 @@ impl Line {
         for rpc in envelope.rpcs {
             let Some(body) = rpc.body else { continue };
             if let Some((_, answers)) = links.get(&rpc.id) {
-                let _ = answers.send(body);
+                let _ = answers.send(Box::new(body));
             } else if let Some(call) = calls.remove(&rpc.id) {
                 let _ = call.send(body);
             }
@@ -117,7 +117,7 @@ impl Line {
         if let Waiting::Open { links, .. } = &*lock(&self.waiting)
             && let Some((_, answers)) = links.get(&id)
         {
-            let _ = answers.send(body);
+            let _ = answers.send(Box::new(body));
         }
     }
 

@@ -75,7 +75,7 @@ impl LinkState {
 pub(super) struct Link {
     pub(super) line: Arc<Line>,
     pub(super) state: Arc<LinkState>,
-    pub(super) answers: mpsc::UnboundedReceiver<Body>,
+    pub(super) answers: mpsc::UnboundedReceiver<Box<Body>>,
 }
 
 impl AppendLink for Link {
@@ -88,7 +88,7 @@ impl AppendLink for Link {
         async move {
             let answer = self.answers.recv().await;
             lock(&self.state.unanswered).pop_front();
-            answer
+            answer.map(|answer| *answer)
         }
         .boxed()
     }

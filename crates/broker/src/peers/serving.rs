@@ -49,8 +49,9 @@ pub(super) struct Serving {
 
 /// An append stream, until its sender ends it.
 struct Appends {
-    /// `None` once it was refused: the rest of it is ignored.
-    requests: Option<mpsc::Sender<pb::AppendRequest>>,
+    /// `None` once it was refused: the rest of it is ignored. Boxed, because a channel keeps room for
+    /// 32 of what it carries, and there is one for each queue that is led elsewhere.
+    requests: Option<mpsc::Sender<Box<pb::AppendRequest>>>,
     overrun: Arc<AtomicBool>,
     _task: AbortOnDrop,
 }
@@ -109,7 +110,7 @@ impl Serving {
             .entry((group, id))
             .or_insert_with(|| Appends::begin(&self.directory, &self.answers, group, id));
         let Some(requests) = &stream.requests else { return };
-        match requests.try_send(append) {
+        match requests.try_send(Box::new(append)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => stream.requests = None,
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -170,7 +171,7 @@ impl Appends {
 async fn answer_appends(
     directory: Arc<dyn Directory>,
     answers: Outbox,
-    requests: mpsc::Receiver<pb::AppendRequest>,
+    requests: mpsc::Receiver<Box<pb::AppendRequest>>,
     overrun: Arc<AtomicBool>,
     (group, id): (u64, u64),
 ) {
@@ -208,7 +209,7 @@ async fn forward(
 
 /// The requests up to the first that this node has no room for.
 fn accepted(
-    mut requests: mpsc::Receiver<pb::AppendRequest>,
+    mut requests: mpsc::Receiver<Box<pb::AppendRequest>>,
     directory: Arc<dyn Directory>,
     full: Arc<AtomicBool>,
 ) -> impl Stream<Item = pb::AppendRequest> + Send + 'static {
@@ -218,7 +219,7 @@ fn accepted(
                 full.store(true, Ordering::Release);
                 return;
             }
-            yield append;
+            yield *append;
         }
     }
 }

@@ -3,8 +3,12 @@
 
 use std::io;
 
+mod mpsc;
+
 #[cfg(not(madsim))]
-pub use openraft_rt_tokio::TokioRuntime as Runtime;
+mod tokio;
+#[cfg(not(madsim))]
+pub use self::tokio::Runtime;
 
 #[cfg(madsim)]
 mod sim;
@@ -18,7 +22,7 @@ pub use sim::Runtime;
 pub(crate) async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)?
+    ::tokio::task::spawn_blocking(run).await.map_err(io::Error::other)?
 }
 
 /// Runs what may wait for the device: the simulated one does not.

@@ -1,7 +1,7 @@
 //! openraft's runtime on madsim, so that a run follows from its seed alone.
 //!
-//! The channels of openraft-rt-tokio are wakers and queues without time or randomness of their own,
-//! and serve here too; its watch does not (see [`watch`](super::watch)).
+//! tokio's channels are wakers and queues without time or randomness of their own, and serve here too;
+//! its watch does not (see [`watch`](super::watch)).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use madsim::rand::RngCore;
 use openraft_rt::{AsyncRuntime, OptionalSend};
-use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
+use openraft_rt_tokio::{TokioMutex, TokioOneshot};
 
+use super::mpsc::BoxedMpsc;
 use super::watch::SimWatch;
 use crate::sim::World;
 
@@ -102,7 +103,7 @@ impl AsyncRuntime for Runtime {
     type TimeoutError = Elapsed;
     type Timeout<R, F: Future<Output = R> + OptionalSend> = Timeout<F>;
     type ThreadLocalRng = Random;
-    type Mpsc = TokioMpsc;
+    type Mpsc = BoxedMpsc;
     type Watch = SimWatch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
