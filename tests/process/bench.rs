@@ -110,8 +110,27 @@ fn bench_backlog_is_published_survives_a_restart_and_drains() {
         let report = bench(&["backlog", "--messages", "5000", "--restart"]).await;
         assert_disk_and_memory(&report);
         assert_positive(&report, &["messages_per_s", "publish_per_s", "restart_s"]);
+        assert_positive(&report, &["publish_last_per_s", "drain_first_per_s"]);
         assert!(number(&report, "restart_serves_s") <= number(&report, "restart_s"), "{report}");
         assert!(number(&report, "disk_bytes_per_payload_byte") >= 1.0, "{report}");
+    });
+}
+
+#[test]
+fn bench_disturb_measures_before_during_and_after_each_fault() {
+    turn::alone(HEAVY, async {
+        for fault in ["slow-consumer", "paused-follower", "full-follower", "stopped-follower"] {
+            let args = ["disturb", "--rounds", "1", "--seconds", "1", "--rate", "200"];
+            let report =
+                bench(&[&args[..], &["--missed", "2000", "--fault", fault]].concat()).await;
+            assert_disk_and_memory(&report);
+            assert_positive(&report, &["disturbed_p99_ratio", "recovering_p99_ratio"]);
+            for phase in ["undisturbed_us", "disturbed_us", "recovering_us"] {
+                assert!(report[phase]["p50"].as_u64() > Some(0), "{phase} in {report}");
+            }
+            let catches_up = report["caught_up_s"].as_f64().is_some_and(|seconds| seconds > 0.0);
+            assert_eq!(catches_up, fault != "slow-consumer", "{report}");
+        }
     });
 }
 

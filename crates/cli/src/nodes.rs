@@ -143,6 +143,11 @@ impl Nodes {
 
     /// Starts one node; what it writes goes to its log file.
     pub fn start(&mut self, index: usize) -> Result<(), Failure> {
+        self.start_with(index, &[])
+    }
+
+    /// Starts one node with settings of its own, as `QUORATE_*` variables.
+    pub fn start_with(&mut self, index: usize, settings: &[(&str, &str)]) -> Result<(), Failure> {
         let node = &self.nodes[index];
         let failed = |doing: &str, error: std::io::Error| {
             Failure::new(Exit::CannotStart, format!("start node {}: {doing}: {error}", node.id))
@@ -161,6 +166,7 @@ impl Nodes {
         for name in NOT_INHERITED {
             command.env_remove(name);
         }
+        command.envs(settings.iter().copied());
         let child = command.spawn();
         let mut child = child.map_err(|error| failed(&self.binary.display().to_string(), error))?;
         let stdin = child.stdin.take();

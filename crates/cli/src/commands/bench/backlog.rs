@@ -1,7 +1,7 @@
 //! `quorate bench backlog`: messages that pile up, what they take while they stand, and how fast they drain.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use quorate_client::{Client, Delivery, Message};
@@ -63,8 +63,12 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
     report.count("consumers", args.consumers);
     report.count("prefetch", args.prefetch.into());
     let meter = Meter::start(stage.pids().as_deref());
-    let published = publish(args, stage, &client, &queue).await?;
-    report.rate("publish_per_s", "published/s", args.messages, published);
+    let last = args.messages / 10;
+    let published = publish(args, stage, &client, &queue, args.messages - last).await?;
+    let published_last = publish(args, stage, &client, &queue, last).await?;
+    let took = published + published_last;
+    report.rate("publish_per_s", "published/s", args.messages, took);
+    report.rate("publish_last_per_s", "published/s, the last tenth", last, published_last);
     report.resident(stage);
     let mut standing = args.messages;
     let cost = if args.restart {
@@ -81,7 +85,9 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
     let meter = Meter::start(stage.pids().as_deref());
     let drained = drain(args, stage, &client, &queue, standing).await?;
     let cost = meter.finish();
-    report.rate("messages_per_s", "consumed + acked/s", standing, drained);
+    report.rate("messages_per_s", "consumed + acked/s", standing, drained.all);
+    let first = standing.div_ceil(10);
+    report.rate("drain_first_per_s", "consumed/s, the first tenth", first, drained.first);
     let millions = standing as f64 / 1e6;
     let cpu = cost.node_cpu.map(|cpu| cpu.as_secs_f64() / millions);
     let text = cpu.map(|cpu| format!("{cpu:.1} s a million messages"));
@@ -95,6 +101,7 @@ async fn publish(
     stage: &mut Stage,
     client: &Client,
     queue: &str,
+    messages: u64,
 ) -> Result<Duration, Failure> {
     let size = args.size as usize;
     let mut producers = Vec::new();
@@ -105,7 +112,7 @@ async fn publish(
     let recorder = Arc::new(Recorder::of_closed_loop());
     let mut tasks = Tasks::new();
     for (number, producer) in (0..).zip(producers) {
-        let at = |number: u64| args.messages * number / args.producers;
+        let at = |number: u64| messages * number / args.producers;
         let until = Until::Sent(at(number + 1) - at(number));
         let (bodies, recorder) = (Bodies::shared(size), Arc::clone(&recorder));
         tasks.spawn(load::closed(producer, IN_FLIGHT, until, bodies, begun, recorder));
@@ -114,30 +121,45 @@ async fn publish(
     Ok(begun.elapsed())
 }
 
+/// Times from the first consumer's start.
+struct Drained {
+    /// A tenth of the messages was taken.
+    first: Duration,
+    /// All are taken and acked.
+    all: Duration,
+}
+
 async fn drain(
     args: &Args,
     stage: &mut Stage,
     client: &Client,
     queue: &str,
     standing: u64,
-) -> Result<Duration, Failure> {
+) -> Result<Drained, Failure> {
     let (drained, until) = watch::channel(false);
     let (drained, taken) = (Arc::new(drained), Arc::new(AtomicU64::new(0)));
+    let first = Arc::new(OnceLock::new());
     let begun = Instant::now();
     let mut tasks = Tasks::new();
     for _ in 0..args.consumers {
         let consumer = load::consumer(client, queue, args.prefetch).await?;
         let (drained, taken) = (Arc::clone(&drained), Arc::clone(&taken));
+        let first = Arc::clone(&first);
         let seen = move |burst: &[Delivery]| {
             let burst = burst.len() as u64;
-            if taken.fetch_add(burst, Ordering::Relaxed) + burst >= standing {
+            let taken = taken.fetch_add(burst, Ordering::Relaxed) + burst;
+            if taken >= standing.div_ceil(10) {
+                first.get_or_init(|| begun.elapsed());
+            }
+            if taken >= standing {
                 drained.send_replace(true);
             }
         };
         tasks.spawn(load::consume(consumer, until.clone(), seen));
     }
     stage.watch(load::finish(&mut tasks)).await?;
-    Ok(begun.elapsed())
+    let all = begun.elapsed();
+    Ok(Drained { first: first.get().copied().unwrap_or(all), all })
 }
 
 /// Times from the start of the node's process.

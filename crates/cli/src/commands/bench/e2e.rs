@@ -16,7 +16,7 @@ use crate::commands::bench::load::{self, Carries, Shape, Span, Tasks, Until, WAR
 use crate::commands::bench::plot;
 use crate::commands::bench::record::{Record, Recorder, Sent};
 use crate::commands::bench::report::Report;
-use crate::commands::bench::schedule::{self, Schedule};
+use crate::commands::bench::schedule::Schedule;
 use crate::commands::bench::stage::{Site, Stage};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -170,12 +170,9 @@ async fn at_a_rate(
     let mut consuming = consumers(args, client, queue, &until, begin, &recorder).await?;
     let schedule = Schedule::new(begin, args.rate, WARM_UP + length);
     let confirms = Arc::new(Recorder::of_open_loop(from));
-    let mut producing = Tasks::new();
-    for (producer, lane) in producers.into_iter().zip(schedule::pace(schedule, args.producers)?) {
-        let (bodies, confirms) = (Bodies::numbered(size), Arc::clone(&confirms));
-        let carries = Carries::DueSince(begin);
-        producing.spawn(load::open(producer, lane, bodies, carries, confirms));
-    }
+    let producers =
+        producers.into_iter().map(|one| (one, Bodies::numbered(size), Arc::clone(&confirms)));
+    let mut producing = load::open_all(producers.collect(), schedule, Carries::DueSince(begin))?;
     let pids = stage.pids();
     let measuring = async {
         let span = load::measure_between(pids, from, from + length).await;

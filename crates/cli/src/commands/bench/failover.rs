@@ -21,7 +21,7 @@ use crate::commands::bench::load::{self, Carries, Span, Tasks, WARM_UP};
 use crate::commands::bench::plot;
 use crate::commands::bench::record::{Record, Recorder};
 use crate::commands::bench::report::{self, Report};
-use crate::commands::bench::schedule::{self, Schedule};
+use crate::commands::bench::schedule::Schedule;
 use crate::commands::bench::stage::{self, Own, Stage};
 use crate::commands::bench::usage::Meter;
 use crate::exit::Exit;
@@ -180,11 +180,9 @@ async fn fail_over(
     }
     let recorder = Arc::new(recorder);
     let schedule = Schedule::new(begin, args.rate, WARM_UP + length);
-    let mut tasks = Tasks::new();
-    for (producer, lane) in producers.into_iter().zip(schedule::pace(schedule, args.producers)?) {
-        let (bodies, recorder) = (Bodies::numbered(size), Arc::clone(&recorder));
-        tasks.spawn(load::open(producer, lane, bodies, Carries::Number, recorder));
-    }
+    let producers =
+        producers.into_iter().map(|one| (one, Bodies::numbered(size), Arc::clone(&recorder)));
+    let mut tasks = load::open_all(producers.collect(), schedule, Carries::Number)?;
     stage.watch(load::beside(&mut tasks, sleep_until(from))).await?;
     let mut meter = Meter::start(stage.pids().as_deref());
     stage.watch(load::beside(&mut tasks, sleep_until(from + length / 2))).await?;

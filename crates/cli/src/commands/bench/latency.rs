@@ -14,7 +14,7 @@ use crate::commands::bench::load::{self, Carries, Shape, Span, Tasks, Until, WAR
 use crate::commands::bench::plot;
 use crate::commands::bench::record::{Record, Recorder};
 use crate::commands::bench::report::Report;
-use crate::commands::bench::schedule::{self, Schedule};
+use crate::commands::bench::schedule::Schedule;
 use crate::commands::bench::stage::{Site, Stage};
 use crate::failure::Failure;
 use crate::units;
@@ -114,11 +114,9 @@ async fn at_a_rate(
     }
     let recorder = Arc::new(recorder);
     let schedule = Schedule::new(begin, args.rate, WARM_UP + length);
-    let mut tasks = Tasks::new();
-    for (producer, lane) in producers.into_iter().zip(schedule::pace(schedule, args.producers)?) {
-        let (bodies, recorder) = (Bodies::shared(size), Arc::clone(&recorder));
-        tasks.spawn(load::open(producer, lane, bodies, Carries::Number, recorder));
-    }
+    let producers =
+        producers.into_iter().map(|one| (one, Bodies::shared(size), Arc::clone(&recorder)));
+    let mut tasks = load::open_all(producers.collect(), schedule, Carries::Number)?;
     let pids = stage.pids();
     let measuring = async { Ok(load::measure_between(pids, from, from + length).await) };
     let mut span = stage.watch(load::beside(&mut tasks, measuring)).await?;

@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::commands::bench::body::Bodies;
 use crate::commands::bench::record::{Recorder, Sent};
-use crate::commands::bench::schedule::Lane;
+use crate::commands::bench::schedule::{self, Lane, Schedule};
 use crate::commands::bench::usage::{Cost, Meter};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -131,6 +131,20 @@ pub async fn closed(
     Ok(())
 }
 
+/// Sends what becomes due by a schedule, each producer in its turn; returns the tasks that do.
+pub fn open_all(
+    producers: Vec<(Producer, Bodies, Arc<Recorder>)>,
+    schedule: Schedule,
+    carries: Carries,
+) -> Result<Tasks, Failure> {
+    let lanes = schedule::pace(schedule, producers.len() as u64)?;
+    let mut tasks = Tasks::new();
+    for ((producer, bodies, recorder), lane) in producers.into_iter().zip(lanes) {
+        tasks.spawn(open(producer, lane, bodies, carries, recorder));
+    }
+    Ok(tasks)
+}
+
 /// What the body of a scheduled message carries.
 #[derive(Debug, Clone, Copy)]
 pub enum Carries {
@@ -141,7 +155,7 @@ pub enum Carries {
 }
 
 /// Sends what becomes due; returns when each message has its receipt or has failed.
-pub async fn open(
+async fn open(
     producer: Producer,
     mut lane: Lane,
     mut bodies: Bodies,

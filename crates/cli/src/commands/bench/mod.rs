@@ -10,6 +10,7 @@
 
 mod backlog;
 mod body;
+mod disturb;
 mod e2e;
 mod failover;
 mod idle;
@@ -53,6 +54,8 @@ pub enum Command {
     Backlog(backlog::Args),
     /// The leader fails under load: the gap, and whether anything is lost or doubled.
     Failover(failover::Args),
+    /// A consumer, a follower or a follower's disk fails: what the other queues feel, and the catching up.
+    Disturb(disturb::Args),
     /// Many queues that do nothing: memory, CPU, restart.
     Idle(idle::Args),
     /// From the start of three nodes to the first confirm.
@@ -67,6 +70,7 @@ impl Command {
             Command::E2e(args) => &args.site.own,
             Command::Backlog(args) => &args.site.own,
             Command::Failover(args) => &args.own,
+            Command::Disturb(args) => &args.own,
             Command::Idle(args) => &args.site.own,
             Command::Startup(args) => &args.own,
         }
@@ -79,7 +83,7 @@ impl Command {
             Command::E2e(args) => args.site.connect,
             Command::Backlog(args) => args.site.connect,
             Command::Idle(args) => args.site.connect,
-            Command::Failover(_) | Command::Startup(_) => false,
+            Command::Failover(_) | Command::Disturb(_) | Command::Startup(_) => false,
         }
     }
 
@@ -90,7 +94,9 @@ impl Command {
             Command::Latency(args) => plot::check(args.shape.plot.as_deref()),
             Command::E2e(args) => plot::check(args.shape.plot.as_deref()),
             Command::Failover(args) => plot::check(args.plot.as_deref()),
-            Command::Backlog(_) | Command::Idle(_) | Command::Startup(_) => Ok(()),
+            Command::Backlog(_) | Command::Disturb(_) | Command::Idle(_) | Command::Startup(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -101,6 +107,7 @@ impl Command {
             Command::E2e(args) => e2e::run(args, stage).await,
             Command::Backlog(args) => backlog::run(args, stage).await,
             Command::Failover(args) => failover::run(args, stage).await,
+            Command::Disturb(args) => disturb::run(args, stage).await,
             Command::Idle(args) => idle::run(args, stage).await,
             Command::Startup(args) => startup::run(args, stage).await,
         }

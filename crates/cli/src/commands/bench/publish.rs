@@ -18,7 +18,7 @@ use crate::units;
 pub struct Args {
     /// Producers at work, spread over the queues in turn.
     #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     producers: u64,
     /// Messages that each producer has in flight.
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -26,7 +26,7 @@ pub struct Args {
     in_flight: u64,
     /// Queues; at most as many as producers.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     queues: u64,
     #[command(flatten)]
     pub shape: Shape,

@@ -73,12 +73,17 @@ impl Report {
 
     /// Percentiles of latencies in microseconds.
     pub fn latency(&mut self, latency_us: &Histogram<u64>) {
+        self.latency_of("latency_us", "latency", latency_us);
+    }
+
+    /// Percentiles of latencies in microseconds, one set of several.
+    pub fn latency_of(&mut self, name: &str, label: &str, latency_us: &Histogram<u64>) {
         let at = |quantile| latency_us.value_at_quantile(quantile);
         let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), latency_us.max());
         let value = json!({ "p50": p50, "p99": p99, "p999": p999, "max": max });
         let [p50, p99, p999, max] = [p50, p99, p999, max].map(micros);
         let text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}");
-        self.figure("latency_us", "latency", value, text);
+        self.figure(name, label, value, text);
     }
 
     /// Processor time and bytes for this many messages of this size.
