@@ -93,21 +93,7 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
         consuming.spawn(consume(load::consumer(&client, queue, PREFETCH).await?, slow));
     }
     let pair = Pair { args, client: &client, measured, other };
-    let mut phases = [Phase::default(), Phase::default(), Phase::default()];
-    let mut catching_up = Vec::new();
-    for _ in 0..args.rounds {
-        let [undisturbed, disturbed, recovering] = &mut phases;
-        undisturbed.add(pair.load(stage, WARM_UP).await?);
-        let follower = pair.follower(stage).await?;
-        pair.begin(stage, &slow, follower).await?;
-        disturbed.add(pair.load(stage, WARM_UP).await?);
-        pair.miss(stage).await?;
-        pair.end(stage, &slow, follower).await?;
-        let begun = Instant::now();
-        let (latency_us, caught_up) = pair.recover(stage, follower, begun).await?;
-        recovering.add(latency_us);
-        catching_up.push(caught_up);
-    }
+    let (phases, catching_up) = load::beside(&mut consuming, pair.rounds(stage, &slow)).await?;
     drop(consuming);
     let mut report = Report::new("disturb");
     let fault = args.fault.to_possible_value().map(|value| value.get_name().to_owned());
@@ -122,7 +108,8 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
         let caught_up = median(catching_up.iter().map(Duration::as_secs_f64).collect());
         report.seconds("caught_up_s", "caught up after", Duration::from_secs_f64(caught_up));
         if args.fault == Fault::StoppedFollower {
-            let missed = args.missed + args.rate * args.seconds * 2;
+            let loaded = WARM_UP.as_secs() + args.seconds;
+            let missed = args.missed + 2 * args.rate * loaded;
             let took = Duration::from_secs_f64(caught_up);
             report.rate("caught_up_per_s", "caught up, messages/s", missed, took);
         }
@@ -187,6 +174,29 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    /// All rounds: latencies by phase, and how long the follower took to catch up in each round.
+    async fn rounds(
+        &self,
+        stage: &mut Stage,
+        slow: &AtomicBool,
+    ) -> Result<([Phase; 3], Vec<Duration>), Failure> {
+        let mut phases = [Phase::default(), Phase::default(), Phase::default()];
+        let mut catching_up = Vec::new();
+        for _ in 0..self.args.rounds {
+            let [undisturbed, disturbed, recovering] = &mut phases;
+            undisturbed.add(self.load(stage, WARM_UP).await?);
+            let follower = self.follower(stage).await?;
+            self.begin(stage, slow, follower).await?;
+            disturbed.add(self.load(stage, WARM_UP).await?);
+            self.miss(stage).await?;
+            self.end(stage, slow, follower).await?;
+            let (latency_us, caught_up) = self.recover(stage, follower, Instant::now()).await?;
+            recovering.add(latency_us);
+            catching_up.push(caught_up);
+        }
+        Ok((phases, catching_up))
+    }
+
     /// Publishes to both queues at the rate; returns latencies of the measured one's confirms, those of the
     /// first `skip` left out.
     async fn load(&self, stage: &mut Stage, skip: Duration) -> Result<Histogram<u64>, Failure> {
