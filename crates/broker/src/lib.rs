@@ -6,6 +6,7 @@
 //!  founding     how a node comes to belong to a cluster
 //!  member       what the parts share; answers other nodes
 //!  reconciler   makes this node what the catalog says
+//!  opening      leaders for the groups that were opened at the start
 //!  succession   who takes over when another node is gone
 //!  queue        one queue's replica here: serving, and the consumers whose streams end here
 //!  service/     gRPC, thin: publish, consume, administration, cluster
@@ -29,6 +30,7 @@ pub mod fuzz;
 mod listener;
 mod log_writer;
 mod member;
+mod opening;
 pub mod peers;
 mod queue;
 mod random;

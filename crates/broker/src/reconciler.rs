@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use quorate_group::{EffectsAt, Event, Handle, Progress, Spec, Timing};
+use quorate_group::{EffectsAt, Event, Handle, Progress, Replica, Spec, Timing};
 use quorate_machine::catalog::{self, Catalog, GroupId};
 use tokio::sync::mpsc;
 
@@ -63,10 +63,12 @@ pub(crate) async fn own_catalog(
 }
 
 /// Compares until the node ends.
-pub(crate) async fn run(member: Arc<Member>) {
+///
+/// `resting` gets each replica that was opened with a history, and has no leader yet.
+pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Replica>) {
     while !member.shutdown.is_said() {
         keep_addresses(&member);
-        if let Err(reason) = keep_queues(&member).await {
+        if let Err(reason) = keep_queues(&member, &resting).await {
             member.fail(reason);
             return;
         }
@@ -132,7 +134,10 @@ pub(crate) fn restore_addresses(
     Ok(())
 }
 
-async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
+async fn keep_queues(
+    member: &Arc<Member>,
+    resting: &mpsc::UnboundedSender<Replica>,
+) -> Result<(), String> {
     let me = quorate_machine::NodeId(member.id());
     let here = member.queues.groups();
     let wanted: Vec<catalog::Queue> = member.catalog.read(|catalog| {
@@ -142,7 +147,7 @@ async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
     let mut starts = stream::iter(wanted)
         .map(|queue| async move {
             let name = queue.name.clone();
-            let started = start(member, queue).await;
+            let started = start(member, queue, resting).await;
             started.map_err(|error| format!("start queue {name}: {error}"))
         })
         .buffer_unordered(STARTS_AT_A_TIME);
@@ -173,6 +178,7 @@ async fn keep_queues(member: &Arc<Member>) -> Result<(), String> {
 async fn start(
     member: &Arc<Member>,
     known: catalog::Queue,
+    resting: &mpsc::UnboundedSender<Replica>,
 ) -> Result<(), quorate_group::StartError> {
     let group = known.group.0;
     let is_new = member.log.state(quorate_storage::GroupId(group)).is_none();
@@ -185,6 +191,7 @@ async fn start(
         timing: timing(&member.config.raft),
         volumes: member.config.volumes,
         effects: EffectsAt::Leader,
+        rests: !is_new,
     };
     let (handle, events) = Handle::start(spec).await?;
     let queue = Arc::new(Queue::new(known.name.clone(), handle));
@@ -192,6 +199,8 @@ async fn start(
     member.queues.insert(group, queue.clone());
     if is_new {
         tokio::spawn(begin(member.clone(), queue, known));
+    } else {
+        let _ = resting.send(queue.handle.replica().clone());
     }
     Ok(())
 }

@@ -118,6 +118,7 @@ impl Member {
         if queue.serves() {
             return Ok(Some(Place::Here(queue)));
         }
+        queue.handle.replica().wanted();
         let leader = queue.handle.leadership().leader.filter(|leader| *leader != self.id());
         leader.map(|leader| self.forward_to(leader, hops)).transpose()
     }

@@ -23,6 +23,7 @@ use crate::founding;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
 use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
+use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
 use crate::service::Services;
@@ -147,7 +148,9 @@ impl Node {
         let serving = serve(member.clone(), listener.serve(router, stop_serving.clone()));
         let serving = tokio::spawn(serving);
         tokio::spawn(founding::complete(member.clone()));
-        tokio::spawn(reconciler::run(member.clone()));
+        let (resting, opened) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(reconciler::run(member.clone(), resting));
+        tokio::spawn(opening::run(member.clone(), opened));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
@@ -245,6 +248,7 @@ async fn start_member(
         timing: Timing { park_after: None, ..reconciler::timing(&config.raft) },
         volumes: config.volumes,
         effects: EffectsAt::EveryReplica,
+        rests: false,
     };
     let (catalog, events) = Handle::<Catalog>::start(spec).await?;
     let disk = Arc::new(DiskSpace::default());

@@ -8,8 +8,9 @@
 //!
 //! Each group's heirs, its other voters, have a rank, which turns with the group's id: so leadership
 //! spreads over the nodes, and two do not stand against each other. The first rank asks at once, a few
-//! groups at a time; the next only if there is no leader some time later. All of this is a hint of when
-//! to ask: the votes decide, and Raft's own timers ask again if it was in vain.
+//! groups at a time, so that a node which was only slow is not buried under elections; the next rank
+//! only if there is no leader some time later. All of this is a hint of when to ask: the votes decide,
+//! and Raft's own timers ask again if it was in vain.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +22,13 @@ use crate::member::Member;
 use crate::peers::{AbortOnDrop, Changes, Presence};
 
 /// The election timeout's share that a rank waits for the one before.
-const RANK_SHARE: u32 = 8;
+pub(crate) const RANK_SHARE: u32 = 8;
 /// How often all ranks have their turn.
 const ROUNDS: usize = 3;
-/// Groups that one node asks for at a time, and the pause after them.
-const BURST: usize = 32;
-const PAUSE: Duration = Duration::from_millis(5);
+/// Groups that one node asks for at a time.
+pub(crate) const BURST: usize = 32;
+/// Time between two looks at whether they are led.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Follows the changes until the node ends.
 pub(crate) async fn run(member: Arc<Member>, mut changes: Changes) {
@@ -66,12 +68,10 @@ async fn succeed(member: Arc<Member>, replicas: Vec<Replica>, gone: u64, presenc
     let mut ranks: Vec<Vec<Replica>> = Vec::new();
     for replica in replicas {
         let heirs = replica.heirs(gone);
-        let Some(place) = heirs.iter().position(|heir| *heir == member.id()) else { continue };
+        let Some(rank) = rank(&heirs, replica.group(), member.id()) else { continue };
         if presence == Presence::Gone {
             replica.end_lease(gone).await;
         }
-        let first = (replica.group() % heirs.len() as u64) as usize;
-        let rank = (place + heirs.len() - first) % heirs.len();
         if ranks.len() <= rank {
             ranks.resize_with(rank + 1, Vec::new);
         }
@@ -94,11 +94,29 @@ async fn succeed(member: Arc<Member>, replicas: Vec<Replica>, gone: u64, presenc
             for replica in burst {
                 replica.take_over(gone).await;
             }
+            settled(step / 4, || {
+                burst.iter().all(|replica| replica.leadership().leader != Some(gone))
+            })
+            .await;
             if member.shutdown.is_said() {
                 return;
             }
-            tokio::time::sleep(PAUSE).await;
         }
         tokio::time::sleep(step).await;
+    }
+}
+
+/// The rank of `node` among those who may lead a group.
+pub(crate) fn rank(nodes: &[u64], group: u64, node: u64) -> Option<usize> {
+    let place = nodes.iter().position(|known| *known == node)?;
+    let first = (group % nodes.len() as u64) as usize;
+    Some((place + nodes.len() - first) % nodes.len())
+}
+
+/// Waits until `done`, for so long at most.
+pub(crate) async fn settled(limit: Duration, done: impl Fn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !done() && begun.elapsed() < limit {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

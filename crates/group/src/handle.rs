@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::{EmptyNode, ServerState, SnapshotPolicy};
+use openraft::{EmptyNode, RaftLogReader, ServerState, SnapshotPolicy};
 use quorate_machine::Machine;
 use quorate_machine::planted::{self, Bug};
 use quorate_storage::{Log, Meta};
@@ -66,6 +66,9 @@ pub struct Spec {
     pub volumes: Volumes,
     /// Which replicas' owners are told of effects.
     pub effects: EffectsAt,
+    /// Starts without timers, until anybody needs the group or [`Replica::stand`] has it led: for one
+    /// of many that a node opens when it starts.
+    pub rests: bool,
 }
 
 /// Where effects are wanted.
@@ -131,7 +134,7 @@ impl<M: Machine> Clone for Handle<M> {
     }
 }
 
-fn raft_config(spec: &Spec) -> openraft::Config {
+fn raft_config(spec: &Spec, rests: bool) -> openraft::Config {
     let election = spec.timing.election_timeout.as_millis() as u64;
     openraft::Config {
         cluster_name: format!("group {}", spec.group),
@@ -150,6 +153,7 @@ fn raft_config(spec: &Spec) -> openraft::Config {
         // content after losing an unflushed tail: acknowledged writes would be lost.
         enable_leader_restore: Some(planted::is(Bug::WrongLeaderRestore)),
         enable_pre_vote: Some(true),
+        enable_tick: !rests,
         // What is allocated for each group. Commands come gathered into few entries.
         api_batch_capacity: 64,
         log_stage_capacity: Some(16),
@@ -190,17 +194,20 @@ impl<M: Machine> Handle<M> {
         let state_machine =
             StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
                 .await?;
-        let config =
-            raft_config(&spec).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let network = Network::new(spec.group, spec.peers.clone());
-        let store = LogStore::new(log.clone());
+        let mut store = LogStore::new(log.clone());
+        let resting = store.read_vote().await?.filter(|_| spec.rests);
+        let config = raft_config(&spec, resting.is_some())
+            .validate()
+            .map_err(|error| StartError::Raft(error.to_string()))?;
         #[cfg(feature = "planted")]
         let store = store.speculating(speculation);
         let raft = Raft::new(spec.node, Arc::new(config), network, store, state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
 
-        let parking = Arc::new(Parking::new(spec.group, raft.clone(), spec.timing, gauges.clone()));
+        let parking = Parking::new(spec.group, raft.clone(), spec.timing, gauges.clone(), resting);
+        let parking = Arc::new(parking);
         let (proposals, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
         tokio::spawn(proposer::run::<M>(
             raft.clone(),

@@ -36,6 +36,42 @@ impl Replica {
         self.parking.is_parked()
     }
 
+    /// Whether it rests: opened, and nobody has needed it yet; see [`Spec::rests`](crate::Spec).
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.parking.is_resting()
+    }
+
+    /// A client needs the group: a replica that rests has its timers from now on.
+    pub fn wanted(&self) {
+        if self.parking.is_resting() {
+            self.parking.touch();
+        }
+    }
+
+    /// The voters whose nodes are there, this one among them; empty if this replica is none of the
+    /// voters, or they are no majority.
+    #[must_use]
+    pub fn electors(&self) -> Vec<u64> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        if !voters.contains(&self.node) {
+            return Vec::new();
+        }
+        let all = voters.len();
+        let there = |voter: &u64| *voter == self.node || self.peers.is_there(*voter);
+        let electors: Vec<u64> = voters.into_iter().filter(there).collect();
+        if electors.len() * 2 > all { electors } else { Vec::new() }
+    }
+
+    /// Asks the other voters whether this replica, which rests, may lead. If not, it goes on resting.
+    pub async fn stand(&self) {
+        if self.parking.is_resting() {
+            let _ = self.raft.trigger().elect(true).await;
+        }
+    }
+
     /// The node came or went: a leader with a replica there looks after it again.
     pub fn node_changed(&self, node: u64) {
         let metrics = self.raft.server_metrics();
@@ -52,7 +88,9 @@ impl Replica {
     pub fn heirs(&self, without: u64) -> Vec<u64> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.current_leader != Some(without) || self.node == without {
+        // Whom it followed before it rested is no leader any more.
+        let follows = metrics.current_leader == Some(without) && !self.parking.is_resting();
+        if !follows || self.node == without {
             return Vec::new();
         }
         let voters: Vec<u64> =
@@ -82,8 +120,8 @@ impl Replica {
         let leads_on = self.peers.is_there(from) && self.parking.heard_lately();
         if !leads_on && !self.heirs(from).is_empty() {
             let _ = self.raft.trigger().elect(true).await;
+            self.parking.touch();
         }
-        self.parking.touch();
     }
 
     /// The answer to a pre-vote that needs no look at Raft's state: as long as the leader's node is
@@ -92,6 +130,9 @@ impl Replica {
         &self,
         request: &VoteRequest<Types>,
     ) -> Option<VoteResponse<Types>> {
+        if self.parking.is_resting() {
+            return None;
+        }
         let (vote, leader, last) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();

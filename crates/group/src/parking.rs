@@ -1,4 +1,5 @@
-//! Parking: a replica of an idle group, fully replicated, has no timers and costs nothing.
+//! Parking: a replica of an idle group, fully replicated, has no timers and costs nothing. Neither has
+//! one that rests: it was just opened, and nobody has said anything to it yet.
 //!
 //! ```text
 //!  leader:    Awake ── idle, all match: stop ticks, ask each replica to park ──► Parked
@@ -17,7 +18,12 @@
 //! are awake by then, and one that asks for votes itself wakes those that took it for their leader.
 //! Should a replica be parked under a leader that has forgotten it all the same, it wakes by itself: a
 //! leader renews what it asked for, and what is not renewed ends.
+//!
+//! A replica that was opened with a history *rests* until it is asked for a vote, hears of a leader, is
+//! wanted by a client, or wins a majority for itself when its node asks it to: after a start, thousands
+//! of timers that ran out while the node was still opening the others would all ask at once.
 
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +39,8 @@ use crate::types::{Raft, Types, Vote};
 const RENEW: u32 = 40;
 /// After a refusal the next attempt waits twice as long, so many times.
 const DOUBLINGS_MAX: u32 = 5;
+/// Idle heartbeats after which a leader that nobody has used yet parks.
+const UNUSED: u32 = 2;
 /// A follower that was not asked again for so many renewals wakes.
 const RENEWALS_MISSED: u32 = 3;
 
@@ -59,8 +67,12 @@ struct State {
     woken_at: Instant,
     /// It was parked, and as a leader has not been answered since: Raft takes no entry from it.
     unanswered: bool,
-    /// The timers are stopped: parked, or about to be.
+    /// The timers are stopped: parked, or about to be, or resting.
     stopped: bool,
+    /// Under which vote it rests.
+    resting: Option<Vote>,
+    /// It leads, and has got no command of anybody but the group's own keeper.
+    unused: bool,
     parked: Option<Parked>,
 }
 
@@ -105,7 +117,14 @@ pub(crate) enum Next {
 }
 
 impl Parking {
-    pub(crate) fn new(group: u64, raft: Raft, timing: Timing, gauges: Arc<Gauges>) -> Self {
+    /// `resting`: Raft was started without its timers, from this vote.
+    pub(crate) fn new(
+        group: u64,
+        raft: Raft,
+        timing: Timing,
+        gauges: Arc<Gauges>,
+        resting: Option<Vote>,
+    ) -> Self {
         let now = Instant::now();
         let state = State {
             events: 0,
@@ -115,7 +134,9 @@ impl Parking {
             refusals: 0,
             woken_at: now,
             unanswered: false,
-            stopped: false,
+            stopped: resting.is_some(),
+            resting,
+            unused: false,
             parked: None,
         };
         let parking = Self { group, raft, timing, state: Mutex::new(state), gauges };
@@ -133,6 +154,15 @@ impl Parking {
 
     pub(crate) fn is_parked(&self) -> bool {
         self.lock().parked.is_some()
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        self.lock().resting.is_some()
+    }
+
+    /// It leads, and what its keeper had to do for that is done.
+    pub(crate) fn begin_unused(&self) {
+        self.lock().unused = true;
     }
 
     /// How long it has been awake; `None` while it is parked.
@@ -153,8 +183,12 @@ impl Parking {
     /// and a round of heartbeats renews it. Gives up after an election timeout; Raft then refuses.
     pub(crate) async fn awake(&self) {
         self.touch();
-        if !self.lock().unanswered {
-            return;
+        {
+            let mut state = self.lock();
+            state.unused = false;
+            if !state.unanswered {
+                return;
+            }
         }
         let begun = Instant::now();
         if self.raft.trigger().heartbeat().await.is_ok() {
@@ -173,7 +207,7 @@ impl Parking {
 
     /// The leader, on another node, has said something that was taken in, and perhaps wakes.
     pub(crate) fn heard(&self, wakes: bool) {
-        if wakes {
+        if wakes || self.is_resting() {
             self.touch();
         }
         self.lock().heard_at = Some(Instant::now());
@@ -201,6 +235,7 @@ impl Parking {
 
     fn wake(&self, state: &mut State) {
         if std::mem::take(&mut state.stopped) {
+            state.resting = None;
             if state.parked.take().is_some() {
                 state.woken_at = Instant::now();
                 state.unanswered = true;
@@ -211,10 +246,12 @@ impl Parking {
         }
     }
 
-    /// Wakes a replica that follows another vote than the one that it was parked under.
+    /// Wakes a replica that follows another vote than the one that it was parked under, or rested.
     pub(crate) fn follow(&self, vote: &Vote) {
         let mut state = self.lock();
-        if state.parked.as_ref().is_some_and(|parked| parked.vote != *vote) {
+        let under = state.parked.as_ref().map(|parked| parked.vote).or(state.resting);
+        // Raft tells of no vote at all before it has begun.
+        if under.is_some_and(|under| vote.partial_cmp(&under).is_none_or(Ordering::is_gt)) {
             state.events += 1;
             state.active_at = Instant::now();
             self.wake(&mut state);
@@ -231,7 +268,11 @@ impl Parking {
             None if leads && state.holds > 0 => return Next::Wait(park_after),
             None if leads => {
                 let doublings = state.refusals.min(DOUBLINGS_MAX);
-                (state.active_at + park_after * (1 << doublings), Next::Ask)
+                let idle = match state.unused {
+                    true => park_after.min(self.timing.heartbeat * UNUSED),
+                    false => park_after,
+                };
+                (state.active_at + idle * (1 << doublings), Next::Ask)
             }
             None => return Next::Wait(LONG),
         };
@@ -280,6 +321,7 @@ impl Parking {
     pub(crate) fn park(&self, vote: Vote, renewal: Duration) {
         let mut state = self.lock();
         self.stop(&mut state);
+        state.resting = None;
         state.parked = Some(Parked { vote, until: Instant::now() + renewal * RENEWALS_MISSED });
         self.tell(true);
     }

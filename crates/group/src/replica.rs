@@ -46,7 +46,9 @@ impl Replica {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
-        Leadership { leader: metrics.current_leader, term: metrics.vote.leader_id.term, leads }
+        // While it rests, what it knows is from before the start.
+        let leader = metrics.current_leader.filter(|_| !self.parking.is_resting());
+        Leadership { leader, term: metrics.vote.leader_id.term, leads }
     }
 
     /// Index of the last entry applied here.

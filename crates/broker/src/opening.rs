@@ -1,0 +1,82 @@
+//! Leaders for the groups that this node has opened: after a start of all nodes, thousands need one at
+//! once, and no node has more than a core or two for them.
+//!
+//! ```text
+//!  reconciler ── opened, resting ──► turn by rank ──► a few stand at a time ──► led: awake, then parked
+//!                                        ▲                     │
+//!                                        └── still resting ────┘
+//! ```
+//!
+//! As in [`succession`], a group's voters have a rank that turns with its id. The first rank stands at
+//! once; the next only when nothing has moved for a while. Meanwhile a group that a client wants, or
+//! that another node asks or leads, has left its rest by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_group::Replica;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::member::Member;
+use crate::succession::{self, BURST, RANK_SHARE};
+
+/// A replica that rests, and when it last stood.
+struct Resting {
+    replica: Replica,
+    stood_at: Option<Instant>,
+}
+
+/// Goes on until the node ends.
+pub(crate) async fn run(member: Arc<Member>, mut opened: mpsc::UnboundedReceiver<Replica>) {
+    let election_timeout = Duration::from_millis(member.config.raft.election_timeout_ms.into());
+    let step = election_timeout / RANK_SHARE;
+    let mut resting: Vec<Resting> = Vec::new();
+    let mut rank = 0;
+    let mut pause = step;
+    loop {
+        let next = async {
+            match resting.is_empty() {
+                true => opened.recv().await,
+                false => tokio::time::timeout(pause, opened.recv()).await.unwrap_or(None),
+            }
+        };
+        let first = tokio::select! {
+            biased;
+            () = member.shutdown.said() => return,
+            first = next => first,
+        };
+        let arrived = std::iter::from_fn(|| opened.try_recv().ok());
+        let arrived: Vec<Replica> = first.into_iter().chain(arrived).collect();
+        let before = resting.len();
+        resting.retain(|resting| resting.replica.is_resting());
+        let moved = !arrived.is_empty() || resting.len() < before;
+        (rank, pause) = match moved {
+            true => (0, step),
+            false => (rank + 1, (pause * 2).min(election_timeout)),
+        };
+        resting.extend(arrived.into_iter().map(|replica| Resting { replica, stood_at: None }));
+        let mut due: Vec<&mut Resting> = resting
+            .iter_mut()
+            .filter(|resting| {
+                let rested = resting.stood_at.is_none_or(|at| at.elapsed() >= election_timeout);
+                rested && turn(&resting.replica, member.id()).is_some_and(|turn| turn <= rank)
+            })
+            .collect();
+        for burst in due.chunks_mut(BURST) {
+            for resting in burst.iter_mut() {
+                resting.stood_at = Some(Instant::now());
+                resting.replica.stand().await;
+            }
+            succession::settled(step, || burst.iter().all(|one| !one.replica.is_resting())).await;
+            if member.shutdown.is_said() {
+                return;
+            }
+        }
+    }
+}
+
+/// The rank of this node's replica among those whose nodes are there; `None` if it cannot win.
+fn turn(replica: &Replica, node: u64) -> Option<usize> {
+    succession::rank(&replica.electors(), replica.group(), node)
+}
