@@ -7,6 +7,9 @@
 //!                                        └── still resting ────┘
 //! ```
 //!
+//! What has just been elected is awake, and costs: as long as many are, no more stand. Otherwise their
+//! timers would take the processor that parking needs, and no end of it.
+//!
 //! As in [`succession`], a group's voters have a rank that turns with its id. The first rank stands at
 //! once; the next only when nothing has moved for a while. Meanwhile a group that a client wants, or
 //! that another node asks or leads, has left its rest by itself.
@@ -21,6 +24,11 @@ use tokio::time::Instant;
 use crate::member::Member;
 use crate::succession::{self, BURST, RANK_SHARE};
 
+/// Groups of this node's that are awake after they stood, at most, before more stand.
+const AWAKE_MAX: usize = 96;
+/// One that is awake for longer is in use.
+const IN_USE: Duration = Duration::from_secs(10);
+
 /// A replica that rests, and when it last stood.
 struct Resting {
     replica: Replica,
@@ -32,6 +40,7 @@ pub(crate) async fn run(member: Arc<Member>, mut opened: mpsc::UnboundedReceiver
     let election_timeout = Duration::from_millis(member.config.raft.election_timeout_ms.into());
     let step = election_timeout / RANK_SHARE;
     let mut resting: Vec<Resting> = Vec::new();
+    let mut awake: Vec<(Replica, Instant)> = Vec::new();
     let mut rank = 0;
     let mut pause = step;
     loop {
@@ -64,11 +73,19 @@ pub(crate) async fn run(member: Arc<Member>, mut opened: mpsc::UnboundedReceiver
             })
             .collect();
         for burst in due.chunks_mut(BURST) {
+            succession::settled(election_timeout, || {
+                awake.retain(|(replica, since)| !replica.is_parked() && since.elapsed() < IN_USE);
+                awake.len() < AWAKE_MAX
+            })
+            .await;
+            let now = Instant::now();
             for resting in burst.iter_mut() {
-                resting.stood_at = Some(Instant::now());
+                resting.stood_at = Some(now);
                 resting.replica.stand().await;
             }
             succession::settled(step, || burst.iter().all(|one| !one.replica.is_resting())).await;
+            let led = burst.iter().filter(|one| !one.replica.is_resting());
+            awake.extend(led.map(|one| (one.replica.clone(), now)));
             if member.shutdown.is_said() {
                 return;
             }

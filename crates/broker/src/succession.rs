@@ -114,7 +114,7 @@ pub(crate) fn rank(nodes: &[u64], group: u64, node: u64) -> Option<usize> {
 }
 
 /// Waits until `done`, for so long at most.
-pub(crate) async fn settled(limit: Duration, done: impl Fn() -> bool) {
+pub(crate) async fn settled(limit: Duration, mut done: impl FnMut() -> bool) {
     let begun = tokio::time::Instant::now();
     while !done() && begun.elapsed() < limit {
         tokio::time::sleep(LOOK_EVERY).await;

@@ -40,7 +40,7 @@ const RENEW: u32 = 40;
 /// After a refusal the next attempt waits twice as long, so many times.
 const DOUBLINGS_MAX: u32 = 5;
 /// Idle heartbeats after which a leader that nobody has used yet parks.
-const UNUSED: u32 = 2;
+const UNUSED: u32 = 1;
 /// A follower that was not asked again for so many renewals wakes.
 const RENEWALS_MISSED: u32 = 3;
 
