@@ -122,6 +122,8 @@ impl Member {
 impl Directory for Member {
     fn replica(&self, group: u64) -> Option<Replica> {
         match group {
+            // What it knows stops, one replica after the other.
+            _ if self.shutdown.is_said() => None,
             CATALOG => Some(self.catalog.replica().clone()),
             group => self.queues.get(group).map(|queue| queue.handle.replica().clone()),
         }
