@@ -29,6 +29,9 @@ const AWAKE_MAX: usize = 96;
 /// One that is awake for longer is in use.
 const IN_USE: Duration = Duration::from_secs(10);
 
+/// Longest wait for a replica to be opened, while none rests.
+const NOTHING_TO_DO: Duration = Duration::from_secs(3_600);
+
 /// A replica that rests, and when it last stood.
 struct Resting {
     replica: Replica,
@@ -44,16 +47,17 @@ pub(crate) async fn run(member: Arc<Member>, mut opened: mpsc::UnboundedReceiver
     let mut rank = 0;
     let mut pause = step;
     loop {
-        let next = async {
-            match resting.is_empty() {
-                true => opened.recv().await,
-                false => tokio::time::timeout(pause, opened.recv()).await.unwrap_or(None),
-            }
-        };
+        let patience = if resting.is_empty() { NOTHING_TO_DO } else { pause };
         let first = tokio::select! {
             biased;
             () = member.shutdown.said() => return,
-            first = next => first,
+            first = tokio::time::timeout(patience, opened.recv()) => first,
+        };
+        let first = match first {
+            Ok(Some(replica)) => Some(replica),
+            // Nothing is opened any more: the node must stop.
+            Ok(None) => return,
+            Err(_) => None,
         };
         let arrived = std::iter::from_fn(|| opened.try_recv().ok());
         let arrived: Vec<Replica> = first.into_iter().chain(arrived).collect();
