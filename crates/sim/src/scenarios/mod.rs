@@ -7,6 +7,7 @@ mod healthy_soak;
 mod kill_during_create;
 mod leader_change_between_deliver_and_ack;
 mod leader_read_error;
+mod many_queues_restart;
 mod membership_under_partition;
 mod parked_queue_wakes;
 mod power_loss_all_nodes;
@@ -58,6 +59,7 @@ pub static NAMED: &[&Scenario] = &[
     &kill_during_create::SCENARIO,
     &leader_change_between_deliver_and_ack::SCENARIO,
     &leader_read_error::SCENARIO,
+    &many_queues_restart::SCENARIO,
     &membership_under_partition::SCENARIO,
     &parked_queue_wakes::SCENARIO,
     &power_loss_all_nodes::SCENARIO,
