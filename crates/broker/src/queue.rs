@@ -144,7 +144,10 @@ impl Queue {
                 return;
             }
             match tokio::time::timeout(CONFIGURE_LIMIT, self.configure(node)).await {
-                Ok(Ok(())) => return self.serving.store(term, Ordering::Release),
+                Ok(Ok(())) => {
+                    self.handle.replica().settle();
+                    return self.serving.store(term, Ordering::Release);
+                }
                 Ok(Err(error)) => tracing::debug!(queue = %self.name, %error, "configure"),
                 Err(_) => tracing::debug!(queue = %self.name, "configure: no quorum yet"),
             }

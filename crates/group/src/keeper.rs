@@ -101,7 +101,7 @@ impl<M: Machine> Keeper<M> {
         match self.propose(M::leader_changed(self.handle.node())).await {
             Ok(()) => {
                 *led_term = Some(term);
-                self.handle.replica().parking.begin_unused();
+                self.handle.replica().parking.settle();
                 let _ = self.events.send(Event::Leading { term });
                 let mut effects = Vec::new();
                 self.handle.read(|machine| machine.outstanding(&mut effects));

@@ -42,6 +42,12 @@ impl Replica {
         self.parking.is_resting()
     }
 
+    /// What this replica has proposed since it leads came with that, and nobody has used the group yet:
+    /// it parks soon.
+    pub fn settle(&self) {
+        self.parking.settle();
+    }
+
     /// A client needs the group: a replica that rests has its timers from now on.
     pub fn wanted(&self) {
         if self.parking.is_resting() {

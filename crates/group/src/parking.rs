@@ -71,7 +71,7 @@ struct State {
     stopped: bool,
     /// Under which vote it rests.
     resting: Option<Vote>,
-    /// It leads, and has got no command of anybody but the group's own keeper.
+    /// It leads, and has got no command but those that came with that.
     unused: bool,
     parked: Option<Parked>,
 }
@@ -156,13 +156,12 @@ impl Parking {
         self.lock().parked.is_some()
     }
 
-    pub(crate) fn is_resting(&self) -> bool {
-        self.lock().resting.is_some()
+    pub(crate) fn settle(&self) {
+        self.lock().unused = true;
     }
 
-    /// It leads, and what its keeper had to do for that is done.
-    pub(crate) fn begin_unused(&self) {
-        self.lock().unused = true;
+    pub(crate) fn is_resting(&self) -> bool {
+        self.lock().resting.is_some()
     }
 
     /// How long it has been awake; `None` while it is parked.
