@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -250,12 +251,16 @@ const AWAY_RETRY: Duration = Duration::from_secs(5);
 /// not; that a peer is gone is noticed by its connection.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long news of a commit alone waits for an append that says it too. Otherwise a follower is sent
+/// two requests for each entry, of which nobody waits for the second.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(2);
+
 /// Sends requests as they come; yields their answers in order. Ends when the input has ended and
 /// all is answered, or with an error when an answer does not come.
 fn pipelined(
     node: u64,
     mut link: Box<dyn AppendLink>,
-    mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
     // When each unanswered request was sent.
     let unanswered = Arc::new(Mutex::new(VecDeque::new()));
@@ -266,7 +271,8 @@ fn pipelined(
     let busy = Arc::new(Notify::new());
     let busy_bell = busy.clone();
     let pump = tokio::spawn(async move {
-        while let Some(request) = input.next().await {
+        let mut requests = pin!(with_commits(input));
+        while let Some(request) = requests.next().await {
             let was_idle = {
                 let mut unanswered = lock(&sent);
                 unanswered.push_back(Instant::now());
@@ -319,6 +325,37 @@ fn pipelined(
                 }
                 None => {}
             }
+        }
+    }
+}
+
+/// Leaves out what says nothing but that more is committed, if the next request comes soon: it says so
+/// too, and its answer counts for both. The last request of a stream is never left out, nor is the
+/// first, which may ask where the logs part.
+fn with_commits(
+    mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+) -> impl Stream<Item = AppendEntriesRequest<Types>> + Send {
+    stream! {
+        let mut first = true;
+        let mut next = input.next().await;
+        while let Some(request) = next {
+            let may_wait = !std::mem::take(&mut first) && request.entries.is_empty();
+            if !may_wait {
+                yield request;
+                next = input.next().await;
+                continue;
+            }
+            next = match tokio::time::timeout(COMMIT_PATIENCE, input.next()).await {
+                Ok(Some(later)) => Some(later),
+                Ok(None) => {
+                    yield request;
+                    None
+                }
+                Err(_) => {
+                    yield request;
+                    input.next().await
+                }
+            };
         }
     }
 }
