@@ -27,6 +27,9 @@ use crate::state_machine::{Gauges, StateMachine};
 use crate::types::Raft;
 use crate::volumes::Volumes;
 
+/// How long followers may wait to be told of a commit, where nobody waits for them to apply it.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(2);
+
 /// Raft's timing.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
@@ -194,7 +197,11 @@ impl<M: Machine> Handle<M> {
         let state_machine =
             StateMachine::open(Box::new(running), log.clone(), checkpoints.clone(), gauges.clone())
                 .await?;
-        let network = Network::new(spec.group, spec.peers.clone());
+        let commit_patience = match spec.effects {
+            EffectsAt::Leader => COMMIT_PATIENCE,
+            EffectsAt::EveryReplica => Duration::ZERO,
+        };
+        let network = Network::new(spec.group, spec.peers.clone(), commit_patience);
         let mut store = LogStore::new(log.clone());
         let resting = store.read_vote().await?.filter(|_| spec.rests);
         let config = raft_config(&spec, resting.is_some())

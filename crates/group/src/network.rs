@@ -78,11 +78,18 @@ pub trait Peers: Send + Sync + 'static {
 pub(crate) struct Network {
     group: u64,
     peers: Arc<dyn Peers>,
+    commit_patience: Duration,
 }
 
 impl Network {
-    pub(crate) fn new(group: u64, peers: Arc<dyn Peers>) -> Self {
-        Self { group, peers }
+    /// News of a commit alone waits for `commit_patience` for an append that says it too.
+    pub(crate) fn new(group: u64, peers: Arc<dyn Peers>, commit_patience: Duration) -> Self {
+        Self { group, peers, commit_patience }
+    }
+
+    fn client(&self, target: u64, streams: bool) -> Client {
+        let (peers, commit_patience) = (self.peers.clone(), self.commit_patience);
+        Client { group: self.group, node: target, peers, streams, commit_patience }
     }
 }
 
@@ -90,12 +97,12 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
-        Client { group: self.group, node: target, peers: self.peers.clone(), streams: true }
+        self.client(target, true)
     }
 
     // A heartbeat is one request; a stream of its own would be set up for each.
     async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
-        Client { group: self.group, node: target, peers: self.peers.clone(), streams: false }
+        self.client(target, false)
     }
 }
 
@@ -105,6 +112,7 @@ pub(crate) struct Client {
     node: u64,
     peers: Arc<dyn Peers>,
     streams: bool,
+    commit_patience: Duration,
 }
 
 fn unreachable(error: impl std::error::Error + 'static) -> Unreachable<Types> {
@@ -169,6 +177,7 @@ impl RaftNetworkV2<Types> for Client {
         if !self.streams {
             return openraft::network::stream_append_sequential(self, input, option);
         }
+        let patience = self.commit_patience;
         async move {
             let opened = self.peers.open(self.node, self.group);
             match tokio::time::timeout(option.soft_ttl(), opened).await {
@@ -176,7 +185,9 @@ impl RaftNetworkV2<Types> for Client {
                 Ok(Ok(link)) if planted::is(Bug::ConfirmBeforeQuorum) => {
                     Ok(unquestioned(link, input).boxed())
                 }
-                Ok(Ok(link)) => Ok(pipelined(self.node, link, input).boxed()),
+                Ok(Ok(link)) => {
+                    Ok(pipelined(self.node, link, with_commits(input, patience)).boxed())
+                }
                 Ok(Err(error)) => {
                     // openraft's own back-off begins with the first request of a stream; without
                     // one it would try again at once.
@@ -251,16 +262,12 @@ const AWAY_RETRY: Duration = Duration::from_secs(5);
 /// not; that a peer is gone is noticed by its connection.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long news of a commit alone waits for an append that says it too. Otherwise a follower is sent
-/// two requests for each entry, of which nobody waits for the second.
-const COMMIT_PATIENCE: Duration = Duration::from_millis(2);
-
 /// Sends requests as they come; yields their answers in order. Ends when the input has ended and
 /// all is answered, or with an error when an answer does not come.
 fn pipelined(
     node: u64,
     mut link: Box<dyn AppendLink>,
-    input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + 'static,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send {
     // When each unanswered request was sent.
     let unanswered = Arc::new(Mutex::new(VecDeque::new()));
@@ -271,7 +278,7 @@ fn pipelined(
     let busy = Arc::new(Notify::new());
     let busy_bell = busy.clone();
     let pump = tokio::spawn(async move {
-        let mut requests = pin!(with_commits(input));
+        let mut requests = pin!(input);
         while let Some(request) = requests.next().await {
             let was_idle = {
                 let mut unanswered = lock(&sent);
@@ -330,22 +337,23 @@ fn pipelined(
 }
 
 /// Leaves out what says nothing but that more is committed, if the next request comes soon: it says so
-/// too, and its answer counts for both. The last request of a stream is never left out, nor is the
+/// too, and its answer counts for both. Otherwise a follower gets two requests for each entry. The last request of a stream is never left out, nor is the
 /// first, which may ask where the logs part.
 fn with_commits(
     mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    patience: Duration,
 ) -> impl Stream<Item = AppendEntriesRequest<Types>> + Send {
     stream! {
         let mut first = true;
         let mut next = input.next().await;
         while let Some(request) = next {
-            let may_wait = !std::mem::take(&mut first) && request.entries.is_empty();
+            let may_wait = !std::mem::take(&mut first) && request.entries.is_empty() && !patience.is_zero();
             if !may_wait {
                 yield request;
                 next = input.next().await;
                 continue;
             }
-            next = match tokio::time::timeout(COMMIT_PATIENCE, input.next()).await {
+            next = match tokio::time::timeout(patience, input.next()).await {
                 Ok(Some(later)) => Some(later),
                 Ok(None) => {
                     yield request;
@@ -453,4 +461,73 @@ async fn next_bodies(
 pub(crate) fn body_from(entry: pb::Entry) -> Result<Entry, WireError> {
     let id = wire::stored_id_from(entry.id.ok_or(WireError::Missing("log id"))?)?;
     Ok(Entry { index: id.index, term: term_of(&id), payload: entry.payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::types::{Payload, log_id};
+
+    const FOR_EVER: Duration = Duration::from_secs(3_600);
+
+    /// An append that ends at `last`, with an entry or without, and says that `commit` is committed.
+    fn append(last: u64, entry: bool, commit: u64) -> AppendEntriesRequest<Types> {
+        let payload = EntryPayload::Normal(Payload(bytes::Bytes::new()));
+        let entries = entry.then(|| openraft::Entry { log_id: log_id(1, last), payload });
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(1, if entry { last - 1 } else { last })),
+            entries: entries.into_iter().collect(),
+            leader_commit: Some(log_id(1, commit)),
+        }
+    }
+
+    /// What goes out, each as its number of entries and its commit.
+    async fn sent(
+        requests: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+        patience: Duration,
+    ) -> Vec<(usize, u64)> {
+        let out = with_commits(requests, patience);
+        let told = |request: AppendEntriesRequest<Types>| {
+            (request.entries.len(), request.leader_commit.map_or(0, |id| id.index))
+        };
+        out.map(told).collect().await
+    }
+
+    fn stream(
+        requests: Vec<AppendEntriesRequest<Types>>,
+    ) -> impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static {
+        futures_util::stream::iter(requests)
+    }
+
+    #[tokio::test]
+    async fn a_commit_alone_is_said_by_the_append_that_follows() {
+        let requests =
+            vec![append(1, true, 0), append(1, false, 1), append(2, true, 1), append(2, false, 2)];
+        let out = sent(stream(requests), FOR_EVER).await;
+        assert_eq!(out, [(1, 0), (1, 1), (0, 2)], "the last is sent, nothing follows it");
+    }
+
+    #[tokio::test]
+    async fn the_first_request_of_a_stream_goes_out_though_it_has_no_entry() {
+        let requests = vec![append(1, false, 1), append(2, true, 1)];
+        assert_eq!(sent(stream(requests), FOR_EVER).await, [(0, 1), (1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_nothing_follows_goes_out_when_patience_is_over() {
+        let requests = stream(vec![append(1, true, 0), append(1, false, 1)]);
+        let out = requests.chain(futures_util::stream::pending());
+        let mut out = Box::pin(with_commits(out, Duration::from_millis(1)));
+        assert_eq!(out.next().await.map(|request| request.entries.len()), Some(1));
+        assert_eq!(out.next().await.map(|request| request.entries.len()), Some(0));
+    }
+
+    #[tokio::test]
+    async fn without_patience_each_request_goes_out() {
+        let requests = vec![append(1, true, 0), append(1, false, 1), append(2, true, 1)];
+        assert_eq!(sent(stream(requests), Duration::ZERO).await, [(1, 0), (0, 1), (1, 1)]);
+    }
 }
