@@ -161,6 +161,7 @@ impl Cluster {
             peers: Arc::new(connections.clone()),
             timing: TIMING,
             effects: EffectsAt::Leader,
+            rests: false,
         };
         let (handle, mut events) = Handle::<Queue>::start(spec).await.expect("start");
         lock(&directory.replicas).insert(GROUP, handle.replica().clone());
