@@ -208,13 +208,13 @@ impl Node {
     }
 }
 
-/// Hands over what is led here and was used lately, a few queues at a time. An idle one is taken over
-/// when this node has gone.
+/// Hands over what is led here, a few queues at a time, those in use first. What is not handed over in
+/// time is taken over when this node has gone.
 async fn hand_over(queues: &[Arc<Queue>]) {
-    let led = queues
-        .iter()
-        .filter(|queue| queue.handle.leadership().leads && !queue.handle.replica().is_parked());
-    let handing = led.map(|queue| queue.handle.hand_over(HAND_OVER));
+    let led = queues.iter().filter(|queue| queue.handle.leadership().leads);
+    let (parked, used): (Vec<_>, Vec<_>) =
+        led.partition(|queue| queue.handle.replica().is_parked());
+    let handing = used.into_iter().chain(parked).map(|queue| queue.handle.hand_over(HAND_OVER));
     stream::iter(handing).buffer_unordered(HAND_OVERS_AT_A_TIME).collect::<()>().await;
 }
 

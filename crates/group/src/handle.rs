@@ -437,6 +437,8 @@ impl<M: Machine> Handle<M> {
 
     /// Stops the replica; its state stays.
     pub async fn shutdown(&self) {
+        // Nobody is to wait for one that stopped to leave its rest.
+        self.replica.wanted();
         if let Err(error) = self.replica.raft.shutdown().await {
             tracing::warn!(group = self.id(), %error, "the replica did not end cleanly");
         }
