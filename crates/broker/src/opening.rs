@@ -61,6 +61,9 @@ pub(crate) async fn run(member: Arc<Member>, mut opened: mpsc::UnboundedReceiver
         };
         let arrived = std::iter::from_fn(|| opened.try_recv().ok());
         let arrived: Vec<Replica> = first.into_iter().chain(arrived).collect();
+        if resting.is_empty() {
+            awake.clear();
+        }
         let before = resting.len();
         resting.retain(|resting| resting.replica.is_resting());
         let moved = !arrived.is_empty() || resting.len() < before;

@@ -365,7 +365,9 @@ impl<M: Machine> Handle<M> {
     /// does not, or after `patience`.
     pub async fn hand_over(&self, patience: Duration) {
         let mut best: Option<Progress> = None;
-        for progress in self.progress().into_iter().filter(|p| p.voter && p.node != self.node()) {
+        let there =
+            |p: &Progress| p.voter && p.node != self.node() && self.replica.peers.is_there(p.node);
+        for progress in self.progress().into_iter().filter(there) {
             if best.is_none_or(|b| progress.matched > b.matched) {
                 best = Some(progress);
             }

@@ -92,6 +92,10 @@ impl Replica {
                     Some(refused) => refused,
                     None => self.raft.pre_vote(vote).boxed().await.map_err(text)?,
                 };
+                if !answer.vote_granted {
+                    // Whoever asks needs a leader and cannot be it: this replica may have to.
+                    self.wanted();
+                }
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::Append(append) => {
