@@ -19,8 +19,8 @@
 //! Should a replica be parked under a leader that has forgotten it all the same, it wakes by itself: a
 //! leader renews what it asked for, and what is not renewed ends.
 //!
-//! A replica that was opened with a history *rests* until it is asked for a vote, hears of a leader, is
-//! wanted by a client, or wins a majority for itself when its node asks it to: after a start, thousands
+//! A replica that was opened with a history *rests* until it is asked for a vote, refuses one that is
+//! only sounded out, hears of a leader, is wanted by a client, or wins a majority for itself when its node asks it to: after a start, thousands
 //! of timers that ran out while the node was still opening the others would all ask at once.
 
 use std::cmp::Ordering;
