@@ -6,7 +6,8 @@
 //!                               └─ answer ◄┘
 //! ```
 //! Nothing waits for a timer: with nothing unconfirmed, what is there goes at once; otherwise it gathers
-//! until a batch is full or everything before it is confirmed.
+//! until a batch is full or everything before it is confirmed. Receipts let callers send again: the
+//! batch after them is cut when those have had their turn, and so holds what they sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +35,10 @@ use crate::producer::{Room, Settings};
 
 /// Commands taken from the channel at a time.
 const COMMANDS: usize = 256;
+
+/// Turns that callers have after receipts before the next batch is cut: one wakes them, one more if
+/// another thread runs them, and as many again for those who waited for room.
+const TURNS: usize = 4;
 
 /// `QueueService.PublishStream`.
 pub(crate) struct Publish;
@@ -118,7 +123,10 @@ impl Task {
             let timer = self.timer();
             tokio::select! {
                 biased;
-                event = self.link.next() => self.happened(event),
+                event = self.link.next() => {
+                    self.happened(event);
+                    self.gather_answers().await;
+                }
                 count = self.commands.recv_many(&mut arrived, COMMANDS), if !self.closed => {
                     self.closed = count == 0;
                     arrived.drain(..).for_each(|command| self.take(command));
@@ -126,6 +134,21 @@ impl Task {
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.time_is_over();
                 }
+            }
+        }
+    }
+
+    /// Gives callers the room of what was confirmed, and takes what they send in answer. A batch of
+    /// what was there before would leave all of it to the batch after: twice the batches, each half.
+    async fn gather_answers(&mut self) {
+        let confirmed = self.release();
+        if confirmed + self.gathered.len() < 2 {
+            return;
+        }
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+            while let Ok(command) = self.commands.try_recv() {
+                self.take(command);
             }
         }
     }
@@ -214,11 +237,11 @@ impl Task {
         Batch::new(frame.finish(), waiters, room, first, deadline)
     }
 
-    /// Gives room back for messages whose outcome is known.
-    fn release(&mut self) {
-        for batch in self.window.take_done() {
-            self.room.release(batch.messages(), batch.bytes);
-        }
+    /// Gives room back for messages whose outcome is known; how many those are.
+    fn release(&mut self) -> usize {
+        let done = self.window.take_done();
+        done.iter().for_each(|batch| self.room.release(batch.messages(), batch.bytes));
+        done.iter().map(Batch::messages).sum()
     }
 
     fn answer_flushes(&mut self) {
