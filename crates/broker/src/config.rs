@@ -28,6 +28,9 @@ pub struct Config {
     pub zone: String,
     /// Serve without TLS at an address that is not loopback. Default false.
     pub insecure: bool,
+    /// Threads that serve clients, other nodes and groups; the log has two of its own. Default 0: one
+    /// a core, divided among those `peers` that have the host of this node.
+    pub worker_threads: u32,
     /// What is refused and how much is held at most.
     pub limits: Limits,
     /// The node's log.
@@ -108,6 +111,7 @@ impl Default for Config {
             peers: Vec::new(),
             zone: String::new(),
             insecure: false,
+            worker_threads: 0,
             limits: Limits::default(),
             storage: StorageConfig::default(),
             raft: RaftConfig::default(),
@@ -157,8 +161,23 @@ pub struct ConfigError {
 pub const FOUNDERS_MAX: usize = 5;
 /// The largest `max_message_bytes`.
 pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
+/// The largest `worker_threads`.
+pub const WORKER_THREADS_MAX: u32 = 1024;
 
 impl Config {
+    /// How many threads serve on a machine with so many cores. Nodes that share a machine share its
+    /// cores: with more threads than cores they only take turns, at the cost of a wake-up each.
+    #[must_use]
+    pub fn worker_threads(&self, cores: usize) -> usize {
+        if self.worker_threads > 0 {
+            return self.worker_threads as usize;
+        }
+        let listen = self.listen.to_string();
+        let own = host(self.advertise.as_deref().unwrap_or(&listen));
+        let sharing = self.peers.iter().filter(|peer| host(&peer.address) == own).count();
+        cores.div_ceil(sharing.max(1)).max(1)
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -166,6 +185,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_addresses()?;
         self.validate_peers()?;
+        check("worker_threads", self.worker_threads <= WORKER_THREADS_MAX, || {
+            format!("{} is beyond {WORKER_THREADS_MAX}", self.worker_threads)
+        })?;
         let limits = &self.limits;
         check(
             "limits.max_message_bytes",
@@ -282,6 +304,10 @@ impl Limits {
     }
 }
 
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
 fn is_host_port(address: &str) -> bool {
     address
         .rsplit_once(':')
@@ -317,6 +343,21 @@ mod tests {
         assert_eq!(refused(zone(RegisterNode::ZONE_BYTES_MAX + 1)), "zone");
         let host = "h".repeat(RegisterNode::ADDRESS_BYTES_MAX);
         assert_eq!(refused(|config| config.advertise = Some(format!("{host}:1"))), "advertise");
+    }
+
+    #[test]
+    fn nodes_that_share_a_machine_share_its_cores() {
+        let threads = |peers: &[&str], cores| {
+            let peer = |(address, id): (&&str, _)| Peer { id, address: (*address).to_owned() };
+            let peers = peers.iter().zip(1..).map(peer).collect();
+            Config { peers, ..Config::default() }.worker_threads(cores)
+        };
+        let here = ["127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"];
+        assert_eq!([1, 2, 4, 8].map(|cores| threads(&here, cores)), [1, 1, 2, 3]);
+        assert_eq!(threads(&["127.0.0.1:7101", "10.0.0.2:7101", "10.0.0.3:7101"], 2), 2);
+        assert_eq!(threads(&[], 2), 2);
+        assert_eq!(Config { worker_threads: 7, ..Config::default() }.worker_threads(2), 7);
+        assert_eq!(refused(|c| c.worker_threads = WORKER_THREADS_MAX + 1), "worker_threads");
     }
 
     #[test]

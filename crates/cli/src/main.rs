@@ -33,19 +33,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: start the runtime: {error}");
-            return Exit::CannotStart.into();
-        }
-    };
-    let outcome = runtime.block_on(run(args));
-    // A read of standard input may still be blocked in a thread; it must not hold the exit.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    match outcome {
+    match execute(Args::parse()) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.is_quiet() {
@@ -54,6 +42,20 @@ fn main() -> ExitCode {
             failure.exit().into()
         }
     }
+}
+
+fn execute(args: Args) -> Result<(), Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Server(args) = &args.command {
+        runtime.worker_threads(args.worker_threads()?);
+    }
+    let runtime = runtime.enable_all().build().map_err(|error| {
+        Failure::new(Exit::CannotStart, format!("start the runtime: {error}"))
+    })?;
+    let outcome = runtime.block_on(run(args));
+    // A read of standard input may still be blocked in a thread; it must not hold the exit.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
 }
 
 async fn run(args: Args) -> Result<(), Failure> {

@@ -337,8 +337,8 @@ fn pipelined(
 }
 
 /// Leaves out what says nothing but that more is committed, if the next request comes soon: it says so
-/// too, and its answer counts for both. Otherwise a follower gets two requests for each entry. The last request of a stream is never left out, nor is the
-/// first, which may ask where the logs part.
+/// too, and its answer counts for both. Otherwise a follower gets two requests for each entry. The last
+/// request of a stream is never left out, nor is the first, which may ask where the logs part.
 fn with_commits(
     mut input: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     patience: Duration,

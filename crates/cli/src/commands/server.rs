@@ -94,6 +94,12 @@ impl std::str::FromStr for Peer {
 }
 
 impl Args {
+    /// Threads that the node's settings ask for on this machine.
+    pub fn worker_threads(&self) -> Result<usize, Failure> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Ok(settings::resolve(self.sources())?.worker_threads(cores))
+    }
+
     fn sources(&self) -> Sources {
         Sources {
             file: self.config.clone(),

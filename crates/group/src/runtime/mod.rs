@@ -4,6 +4,7 @@
 use std::io;
 
 mod mpsc;
+mod watch;
 
 #[cfg(not(madsim))]
 mod tokio;
@@ -12,8 +13,6 @@ pub use self::tokio::Runtime;
 
 #[cfg(madsim)]
 mod sim;
-#[cfg(madsim)]
-mod watch;
 #[cfg(madsim)]
 pub use sim::Runtime;
 

@@ -16,7 +16,7 @@ use openraft_rt::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::{TokioMutex, TokioOneshot};
 
 use super::mpsc::BoxedMpsc;
-use super::watch::SimWatch;
+use super::watch::OrderedWatch;
 use crate::sim::World;
 
 /// madsim's tasks, timers and random numbers. Timers follow the clock of the node that sets them,
@@ -104,7 +104,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, F: Future<Output = R> + OptionalSend> = Timeout<F>;
     type ThreadLocalRng = Random;
     type Mpsc = BoxedMpsc;
-    type Watch = SimWatch;
+    type Watch = OrderedWatch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

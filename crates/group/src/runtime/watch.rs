@@ -1,7 +1,8 @@
 //! A watch channel that wakes its receivers in the order in which they came.
 //!
-//! `tokio::sync::watch` spreads its receivers over shards that it chooses by a counter of the whole
-//! process, so the order of waking differs between two runs of one seed.
+//! `tokio::sync::watch` spreads its receivers over eight shards that it chooses by a counter of the whole
+//! process: the order of waking differs between two runs of one seed, and each change looks at all
+//! eight, though openraft's channels have one to three receivers and change several times an entry.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Poll, Waker};
@@ -10,7 +11,7 @@ use openraft_rt::watch::{RecvError, SendError};
 use openraft_rt::{OptionalSend, OptionalSync, Watch, WatchReceiver, WatchSender};
 
 /// The channel's kind, as openraft asks for it.
-pub struct SimWatch;
+pub struct OrderedWatch;
 
 struct Shared<T> {
     value: RwLock<T>,
@@ -67,7 +68,7 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-impl Watch for SimWatch {
+impl Watch for OrderedWatch {
     type Sender<T: OptionalSend + OptionalSync> = Sender<T>;
     type Receiver<T: OptionalSend + OptionalSync> = Receiver<T>;
     type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
@@ -79,7 +80,7 @@ impl Watch for SimWatch {
     }
 }
 
-impl<T: OptionalSend + OptionalSync> WatchSender<SimWatch, T> for Sender<T> {
+impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> {
     fn send(&self, value: T) -> Result<(), SendError<T>> {
         if Arc::strong_count(&self.0) <= self.0.state().senders {
             return Err(SendError(value));
@@ -110,7 +111,7 @@ impl<T: OptionalSend + OptionalSync> WatchSender<SimWatch, T> for Sender<T> {
     }
 }
 
-impl<T: OptionalSend + OptionalSync> WatchReceiver<SimWatch, T> for Receiver<T> {
+impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver<T> {
     async fn changed(&mut self) -> Result<(), RecvError> {
         std::future::poll_fn(|cx| {
             let mut state = self.0.state();
