@@ -147,7 +147,12 @@ impl Log {
         max_bytes: usize,
     ) -> Result<Vec<Entry>, ReadError> {
         let plan = self.shared.lock().plan_read(group, range, max_bytes);
-        plan.run().inspect_err(|error| self.shared.withdraw_table(error))
+        let entries = plan.run().inspect_err(|error| self.shared.withdraw_table(error))?;
+        // One that is read by itself is to be delivered, in parts; others go to a replica, once.
+        if let [entry] = entries.as_slice() {
+            self.shared.lock().recent.insert(group, entry);
+        }
+        Ok(entries)
     }
 
     /// The term of a stored entry.

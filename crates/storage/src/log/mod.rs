@@ -24,6 +24,7 @@ mod drain;
 pub mod format;
 mod index;
 mod read;
+mod recent;
 mod recover;
 mod segment;
 mod state;
@@ -86,7 +87,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Most that one batch takes from the queue. Default 4 MiB.
     pub max_batch_bytes: usize,
-    /// Recent bodies kept in memory, whole node, beyond what is not durable yet. Default 32 MiB.
+    /// Recent bodies kept in memory, whole node, beyond what is not durable yet. Default 32 MiB. A
+    /// quarter as much again is kept of what was read from the disk last.
     pub tail_bytes: usize,
     /// Segments kept pre-written and ready, and the most that are kept for reuse. Default 2.
     pub spare_segments: usize,

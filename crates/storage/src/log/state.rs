@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::format::{Kind, Record};
 use super::index::{Index, Place, Slot};
 use super::segment::{self, Spare, Table, Usage};
+use super::recent::Recent;
 use super::tail::Tail;
 use super::upkeep::CopyJob;
 use super::{Done, Entry, GroupId, GroupState, LogError, Options, ReadError};
@@ -141,6 +142,8 @@ pub struct State {
     /// Tables of contents that belong to no segment, to be removed.
     pub stale_tables: Vec<String>,
     pub tail: Tail,
+    /// Read from the disk.
+    pub recent: Recent,
     pub queue: VecDeque<Queued>,
     pub queued_bytes: usize,
     pub last_op: u64,
@@ -171,6 +174,7 @@ impl State {
             next_spare: 0,
             stale_tables: Vec::new(),
             tail: Tail::new(tail_bytes),
+            recent: Recent::new(tail_bytes / 4),
             queue: VecDeque::new(),
             queued_bytes: 0,
             last_op: 0,
@@ -355,6 +359,7 @@ impl State {
             self.release(place, bytes, op);
         }
         self.tail.remove_group(id);
+        self.recent.remove_group(id);
         self.dirty.remove(&id);
         self.removed.insert(id, Removed { origin: u64::MAX, op, at: None });
     }
