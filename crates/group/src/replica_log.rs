@@ -20,6 +20,9 @@ use crate::runtime::blocking;
 /// Bit of a log group's id that marks the bodies received with snapshots.
 const BODIES: u64 = 1 << 63;
 
+/// Single entries of a group that may be read from the disk at a time.
+const TURNS: usize = 4;
+
 pub(crate) struct ReplicaLog {
     pub(crate) log: Log,
     /// Whose log it is.
@@ -31,6 +34,9 @@ pub(crate) struct ReplicaLog {
     kept: Mutex<Kept>,
     /// Snapshot transfers under way: nothing they may still read is released.
     pins: AtomicUsize,
+    /// Who reads one entry, by its index: consumers that want parts of the same entry at the same time
+    /// let one of them read it.
+    turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
 #[derive(Default)]
@@ -59,6 +65,7 @@ impl ReplicaLog {
             bodies: GroupId(group | BODIES),
             kept: Mutex::default(),
             pins: AtomicUsize::new(0),
+            turns: Default::default(),
         }
     }
 
@@ -91,7 +98,14 @@ impl ReplicaLog {
             if self.log.term_of(group, index).is_none() {
                 continue;
             }
-            let entries = self.read_group(group, index..index + 1, 1).await?;
+            let one = index..index + 1;
+            let entries = match self.log.read_cached(group, one.clone(), 1) {
+                Some(entries) => entries,
+                None => {
+                    let _turn = self.turns[(index % TURNS as u64) as usize].lock().await;
+                    self.read_group(group, one, 1).await?
+                }
+            };
             if let Some(entry) = entries.into_iter().next() {
                 return Ok(entry);
             }
