@@ -49,9 +49,10 @@ fn execute(args: Args) -> Result<(), Failure> {
     if let Command::Server(args) = &args.command {
         runtime.worker_threads(args.worker_threads()?);
     }
-    let runtime = runtime.enable_all().build().map_err(|error| {
-        Failure::new(Exit::CannotStart, format!("start the runtime: {error}"))
-    })?;
+    let runtime = runtime
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::CannotStart, format!("start the runtime: {error}")))?;
     let outcome = runtime.block_on(run(args));
     // A read of standard input may still be blocked in a thread; it must not hold the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));

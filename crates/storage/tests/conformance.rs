@@ -41,6 +41,24 @@ fn disk_conforms(disk: &dyn Disk) {
     assert_eq!(small.len(), 600);
     small.read_at(590, &mut across).expect("read");
     assert_eq!(across, [6; 10]);
+    let large = disk.create("d", 64 * BLOCK as u64, &|| true).expect("create");
+    for fill in 0..64 {
+        large.write_durable(fill * BLOCK as u64, block(fill as u8).as_slice()).expect("write");
+    }
+    for (offset, len) in
+        [(5, 10), (BLOCK - 1, 40 * BLOCK), (17 * BLOCK, 20 * BLOCK), (1, 64 * BLOCK - 1)]
+    {
+        let read = large.read(offset as u64, len).expect("read");
+        assert_eq!(read.len(), len);
+        let mut expected = (offset..offset + len).map(|at| (at / BLOCK) as u8);
+        assert!(
+            read.iter().all(|byte| Some(*byte) == expected.next()),
+            "{len} bytes from {offset}"
+        );
+    }
+    let beyond = large.read(BLOCK as u64, 64 * BLOCK).expect_err("beyond the end");
+    assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
+    disk.remove("d").expect("remove");
     disk.remove("c").expect("remove");
     assert!(disk.free_bytes().expect("free bytes") > 0);
     assert_ne!(disk.random(), disk.random());

@@ -15,6 +15,8 @@ pub use sim::{Fault, Operation, SimDisk};
 
 use std::io;
 
+use bytes::Bytes;
+
 /// Every offset, length and buffer address given to [`File::write_durable`] is a multiple of this,
 /// in bytes: what direct I/O needs on the devices in use.
 pub const BLOCK: usize = 4096;
@@ -69,6 +71,13 @@ pub trait File: Send + Sync {
 
     /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// `len` bytes from `offset`; `UnexpectedEof` if the file ends before.
+    fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = vec![0; len];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes.into())
+    }
 
     /// Makes durable what an earlier process may have written without living to flush it.
     fn sync(&self) -> io::Result<()>;

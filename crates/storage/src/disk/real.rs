@@ -2,7 +2,8 @@
 //!
 //! Writes go through a descriptor opened with `O_DIRECT | O_DSYNC` where the file system takes it
 //! (probed once at open): one system call, one flush, no second copy in the page cache. Elsewhere
-//! it is a write followed by `fdatasync`. Reads go through a second, buffered descriptor. The two
+//! it is a write followed by `fdatasync`. Reads go through a second, buffered descriptor, and large
+//! ones past the cache too: what is read once would only displace there what is read again. All
 //! agree because a range is read only after its write returned, and direct writes invalidate the
 //! cached pages of their range.
 
@@ -11,12 +12,16 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 use super::{AlignedBuffer, BLOCK, Disk, File};
 
 /// Zeros are pre-written in pieces of this size, in bytes.
 const PREWRITE_BYTES: usize = 256 << 10;
+
+/// From so many bytes on a read goes past the page cache.
+const DIRECT_READ_BYTES: usize = 64 << 10;
 
 const PROBE: &str = "probe.tmp";
 
@@ -188,6 +193,23 @@ impl File for RealFile {
         self.reader.read_exact_at(buffer, offset)
     }
 
+    fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let block = BLOCK as u64;
+        let from = offset - offset % block;
+        let to = (offset + len as u64).next_multiple_of(block);
+        let direct = self.mode == Mode::Direct && len >= DIRECT_READ_BYTES && to <= self.len;
+        let span = (to - from) as usize;
+        let mut bytes = vec![0; if direct { span + BLOCK } else { len }];
+        let aligned = bytes.as_ptr().align_offset(BLOCK);
+        if direct && self.writer.read_exact_at(&mut bytes[aligned..aligned + span], from).is_ok() {
+            let start = aligned + (offset - from) as usize;
+            return Ok(Bytes::from(bytes).slice(start..start + len));
+        }
+        bytes.truncate(len);
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.writer.sync_data()
     }
@@ -201,7 +223,7 @@ fn open_writer(path: &Path, mode: Mode) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.write(true);
     if mode == Mode::Direct {
-        options.custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32);
+        options.read(true).custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32);
     }
     options.open(path)
 }

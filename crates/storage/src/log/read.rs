@@ -166,13 +166,11 @@ fn extent(items: &[Item], first: &Arc<Segment>, place: Place) -> (usize, u64) {
 
 /// Reads `bytes` from `start`.
 pub fn read_extent(segment: &Segment, start: u64, bytes: u64) -> Result<Bytes, ReadError> {
-    let mut buffer = vec![0; bytes as usize];
-    segment.read_at(start, &mut buffer).map_err(|source| ReadError::Io {
+    segment.read(start, bytes as usize).map_err(|source| ReadError::Io {
         file: segment.name.clone(),
         offset: start,
         source,
-    })?;
-    Ok(buffer.into())
+    })
 }
 
 /// The payload of `record` if it is whole and the one that is meant.

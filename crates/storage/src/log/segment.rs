@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::format::SegmentHeader;
 use crate::disk::File;
 
@@ -14,6 +16,10 @@ pub struct Segment {
 }
 
 impl Segment {
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.file.read(offset, len)
+    }
+
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_at(offset, buffer)
     }

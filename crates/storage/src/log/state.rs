@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use super::format::{Kind, Record};
 use super::index::{Index, Place, Slot};
-use super::segment::{self, Spare, Table, Usage};
 use super::recent::Recent;
+use super::segment::{self, Spare, Table, Usage};
 use super::tail::Tail;
 use super::upkeep::CopyJob;
 use super::{Done, Entry, GroupId, GroupState, LogError, Options, ReadError};
