@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
@@ -46,23 +47,27 @@ fn main() -> ExitCode {
 
 fn execute(args: Args) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let mut node = None;
     if let Command::Server(args) = &args.command {
-        runtime.worker_threads(args.worker_threads()?);
+        let config = args.config()?;
+        runtime.worker_threads(server::worker_threads(&config));
+        node = Some(config);
     }
     let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::CannotStart, format!("start the runtime: {error}")))?;
-    let outcome = runtime.block_on(run(args));
+    let outcome = runtime.block_on(run(args, node.unwrap_or_default()));
     // A read of standard input may still be blocked in a thread; it must not hold the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
+/// `node`: the settings of a server.
+async fn run(args: Args, node: Config) -> Result<(), Failure> {
     let global = &args.global;
     match args.command {
-        Command::Server(args) => server::run(*args).await,
+        Command::Server(args) => server::run(*args, node).await,
         Command::Dev(args) => dev::run(args, global).await,
         Command::Demo(args) => demo::run(args, global).await,
         Command::Bench(command) => bench::run(*command, global).await,

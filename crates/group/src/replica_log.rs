@@ -20,8 +20,8 @@ use crate::runtime::blocking;
 /// Bit of a log group's id that marks the bodies received with snapshots.
 const BODIES: u64 = 1 << 63;
 
-/// Single entries of a group that may be read from the disk at a time.
-const TURNS: usize = 4;
+/// Entries that consumers share and that may be read from the disk at a time.
+const TURNS: usize = 8;
 
 pub(crate) struct ReplicaLog {
     pub(crate) log: Log,
@@ -34,8 +34,8 @@ pub(crate) struct ReplicaLog {
     kept: Mutex<Kept>,
     /// Snapshot transfers under way: nothing they may still read is released.
     pins: AtomicUsize,
-    /// Who reads one entry, by its index: consumers that want parts of the same entry at the same time
-    /// let one of them read it.
+    /// Who reads an entry that stays in memory afterwards, by its index: consumers that want parts of
+    /// the same entry at the same time let one of them read it.
     turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
@@ -101,6 +101,9 @@ impl ReplicaLog {
             let one = index..index + 1;
             let entries = match self.log.read_cached(group, one.clone(), 1) {
                 Some(entries) => entries,
+                None if !self.log.keeps_once_read(group, index) => {
+                    self.read_group(group, one, 1).await?
+                }
                 None => {
                     let _turn = self.turns[(index % TURNS as u64) as usize].lock().await;
                     self.read_group(group, one, 1).await?

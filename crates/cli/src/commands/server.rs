@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::builder::BoolishValueParser;
-use quorate_broker::{DirError, Node, StartError};
+use quorate_broker::{Config, DirError, Node, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use toml::{Table, Value};
@@ -58,6 +58,9 @@ pub struct Args {
     #[arg(long, env = "QUORATE_INSECURE", value_name = "BOOL", num_args = 0..=1)]
     #[arg(require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     insecure: Option<bool>,
+    /// Threads that serve; 0: one a core, divided among the peers on this host.
+    #[arg(long, value_name = "N", env = "QUORATE_WORKER_THREADS")]
+    worker_threads: Option<u32>,
     /// Any setting of a section, e.g. raft.heartbeat_ms=250; repeatable.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
@@ -94,10 +97,9 @@ impl std::str::FromStr for Peer {
 }
 
 impl Args {
-    /// Threads that the node's settings ask for on this machine.
-    pub fn worker_threads(&self) -> Result<usize, Failure> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        Ok(settings::resolve(self.sources())?.worker_threads(cores))
+    /// The node's settings. To be read once: the file may be a pipe.
+    pub fn config(&self) -> Result<Config, Failure> {
+        settings::resolve(self.sources())
     }
 
     fn sources(&self) -> Sources {
@@ -121,6 +123,7 @@ impl Args {
             ("node_id", self.node_id.map(|id| Value::Integer(id as i64))),
             ("zone", self.zone.clone().map(text)),
             ("insecure", self.insecure.map(Value::Boolean)),
+            ("worker_threads", self.worker_threads.map(|count| Value::Integer(count.into()))),
             ("peers", (!peers.is_empty()).then_some(Value::Array(peers))),
         ];
         for (name, value) in given {
@@ -140,13 +143,18 @@ impl Peer {
     }
 }
 
+/// Threads to serve with on this machine.
+pub fn worker_threads(config: &Config) -> usize {
+    config.worker_threads(thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Runs the node; returns once it has stopped.
-pub async fn run(args: Args) -> Result<(), Failure> {
-    let config = settings::resolve(args.sources())?;
+pub async fn run(args: Args, config: Config) -> Result<(), Failure> {
     logging::start(args.log_format, &args.log_level)?;
     // Signals are caught from here on: one that comes while the node starts is not lost.
     let mut stop = Stop::new(args.exit_with_stdin)?;
     let data = config.data.display().to_string();
+    let worker_threads = worker_threads(&config);
     let node = tokio::select! {
         biased;
         why = stop.requested() => {
@@ -155,7 +163,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
         started = Node::start(config) => started.map_err(|error| cannot_start(&error, &data))?,
     };
-    tracing::info!(address = %node.address(), data, version = env!("CARGO_PKG_VERSION"), "node is up");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(address = %node.address(), data, worker_threads, version, "node is up");
     tokio::select! {
         biased;
         why = stop.requested() => tracing::info!(why, "stopping"),

@@ -146,6 +146,9 @@ impl Task {
             return;
         }
         for _ in 0..TURNS {
+            if !self.window.is_empty() || self.must_cut() {
+                return;
+            }
             tokio::task::yield_now().await;
             while let Ok(command) = self.commands.try_recv() {
                 self.take(command);
@@ -199,12 +202,16 @@ impl Task {
     }
 
     fn may_cut(&self) -> bool {
-        let is_full = self.gathered.len() >= self.settings.batch_messages
-            || self.gathered_bytes >= self.settings.batch_bytes;
-        let is_wanted = self.closed || !self.flushes.is_empty();
         self.window.takes_more()
             && !self.gathered.is_empty()
-            && (self.window.is_empty() || is_full || is_wanted)
+            && (self.window.is_empty() || self.must_cut())
+    }
+
+    /// What is gathered waits for nothing: it is full, or somebody waits for the end of it.
+    fn must_cut(&self) -> bool {
+        let is_full = self.gathered.len() >= self.settings.batch_messages
+            || self.gathered_bytes >= self.settings.batch_bytes;
+        is_full || self.closed || !self.flushes.is_empty()
     }
 
     /// Makes a batch of what was sent first.

@@ -21,7 +21,9 @@ struct Shared<T> {
 struct State {
     version: u64,
     senders: usize,
-    wakers: Vec<Waker>,
+    /// Of those that wait, by the id of the wait.
+    wakers: Vec<(u64, Waker)>,
+    waits: u64,
 }
 
 impl<T> Shared<T> {
@@ -39,7 +41,7 @@ impl<T> Shared<T> {
             change(&mut state);
             std::mem::take(&mut state.wakers)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
@@ -51,8 +53,9 @@ pub struct Receiver<T>(Arc<Shared<T>>, u64);
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.0.state().senders += 1;
-        Self(self.0.clone())
+        let shared = self.0.clone();
+        shared.state().senders += 1;
+        Self(shared)
     }
 }
 
@@ -64,7 +67,14 @@ impl<T> Clone for Receiver<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.0.change(|state| state.senders -= 1);
+        let last = {
+            let mut state = self.0.state();
+            state.senders -= 1;
+            state.senders == 0
+        };
+        if last {
+            self.0.change(|_| {});
+        }
     }
 }
 
@@ -74,7 +84,7 @@ impl Watch for OrderedWatch {
     type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
 
     fn channel<T: OptionalSend + OptionalSync>(init: T) -> (Sender<T>, Receiver<T>) {
-        let state = Mutex::new(State { version: 0, senders: 1, wakers: Vec::new() });
+        let state = Mutex::new(State { version: 0, senders: 1, wakers: Vec::new(), waits: 0 });
         let shared = Arc::new(Shared { value: RwLock::new(init), state });
         (Sender(shared.clone()), Receiver(shared, 0))
     }
@@ -111,19 +121,41 @@ impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> 
     }
 }
 
+/// One call of `changed`: given up, it leaves no waker behind. A channel that never changes would
+/// gather them.
+struct Wait<'a, T> {
+    shared: &'a Shared<T>,
+    id: Option<u64>,
+}
+
+impl<T> Drop for Wait<'_, T> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.shared.state().wakers.retain(|(of, _)| *of != id);
+        }
+    }
+}
+
 impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver<T> {
     async fn changed(&mut self) -> Result<(), RecvError> {
-        std::future::poll_fn(|cx| {
-            let mut state = self.0.state();
-            if state.version != self.1 {
-                self.1 = state.version;
+        let Self(shared, seen) = self;
+        let mut wait = Wait { shared, id: None };
+        std::future::poll_fn(move |cx| {
+            let mut state = wait.shared.state();
+            if state.version != *seen {
+                *seen = state.version;
                 return Poll::Ready(Ok(()));
             }
             if state.senders == 0 {
                 return Poll::Ready(Err(RecvError(())));
             }
-            if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                state.wakers.push(cx.waker().clone());
+            let id = *wait.id.get_or_insert_with(|| {
+                state.waits += 1;
+                state.waits
+            });
+            match state.wakers.iter_mut().find(|(of, _)| *of == id) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => state.wakers.push((id, cx.waker().clone())),
             }
             Poll::Pending
         })
@@ -137,5 +169,33 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
     fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
         self.1 = self.0.state().version;
         self.0.value()
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn waits_that_are_given_up_leave_nothing_behind() {
+        let (sender, mut receiver) = OrderedWatch::channel(0);
+        for _ in 0..100 {
+            assert!(receiver.changed().now_or_never().is_none());
+        }
+        assert!(sender.0.state().wakers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_last_sender_that_goes_ends_the_wait_and_no_other_does() {
+        let (sender, mut receiver) = OrderedWatch::channel(0);
+        let wait = tokio::spawn(async move { receiver.changed().await });
+        tokio::task::yield_now().await;
+        drop(sender.clone());
+        tokio::task::yield_now().await;
+        assert_eq!(sender.0.state().wakers.len(), 1, "it still waits, and was not woken");
+        drop(sender);
+        assert!(wait.await.unwrap().is_err());
     }
 }

@@ -148,11 +148,19 @@ impl Log {
     ) -> Result<Vec<Entry>, ReadError> {
         let plan = self.shared.lock().plan_read(group, range, max_bytes);
         let entries = plan.run().inspect_err(|error| self.shared.withdraw_table(error))?;
-        // One that is read by itself is to be delivered, in parts; others go to a replica, once.
+        // One that is read by itself is most likely to be delivered, in parts.
         if let [entry] = entries.as_slice() {
             self.shared.lock().recent.insert(group, entry);
         }
         Ok(entries)
+    }
+
+    /// Whether the entry is stored, and kept in memory for a while once [`Log::read`] has read it by
+    /// itself.
+    pub fn keeps_once_read(&self, group: GroupId, index: u64) -> bool {
+        let state = self.shared.lock();
+        let slot = state.groups.get(&group).and_then(|group| group.index.get(index));
+        slot.is_some_and(|slot| state.recent.keeps(slot.payload_bytes as usize))
     }
 
     /// The term of a stored entry.

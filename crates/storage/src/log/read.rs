@@ -60,7 +60,7 @@ impl State {
             if bytes > max_bytes && !entries.is_empty() {
                 break;
             }
-            let payload = self.cached(id, index, slot.term)?.clone();
+            let payload = self.cached(id, index, slot)?.clone();
             entries.push(Entry { index, term: slot.term, payload });
         }
         Some(entries)
@@ -83,12 +83,15 @@ impl State {
         plan
     }
 
-    fn cached(&self, id: GroupId, index: u64, term: u64) -> Option<&Bytes> {
-        self.tail.get(id, index).or_else(|| self.recent.get(id, index, term))
+    fn cached(&self, id: GroupId, index: u64, slot: &Slot) -> Option<&Bytes> {
+        self.tail.get(id, index).or_else(|| {
+            let keeps = self.recent.keeps(slot.payload_bytes as usize);
+            keeps.then(|| self.recent.get(id, index, slot.term)).flatten()
+        })
     }
 
     fn source(&self, id: GroupId, index: u64, slot: &Slot) -> Option<Source> {
-        if let Some(body) = self.cached(id, index, slot.term) {
+        if let Some(body) = self.cached(id, index, slot) {
             return Some(Source::Memory(body.clone()));
         }
         let usage = self.segments.get(&slot.place.segment)?;

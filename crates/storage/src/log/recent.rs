@@ -27,6 +27,11 @@ impl Recent {
         Recent { entries: VecDeque::new(), held: 0, limit }
     }
 
+    /// Whether entries with so many bytes of payload are kept.
+    pub fn keeps(&self, bytes: usize) -> bool {
+        (BYTES_MIN..=self.limit).contains(&bytes)
+    }
+
     pub fn get(&self, group: GroupId, index: u64, term: u64) -> Option<&Bytes> {
         let is_meant = |(of, entry): &&(GroupId, Entry)| {
             (*of, entry.index, entry.term) == (group, index, term)
@@ -36,9 +41,7 @@ impl Recent {
 
     pub fn insert(&mut self, group: GroupId, entry: &Entry) {
         let bytes = entry.payload.len();
-        if !(BYTES_MIN..=self.limit).contains(&bytes)
-            || self.get(group, entry.index, entry.term).is_some()
-        {
+        if !self.keeps(bytes) || self.get(group, entry.index, entry.term).is_some() {
             return;
         }
         self.held += bytes;
