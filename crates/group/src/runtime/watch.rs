@@ -140,7 +140,7 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
     async fn changed(&mut self) -> Result<(), RecvError> {
         let Self(shared, seen) = self;
         let mut wait = Wait { shared, id: None };
-        std::future::poll_fn(move |cx| {
+        std::future::poll_fn(|cx| {
             let mut state = wait.shared.state();
             if state.version != *seen {
                 *seen = state.version;
