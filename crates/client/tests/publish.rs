@@ -53,6 +53,28 @@ async fn receipts_come_in_the_order_of_sending() {
 }
 
 #[tokio::test]
+async fn a_batch_holds_what_callers_send_in_answer_to_receipts() {
+    const WINDOW: usize = 64;
+    const MESSAGES: usize = 20 * WINDOW;
+    let cluster = Cluster::start(1);
+    let producer = producer(&cluster, 1024).await;
+    let mut pending = std::collections::VecDeque::new();
+    for n in 0..MESSAGES {
+        if pending.len() == WINDOW {
+            let oldest: quorate_client::Pending = pending.pop_front().expect("a full window");
+            tokio::time::timeout(Duration::from_secs(20), oldest)
+                .await
+                .unwrap()
+                .expect("confirmed");
+        }
+        pending.push_back(producer.send(Message::new(n.to_string())).await.expect("send"));
+    }
+    producer.close().await;
+    let batches = cluster.queue().batches.len();
+    assert!(batches < 20 + 10, "{batches} batches: what was in flight went in halves");
+}
+
+#[tokio::test]
 async fn order_is_kept_and_nothing_enters_twice_over_broken_streams() {
     let cluster = Cluster::start(1);
     let producer = producer(&cluster, 4).await;
