@@ -1,5 +1,6 @@
 //! The shipped binary as processes, and what is done to them.
 
+mod ack_levels;
 mod any_node;
 mod bench;
 mod demo;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::ports;
 use crate::process::Server;
+use crate::relay::Relay;
 
 /// Longest wait for a cluster to be founded, or to have a leader again.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -22,6 +23,7 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Plan {
     nodes: u64,
+    relayed: bool,
     settings: Vec<String>,
     data: BTreeMap<u64, PathBuf>,
 }
@@ -30,13 +32,20 @@ impl Plan {
     /// `nodes` nodes with the program's defaults.
     #[must_use]
     pub fn of(nodes: u64) -> Self {
-        Self { nodes, settings: Vec::new(), data: BTreeMap::new() }
+        Self { nodes, relayed: false, settings: Vec::new(), data: BTreeMap::new() }
     }
 
     /// `section.key=value` for each node.
     #[must_use]
     pub fn set(mut self, assignment: &str) -> Self {
         self.settings.extend(["--set".to_owned(), assignment.to_owned()]);
+        self
+    }
+
+    /// The way to each node, for clients and the other nodes, leads through a relay: [`Cluster::delay`].
+    #[must_use]
+    pub fn relayed(mut self) -> Self {
+        self.relayed = true;
         self
     }
 
@@ -52,7 +61,12 @@ impl Plan {
     /// # Panics
     /// When they are not in time.
     pub async fn start(self) -> Cluster {
+        let relayed = self.relayed;
         let mut cluster = self.describe();
+        for node in cluster.nodes.values_mut().filter(|_| relayed) {
+            node.listen = ports::free();
+            node.relay = Some(Relay::start(node.address, node.listen).await);
+        }
         cluster
             .nodes
             .keys()
@@ -75,7 +89,8 @@ impl Plan {
             let data =
                 self.data.remove(&id).unwrap_or_else(|| dir.path().join(format!("node-{id}")));
             let log = dir.path().join(format!("node-{id}.log"));
-            (id, Node { address: ports::free(), data, log, server: None })
+            let address = ports::free();
+            (id, Node { address, listen: address, relay: None, data, log, server: None })
         };
         let nodes = (1..=self.nodes).map(node).collect();
         Cluster { nodes, settings: self.settings, dir }
@@ -84,7 +99,10 @@ impl Plan {
 
 #[derive(Debug)]
 struct Node {
+    /// Where others find it.
     address: SocketAddr,
+    listen: SocketAddr,
+    relay: Option<Relay>,
     data: PathBuf,
     log: PathBuf,
     server: Option<Server>,
@@ -147,7 +165,8 @@ impl Cluster {
         let peers: Vec<String> =
             self.nodes.iter().map(|(id, node)| format!("{id}={}", node.address)).collect();
         let mut args = vec!["--node-id".to_owned(), id.to_string()];
-        args.extend(["--listen".to_owned(), node.address.to_string()]);
+        args.extend(["--listen".to_owned(), node.listen.to_string()]);
+        args.extend(["--advertise".to_owned(), node.address.to_string()]);
         args.extend(["--data".to_owned(), node.data.display().to_string()]);
         args.extend(["--peer".to_owned(), peers.join(",")]);
         args.extend(self.settings.iter().cloned());
@@ -176,6 +195,14 @@ impl Cluster {
     /// SIGCONT.
     pub fn resume(&mut self, id: u64) {
         self.server(id).resume();
+    }
+
+    /// Holds back everything on the way to a node and back for so long, in each direction.
+    ///
+    /// # Panics
+    /// When the cluster is not relayed.
+    pub fn delay(&self, id: u64, by: Duration) {
+        self.node(id).relay.as_ref().expect("a relayed cluster").delay(by);
     }
 
     /// SIGTERM, and waits until the node has ended in order.

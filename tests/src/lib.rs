@@ -5,6 +5,7 @@
 //!  turn::alone ── one heavy test at a time, with a time limit
 //!  Cluster ────── `quorate server` processes on loopback: kill -9, SIGSTOP, SIGTERM, start again
 //!  Load ───────── producers and consumers over the SDK ──► History ──► check()
+//!  relay ──────── a way to a node that can be made slow
 //!  raw ────────── calls without the SDK, for what it would not send
 //! ```
 //! The tests are in `process/`. They run the binary that is shipped: `QUORATE_BIN`, which `cargo xtask
@@ -17,6 +18,7 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod relay;
 pub mod turn;
 
 pub use cluster::{Cluster, Plan};

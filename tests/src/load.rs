@@ -185,7 +185,10 @@ impl Worker {
         let collect = async {
             while let Some((key, pending)) = receipts.recv().await {
                 match pending.await {
-                    Ok(receipt) => self.history.confirmed(key, receipt.offset),
+                    Ok(receipt) => {
+                        let offset = receipt.offset.expect("level QUORUM has offsets");
+                        self.history.confirmed(key, offset);
+                    }
                     Err(error @ PublishError::UnknownOutcome { .. }) => {
                         self.history.unknown(key, error.to_string());
                     }

@@ -58,6 +58,7 @@ pub async fn publish(
         frame: None,
         producer: producer.map(|(id, _)| v1::Producer { id: id.to_owned(), epoch: 0 }),
         sequence: producer.map_or(0, |(_, sequence)| sequence),
+        ..<_>::default()
     };
     publish_request(address, request).await
 }

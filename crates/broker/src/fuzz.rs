@@ -8,19 +8,19 @@ use quorate_machine::queue::{Attach, ProducerId, SettleItem};
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-use crate::service::{admin, cluster, consumer, queue};
+use crate::service::{admin, cluster, consumer, publisher, queue};
 
 /// A producer's id and epoch, if the request names one, and its messages as a frame.
 #[must_use]
 pub fn publish(mut request: v1::PublishRequest) -> Option<(Option<(ProducerId, u32)>, v1::Frame)> {
     let frame = queue::frame_of(&mut request).ok()?;
-    Some((queue::producer_of(request.producer).ok()?, frame))
+    Some((publisher::producer_of(request.producer).ok()?, frame))
 }
 
 /// A producer, as it opens a stream.
 #[must_use]
 pub fn producer(producer: Option<v1::Producer>) -> Option<Option<(ProducerId, u32)>> {
-    queue::producer_of(producer).ok()
+    publisher::producer_of(producer).ok()
 }
 
 /// A consumer that attaches.

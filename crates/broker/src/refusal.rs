@@ -111,6 +111,30 @@ impl Refusal {
         Self::new(reason::RESOURCE_EXHAUSTED, message).retry(RETRY_LOAD).with("limit", limit)
     }
 
+    /// Too few voters are in sync for a publish that asks for all of them. `entered` is the first offset
+    /// of a batch that a majority has.
+    pub(crate) fn not_enough_in_sync(in_sync: usize, needed: usize, entered: Option<u64>) -> Self {
+        let so = match entered {
+            None => "so this did not enter".to_owned(),
+            Some(offset) => {
+                format!("so this is in the queue at offset {offset} on a majority only")
+            }
+        };
+        let message = format!(
+            "{in_sync} voters are in sync and min_in_sync is {needed}, {so}; bring replicas back and \
+             retry with the same producer sequence, or ask for QUORUM"
+        );
+        let refusal = Self::new(reason::NOT_ENOUGH_IN_SYNC, message)
+            .retry(RETRY_LOAD)
+            .with("in_sync", in_sync)
+            .with("min_in_sync", needed)
+            .with("entered", entered.is_some());
+        match entered {
+            Some(offset) => refusal.with("first_offset", offset),
+            None => refusal,
+        }
+    }
+
     pub(crate) fn shutting_down() -> Self {
         Self::new(reason::SHUTTING_DOWN, "this node is shutting down; ask another")
             .retry(RETRY_LEADER)
@@ -131,7 +155,10 @@ impl Refusal {
             | reason::DISK_FULL
             | reason::QUOTA_EXCEEDED
             | reason::RESOURCE_EXHAUSTED => Code::ResourceExhausted,
-            reason::NOT_LEADER | reason::NO_QUORUM | reason::SHUTTING_DOWN => Code::Unavailable,
+            reason::NOT_LEADER
+            | reason::NO_QUORUM
+            | reason::NOT_ENOUGH_IN_SYNC
+            | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,

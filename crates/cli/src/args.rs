@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim,
+    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim, verify,
 };
 use crate::units;
 
@@ -68,6 +68,8 @@ pub enum Command {
     Bench(Box<bench::Command>),
     /// Publish messages to a queue.
     Publish(publish::Args),
+    /// Compare receipts with what the cluster has.
+    Verify(verify::Args),
     /// Take messages from a queue.
     Consume(consume::Args),
     /// Create, show, empty and remove queues.

@@ -45,6 +45,7 @@ impl Exit {
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
             | "QUEUE_FULL"
+            | "NOT_ENOUGH_IN_SYNC"
             | "DISK_FULL"
             | "MESSAGE_TOO_LARGE"
             | "INVALID_ARGUMENT"

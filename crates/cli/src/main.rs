@@ -28,7 +28,7 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim,
+    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -72,6 +72,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, global).await,
         Command::Bench(command) => bench::run(*command, global).await,
         Command::Publish(args) => publish::run(args, global).await,
+        Command::Verify(args) => verify::run(&args, global).await,
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,

@@ -77,6 +77,9 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "QUEUE_FULL" => {
             "consume from the queue, publish smaller batches, or create a queue with higher limits"
         }
+        "NOT_ENOUGH_IN_SYNC" => {
+            "`quorate queue describe` shows which replicas lag; bring them back, or use --ack quorum"
+        }
         "DISK_FULL" => "free disk space on the node; it accepts publishes again by itself",
         "NO_QUORUM" | "NOT_LEADER" => "`quorate cluster status` shows which nodes are down",
         "NOT_ENOUGH_NODES" => "fewer --replicas, or more nodes",

@@ -7,6 +7,7 @@ use tonic::transport::Channel;
 use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::{self, Effect, Failed, MAX_ANSWER_BYTES};
+use crate::producer::Receipt;
 use quorate_proto::reason;
 
 /// What [`Client::create_queue`] has found or made.
@@ -20,6 +21,8 @@ pub struct CreatedQueue {
 
 /// Queues asked for in one call when listing.
 const PAGE: u32 = 1_000;
+/// Receipts compared in one call.
+const RECEIPTS: usize = 10_000;
 
 fn admin(channel: Channel) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -83,6 +86,44 @@ impl Client {
             async move { admin(channel).describe_queue(request).await }
         };
         described(self.nodes.call(Effect::Reads, ask).await?.queue)
+    }
+
+    /// Compares receipts with what the queue's leader has in its log: a verdict for each, in order. For those
+    /// of level `Accepted`, and after a loss of more replicas than the queue can bear.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` for a receipt without a position.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client, receipt: quorate_client::Receipt)
+    /// # -> Result<(), quorate_client::Error> {
+    /// use quorate_client::ReceiptVerdict;
+    /// let verdicts = client.verify_receipts("orders", &[receipt]).await?;
+    /// assert_ne!(verdicts[0], ReceiptVerdict::Lost);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn verify_receipts(
+        &self,
+        name: impl Into<String>,
+        receipts: &[Receipt],
+    ) -> Result<Vec<v1::ReceiptVerdict>, Error> {
+        let name = name.into();
+        let mut verdicts = Vec::with_capacity(receipts.len());
+        for part in receipts.chunks(RECEIPTS) {
+            let receipts: Vec<v1::Receipt> = part.iter().copied().map(Receipt::to_wire).collect();
+            let request = v1::VerifyReceiptsRequest { name: name.clone(), receipts };
+            let ask = |channel| {
+                let request = request.clone();
+                async move { admin(channel).verify_receipts(request).await }
+            };
+            let answer = self.nodes.call(Effect::Reads, ask).await?;
+            if answer.verdicts.len() != part.len() {
+                return Err(Error::Invalid("the server's answer has other receipts".to_owned()));
+            }
+            verdicts.extend(answer.verdicts());
+        }
+        Ok(verdicts)
     }
 
     /// All queues, in order of name.

@@ -167,7 +167,7 @@ impl Error {
 /// # use quorate_client::{Message, Producer, PublishError, reason};
 /// # async fn example(producer: Producer) {
 /// match producer.publish(Message::new("hello")).await {
-///     Ok(receipt) => println!("at offset {}", receipt.offset),
+///     Ok(receipt) => println!("at offset {:?}", receipt.offset),
 ///     Err(error) if error.reason() == Some(reason::QUEUE_FULL) => println!("slow down"),
 ///     Err(PublishError::UnknownOutcome { .. }) => println!("it may be in the queue"),
 ///     Err(error) => println!("it is not in the queue: {error}"),
@@ -208,6 +208,15 @@ pub enum PublishError {
         /// What the last attempt met.
         last: Refusal,
     },
+    /// The message is in the queue, on a majority, but level `ALL` was asked for and fewer voters than the
+    /// queue's `min_in_sync` have it.
+    #[error("{refusal}")]
+    NotEnoughInSync {
+        /// What the server said; `metadata` counts the voters.
+        refusal: Refusal,
+        /// The message's place in the queue.
+        offset: Option<u64>,
+    },
     /// The producer was closed before the message was sent.
     #[error("the producer is closed")]
     Closed,
@@ -218,7 +227,9 @@ impl PublishError {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Refused(refusal) | Self::Unavailable { last: refusal, .. } => refusal.named(),
+            Self::Refused(refusal)
+            | Self::Unavailable { last: refusal, .. }
+            | Self::NotEnoughInSync { refusal, .. } => refusal.named(),
             Self::TooLarge { .. } => Some(reason::MESSAGE_TOO_LARGE),
             Self::Invalid(_) => Some(reason::INVALID_ARGUMENT),
             Self::UnknownOutcome { .. } => Some(reason::UNKNOWN_OUTCOME),

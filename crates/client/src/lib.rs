@@ -19,7 +19,7 @@
 //!
 //! let producer = client.producer("orders").build().await?;
 //! let receipt = producer.publish(Message::new("hello").header("lang", "en")).await?;
-//! println!("on disk on a majority, at offset {}", receipt.offset);
+//! println!("on disk on a majority, at offset {:?}", receipt.offset);
 //!
 //! let mut consumer = client.consumer("orders").build().await?;
 //! if let Some(delivery) = consumer.next().await {
@@ -51,6 +51,7 @@ pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
-    ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, NodeDescription, QueueCounts,
-    QueueDescription, QueueSettings, Replica, ReplicaRole,
+    AckLevel, ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, LogPosition,
+    NodeDescription, QueueCounts, QueueDescription, QueueSettings, ReceiptVerdict, Replica,
+    ReplicaRole,
 };

@@ -158,7 +158,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
     let open = v1::PublishOpen { queue: queue(), producer: producer() };
-    let batch = v1::PublishBatch { id: 1, frame: frame(), sequence: 9 };
+    let batch = v1::PublishBatch { id: 1, frame: frame(), sequence: 9, ..<_>::default() };
     let streamed = |request| v1::PublishStreamRequest { request: Some(request) };
     let attach = v1::Attach {
         queue: queue(),

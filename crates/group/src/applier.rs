@@ -103,7 +103,7 @@ impl<M: Machine> Running<M> {
                 return;
             };
             let (Ok((now, commands)), true) =
-                (decode_entry(entry.0), wanted.load(Ordering::Acquire))
+                (decode_entry(entry.commands), wanted.load(Ordering::Acquire))
             else {
                 return;
             };

@@ -152,7 +152,7 @@ pub(crate) fn decode_stored_membership(mut bytes: &[u8]) -> Result<StoredMembers
 pub(crate) fn encode_payload(payload: &EntryPayload<Payload, u64, EmptyNode>) -> Bytes {
     match payload {
         EntryPayload::Blank => Bytes::new(),
-        EntryPayload::Normal(commands) => commands.0.clone(),
+        EntryPayload::Normal(payload) => payload.commands.clone(),
         EntryPayload::Membership(membership) => {
             let mut out = BytesMut::new();
             out.put_u8(MEMBERSHIP);
@@ -166,7 +166,7 @@ pub(crate) fn decode_entry(id: LogId, payload: Bytes) -> Result<Entry, CodecErro
     let payload = match payload.first() {
         None => EntryPayload::Blank,
         Some(&MEMBERSHIP) => EntryPayload::Membership(get_membership(&mut &payload[1..])?),
-        Some(_) => EntryPayload::Normal(Payload(payload)),
+        Some(_) => EntryPayload::Normal(Payload::new(payload)),
     };
     Ok(Entry { log_id: id, payload })
 }

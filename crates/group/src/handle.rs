@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, Pro
 use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::{Gauges, StateMachine};
-use crate::types::Raft;
+use crate::types::{Position, Raft};
 use crate::volumes::Volumes;
 
 /// How long followers may wait to be told of a commit, where nobody waits for them to apply it.
@@ -112,7 +112,8 @@ pub struct Progress {
     pub node: u64,
     /// Counts for the quorum.
     pub voter: bool,
-    /// Last log index known to be on its disk; `None` if it has not answered this leader yet.
+    /// Last log index that it is known to have on its disk; `None` if it has not answered this leader
+    /// yet.
     pub matched: Option<u64>,
     /// Entries that it lacks, as far as is known.
     pub lag: u64,
@@ -124,6 +125,8 @@ pub struct Handle<M: Machine> {
     machine: Shared<M>,
     proposals: mpsc::Sender<Proposal<M>>,
     clock: Clock,
+    /// When this replica last came to lead, by the group's clock.
+    led_since: Arc<AtomicU64>,
 }
 
 impl<M: Machine> Clone for Handle<M> {
@@ -133,6 +136,7 @@ impl<M: Machine> Clone for Handle<M> {
             machine: self.machine.clone(),
             proposals: self.proposals.clone(),
             clock: self.clock.clone(),
+            led_since: self.led_since.clone(),
         }
     }
 }
@@ -233,7 +237,8 @@ impl<M: Machine> Handle<M> {
             peers: spec.peers,
             parking,
         };
-        let handle = Self { replica, machine, proposals, clock: clock.clone() };
+        let led_since = Arc::new(AtomicU64::new(0));
+        let handle = Self { replica, machine, proposals, clock: clock.clone(), led_since };
         let keeper = Keeper {
             handle: handle.clone(),
             raft,
@@ -284,8 +289,23 @@ impl<M: Machine> Handle<M> {
         bytes: usize,
         hold: Option<OwnedSemaphorePermit>,
     ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
+        self.submit_noting(command, bytes, hold, None).await
+    }
+
+    /// The same, and tells `written` when the command is on this node's own disk, if it gets there
+    /// before a majority has it.
+    ///
+    /// # Errors
+    /// See [`Handle::submit`].
+    pub async fn submit_noting(
+        &self,
+        command: M::Command,
+        bytes: usize,
+        hold: Option<OwnedSemaphorePermit>,
+        written: Option<oneshot::Sender<Position>>,
+    ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
-        let proposal = Proposal { command, bytes, reply: Answer { reply, _hold: hold } };
+        let proposal = Proposal { command, bytes, written, reply: Answer { reply, _hold: hold } };
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
         Ok(outcome)
     }
@@ -385,6 +405,38 @@ impl<M: Machine> Handle<M> {
         }
     }
 
+    /// Notes that this replica leads from now on.
+    pub(crate) fn leads_from_now(&self) {
+        self.led_since.store(self.now_ms(), Ordering::Release);
+    }
+
+    /// When this replica last came to lead, as [`Handle::now_ms`].
+    pub(crate) fn led_since_ms(&self) -> u64 {
+        self.led_since.load(Ordering::Acquire)
+    }
+
+    /// Term of the entry that is stored at `index` and applied, bodies that came with a snapshot
+    /// included; `None` if there is none (any more).
+    #[must_use]
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        let log = &self.replica.log;
+        let raft = || log.log.term_of(log.group, index).filter(|_| index <= self.replica.applied());
+        log.log.term_of(log.bodies, index).or_else(raft)
+    }
+
+    /// Up to where Raft's log is purged here.
+    #[must_use]
+    pub fn purged(&self) -> Option<Position> {
+        use openraft_rt::WatchReceiver;
+        self.replica.raft.metrics().borrow_watched().purged.as_ref().map(Position::from)
+    }
+
+    /// The last index of this replica's log.
+    pub(crate) fn last_index(&self) -> u64 {
+        use openraft_rt::WatchReceiver;
+        self.replica.raft.metrics().borrow_watched().last_log_index.unwrap_or(0)
+    }
+
     /// How far each replica is; empty unless this replica leads.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
@@ -402,7 +454,6 @@ impl<M: Machine> Handle<M> {
             .nodes()
             .map(|(node, _)| {
                 let matched = replication.get(node).and_then(|id| id.as_ref().map(|id| id.index));
-                let matched = if *node == metrics.id { Some(last) } else { matched };
                 Progress {
                     node: *node,
                     voter: voters.contains(node),

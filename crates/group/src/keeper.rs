@@ -96,6 +96,7 @@ impl<M: Machine> Keeper<M> {
         if let Some(observer) = crate::sim::World::current().observer() {
             observer.leads(self.handle.node(), self.handle.id(), term);
         }
+        self.handle.leads_from_now();
         self.leading.store(true, Ordering::Release);
         // Applied before anything that this leader's owner proposes for a consumer.
         match self.propose(M::leader_changed(self.handle.node())).await {

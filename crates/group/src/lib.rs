@@ -19,6 +19,7 @@ mod codec;
 #[doc(hidden)]
 pub mod fuzz;
 mod handle;
+mod in_sync;
 mod keeper;
 mod liveness;
 mod log_store;
@@ -44,5 +45,5 @@ pub use handle::{
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError};
 pub use replica::Replica;
-pub use types::{Payload, Replies, Types};
+pub use types::{Payload, Position, Replies, Types};
 pub use volumes::Volumes;

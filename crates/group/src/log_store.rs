@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use quorate_machine::planted::{self, Bug};
 use quorate_storage as storage;
 
 use crate::codec;
 use crate::replica_log::{ReplicaLog, durable};
-use crate::types::{Entry, LogId, Types, Vote, log_id, term_of};
+use crate::types::{Entry, LogId, Payload, Position, Types, Vote, log_id, term_of};
 
 /// Most bytes that one read for replication gathers, so that a follower that lags is not sent more
 /// at a time than it takes in well.
@@ -160,12 +160,19 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let mut written = Vec::new();
         let entries: Vec<storage::Entry> = entries
             .into_iter()
-            .map(|entry| storage::Entry {
-                index: entry.log_id.index,
-                term: term_of(&entry.log_id),
-                payload: codec::encode_payload(&entry.payload),
+            .map(|entry| {
+                if let EntryPayload::Normal(Payload { written: Some(waiting), .. }) = &entry.payload
+                {
+                    written.push((Position::from(&entry.log_id), waiting.clone()));
+                }
+                storage::Entry {
+                    index: entry.log_id.index,
+                    term: term_of(&entry.log_id),
+                    payload: codec::encode_payload(&entry.payload),
+                }
             })
             .collect();
         #[cfg(feature = "planted")]
@@ -177,6 +184,9 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         let done = Box::new(move |result: Result<(), storage::LogError>| {
+            if result.is_ok() {
+                written.into_iter().for_each(|(position, waiting)| waiting.tell(position));
+            }
             flushed.io_completed(result.map_err(io::Error::other));
         });
         self.log.log.append(self.log.group, entries, done);

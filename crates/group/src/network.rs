@@ -474,7 +474,7 @@ mod tests {
 
     /// An append that ends at `last`, with an entry or without, and says that `commit` is committed.
     fn append(last: u64, entry: bool, commit: u64) -> AppendEntriesRequest<Types> {
-        let payload = EntryPayload::Normal(Payload(bytes::Bytes::new()));
+        let payload = EntryPayload::Normal(Payload::new(bytes::Bytes::new()));
         let entries = entry.then(|| openraft::Entry { log_id: log_id(1, last), payload });
         AppendEntriesRequest {
             vote: Vote::new_committed(1, 1),

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::parking::Parking;
-use crate::types::{OnComplete, Payload, Raft, Types};
+use crate::types::{OnComplete, Payload, Position, Raft, Types, Written};
 
 /// Commands that may wait to be gathered.
 pub const COMMANDS_WAITING_MAX: usize = 4096;
@@ -47,8 +47,8 @@ pub type Outcome<M> = Result<Applied<<M as Machine>::Reply>, ProposeError>;
 /// A command that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied<R> {
-    /// Log index of its entry.
-    pub index: u64,
+    /// Where its entry is.
+    pub position: Position,
     /// What the machine says.
     pub reply: R,
 }
@@ -57,6 +57,8 @@ pub(crate) struct Proposal<M: Machine> {
     pub(crate) command: M::Command,
     /// Its size, encoded; roughly.
     pub(crate) bytes: usize,
+    /// Told once the command is on this node's own disk, which is before a majority has it.
+    pub(crate) written: Option<oneshot::Sender<Position>>,
     pub(crate) reply: Answer<M>,
 }
 
@@ -109,6 +111,7 @@ pub(crate) async fn run<M: Machine>(
         };
         let mut entry = EntryBuilder::new();
         let mut waiting: Waiting<M> = Vec::new();
+        let mut written = Vec::new();
         let mut next = Some(first);
         while let Some(proposal) = next.take() {
             if proposal.reply.reply.is_closed() {
@@ -121,6 +124,7 @@ pub(crate) async fn run<M: Machine>(
             }
             entry.push_command::<M>(&proposal.command);
             waiting.push(proposal.reply);
+            written.extend(proposal.written);
             next = commands.try_recv().ok();
         }
         if waiting.is_empty() {
@@ -128,7 +132,8 @@ pub(crate) async fn run<M: Machine>(
         }
         // A group with work under way is awake, and its replicas are not parked behind it.
         parking.awake().await;
-        let payload = Payload(entry.freeze(Millis(clock.now_ms())));
+        let commands = entry.freeze(Millis(clock.now_ms()));
+        let payload = Payload { commands, written: Written::new(written) };
         let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
         if raft.client_write_ff(payload, Some(complete)).await.is_err() {
             // The waiting commands were dropped with the entry, which tells their proposers.
@@ -148,9 +153,9 @@ fn answer<M: Machine>(
         Ok(response) => {
             let replies = response.data.0.downcast::<Vec<M::Reply>>();
             let replies = replies.expect("a group applies commands of its own machine");
-            let index = response.log_id.index;
+            let position = Position::from(&response.log_id);
             for (waiting, reply) in waiting.into_iter().zip(*replies) {
-                let _ = waiting.reply.send(Ok(Applied { index, reply }));
+                let _ = waiting.reply.send(Ok(Applied { position, reply }));
             }
             return;
         }

@@ -150,13 +150,13 @@ impl StateMachine {
                 self.membership = StoredMembership::new(self.applied, membership);
                 Ok(Replies(Box::new(())))
             }
-            EntryPayload::Normal(commands) => {
-                let bytes = commands.0.len() as u64;
+            EntryPayload::Normal(payload) => {
+                let bytes = payload.commands.len() as u64;
                 self.gauges.bytes.fetch_add(bytes, Ordering::Relaxed);
                 let mut recent = self.gauges.recent.lock().expect("no panic while held");
                 recent.add(index, bytes, self.gauges.volumes.kept_bytes);
                 drop(recent);
-                self.applier.apply(index, commands.0).map_err(|error| {
+                self.applier.apply(index, payload.commands).map_err(|error| {
                     io::Error::other(format!("apply the entry at index {index}: {error}"))
                 })
             }
@@ -171,7 +171,7 @@ impl StateMachine {
     ) {
         let Some(observer) = crate::sim::World::current().observer() else { return };
         let body = match payload {
-            EntryPayload::Normal(commands) => &commands.0[..],
+            EntryPayload::Normal(payload) => &payload.commands[..],
             EntryPayload::Blank | EntryPayload::Membership(_) => &[],
         };
         let (node, group) = (self.log.node, self.log.group.0);

@@ -4,12 +4,14 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use openraft::RaftTypeConfig;
 use openraft::impls::leader_id_std;
 use openraft::raft::responder::Responder;
 use openraft::vote::{RaftLeaderId, RaftLeaderIdExt};
+use tokio::sync::oneshot;
 
 use crate::runtime::Runtime;
 use crate::state_machine::StateMachine;
@@ -59,19 +61,69 @@ pub(crate) fn term_of(id: &LogId) -> u64 {
     id.leader_id.term
 }
 
+/// A place in a group's log. No two entries have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Term of the leader that made the entry.
+    pub term: u64,
+    /// Log index.
+    pub index: u64,
+}
+
+impl From<&LogId> for Position {
+    fn from(id: &LogId) -> Self {
+        Self { term: term_of(id), index: id.index }
+    }
+}
+
 /// Commands of one entry, encoded by `quorate_machine::EntryBuilder`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Payload(pub Bytes);
+#[derive(Clone)]
+pub struct Payload {
+    pub(crate) commands: Bytes,
+    /// Who wants to know when the entry is on the disk of the node that made it. Not persisted.
+    pub(crate) written: Option<Written>,
+}
+
+impl Payload {
+    /// An entry that nobody waits to see on the leader's own disk.
+    #[must_use]
+    pub fn new(commands: Bytes) -> Self {
+        Self { commands, written: None }
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.commands == other.commands
+    }
+}
+
+/// Those who wait for an entry to be on its leader's own disk.
+#[derive(Clone)]
+pub(crate) struct Written(Arc<Mutex<Vec<oneshot::Sender<Position>>>>);
+
+impl Written {
+    pub(crate) fn new(waiting: Vec<oneshot::Sender<Position>>) -> Option<Self> {
+        (!waiting.is_empty()).then(|| Self(Arc::new(Mutex::new(waiting))))
+    }
+
+    pub(crate) fn tell(&self, position: Position) {
+        let waiting = std::mem::take(&mut *self.0.lock().expect("no panic while held"));
+        for waiting in waiting {
+            let _ = waiting.send(position);
+        }
+    }
+}
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Payload({} bytes)", self.0.len())
+        write!(f, "Payload({} bytes)", self.commands.len())
     }
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.commands.len())
     }
 }
 

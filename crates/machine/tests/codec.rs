@@ -20,6 +20,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             session_grace_ms: words[2],
             dedup_window: words[3],
             dedup_age_ms: longs[0],
+            min_in_sync: words[0] as u8,
+            in_sync_lag_ms: words[1],
             version: longs[1],
         },
     )
@@ -143,6 +145,17 @@ proptest! {
         let _ = Catalog::restore(&bytes);
         let _ = body(&bytes.into(), 0, 0, 3);
     }
+}
+
+#[test]
+fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since() {
+    const SINCE: usize = 1 + 4;
+    let settings = Settings { lease_ms: 7, version: 3, ..Settings::default() };
+    let today = encoded::<Queue>(&Command::Configure(settings.clone()));
+    let (version, kind) = (today[0], today[1]);
+    let old = [&[version, kind, 1], &today[3..today.len() - SINCE]].concat();
+    let read = Queue::decode(&mut old.into()).unwrap();
+    assert_eq!(read, Command::Configure(settings));
 }
 
 #[test]

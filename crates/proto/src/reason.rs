@@ -45,6 +45,10 @@ pub const NOT_ENOUGH_NODES: &str = "NOT_ENOUGH_NODES";
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
 /// The node is over a limit of memory, connections or streams. Nothing entered. Retry: after a pause.
 pub const RESOURCE_EXHAUSTED: &str = "RESOURCE_EXHAUSTED";
+/// Fewer voters are in sync than the queue's `min_in_sync`, so level ALL cannot be had. Metadata `in_sync`,
+/// `min_in_sync`, and `entered`: "false", nothing entered; "true", the messages are in the queue at quorum level, at
+/// `first_offset`. Retry: with the same producer sequence once replicas are back. Cure: bring replicas back, or ask for QUORUM.
+pub const NOT_ENOUGH_IN_SYNC: &str = "NOT_ENOUGH_IN_SYNC";
 /// The request uses a layout or feature that this node does not know. Retry: no. Cure: upgrade the node.
 pub const UNSUPPORTED_VERSION: &str = "UNSUPPORTED_VERSION";
 /// A batch's sequence leaves a gap after the last one of its producer; nothing entered. Metadata
@@ -64,7 +68,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 21] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -78,6 +82,7 @@ pub const ALL: [&str; 20] = [
     NOT_ENOUGH_NODES,
     QUOTA_EXCEEDED,
     RESOURCE_EXHAUSTED,
+    NOT_ENOUGH_IN_SYNC,
     UNSUPPORTED_VERSION,
     OUT_OF_ORDER,
     PRODUCER_FENCED,

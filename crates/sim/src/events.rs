@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quorate_client::{AckLevel, LogPosition};
 use quorate_group::sim::{Made, Observer};
 use quorate_machine::Machine;
 use quorate_machine::queue::{Command, Effect, Queue, Reply};
@@ -112,10 +113,14 @@ pub enum Event<'a> {
         group: u64,
         /// The message.
         id: MessageId,
-        /// Its place.
-        offset: u64,
+        /// Its place, if it has one yet.
+        offset: Option<u64>,
         /// A retry met its first copy.
         duplicate: bool,
+        /// What the receipt says of it.
+        level: AckLevel,
+        /// Where in the queue's log it is.
+        position: LogPosition,
     },
     /// It was refused for good: it is not in the queue.
     Refused {

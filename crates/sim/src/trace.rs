@@ -116,9 +116,10 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "n{node} g{group} {}", if *parked { "parked" } else { "awake" })
         }
         Event::Sent { group, id } => write!(out, "g{group} sent {id}"),
-        Event::Confirmed { group, id, offset, duplicate } => {
+        Event::Confirmed { group, id, offset, duplicate, level, position } => {
             let again = if *duplicate { ", a duplicate" } else { "" };
-            write!(out, "g{group} confirmed {id} at {offset}{again}")
+            let quorate_client::LogPosition { term, index, .. } = position;
+            write!(out, "g{group} confirmed {id} at {offset:?}{again} {level:?} {term}/{index}")
         }
         Event::Refused { group, id, reason } => write!(out, "g{group} refused {id}: {reason}"),
         Event::Unknown { group, id } => write!(out, "g{group} unknown {id}"),

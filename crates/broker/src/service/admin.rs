@@ -29,6 +29,8 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         lease_ms: or(wanted.lease_ms, default.lease_ms),
         session_grace_ms: or(wanted.session_grace_ms, default.session_grace_ms),
         dedup_age_ms: limit(wanted.dedup_age_ms.into()).unwrap_or(default.dedup_age_ms),
+        min_in_sync: u8::try_from(wanted.min_in_sync).unwrap_or(u8::MAX),
+        in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
         ..default
     }
 }
@@ -42,6 +44,8 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         lease_ms: settings.lease_ms,
         session_grace_ms: settings.session_grace_ms,
         dedup_age_ms: settings.dedup_age_ms.min(u32::MAX.into()) as u32,
+        min_in_sync: settings.in_sync_needed(replicas) as u32,
+        in_sync_lag_ms: settings.in_sync_lag_ms,
     }
 }
 
@@ -59,6 +63,17 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
     if !matches!(settings.replicas, 0 | 1 | 3 | 5) {
         let message = format!("a queue has 1, 3 or 5 replicas, not {}", settings.replicas);
         return Err(Refusal::invalid(message));
+    }
+    if settings.replicas > 0 && settings.min_in_sync > settings.replicas {
+        return Err(Refusal::invalid(format!(
+            "`min_in_sync` is {}, more than the {} replicas: no publish that asks for all of them could \
+             be confirmed",
+            settings.min_in_sync, settings.replicas
+        )));
+    }
+    let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
+    if settings.in_sync_lag_ms > max {
+        return Err(Refusal::invalid(format!("`in_sync_lag_ms` is at most {max}")));
     }
     Ok(())
 }
@@ -148,7 +163,6 @@ impl Member {
     ) -> Result<v1::CreateQueueResponse, Refusal> {
         let name = queue_name(&request.name)?;
         let wanted = request.settings.unwrap_or_default();
-        check_settings(&wanted)?;
         let (nodes, queues) = self.catalog.read(|catalog| {
             let nodes: Vec<_> = catalog.nodes().map(|node| node.id).collect();
             (nodes, catalog.queues().len())
@@ -168,11 +182,12 @@ impl Member {
             |id: &quorate_machine::NodeId| id.0 == self.id() || self.connections.reachable(id.0);
         let candidates: Vec<_> = nodes.iter().copied().filter(alive).collect();
         let default = if nodes.len() < 3 { 1 } else { 3 };
-        let replicas = if wanted.replicas == 0 { default } else { wanted.replicas as u8 };
+        let replicas = if wanted.replicas == 0 { default } else { wanted.replicas };
+        check_settings(&v1::QueueSettings { replicas, ..wanted })?;
         let command = catalog::Command::CreateQueue(CreateQueue {
             name: name.clone(),
             settings: settings_of(&wanted),
-            replicas,
+            replicas: replicas as u8,
             candidates,
         });
         let created = match self.propose_catalog(command).await? {
@@ -341,6 +356,23 @@ impl v1::admin_service_server::AdminService for Services {
             Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
             Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),
             Err(_) => Err(Refusal::no_quorum("purge the queue").into()),
+        }
+    }
+
+    async fn verify_receipts(
+        &self,
+        request: Request<v1::VerifyReceiptsRequest>,
+    ) -> Result<Response<v1::VerifyReceiptsResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        match self.node.place(&request.name, hops).await? {
+            Place::Here(queue) => {
+                let answer = self.node.verify(&queue, &request.receipts).await?;
+                Ok(Response::new(answer))
+            }
+            Place::There(node) => {
+                self.admin(node)?.verify_receipts(forwarded(request, hops)).await.map_err(passed_on)
+            }
         }
     }
 

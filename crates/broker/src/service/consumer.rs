@@ -337,8 +337,15 @@ async fn attached(
 ) -> Result<Attached, Refusal> {
     let session = command.session;
     let refusal = match queue.handle.propose_small(Command::Attach(command)).await {
-        Ok(Applied { index: since, reply: Reply::Attached { attachment, .. } }) => {
-            return Ok(Attached { node, queue, session, stream, attachment, since });
+        Ok(Applied { position, reply: Reply::Attached { attachment, .. } }) => {
+            return Ok(Attached {
+                node,
+                queue,
+                session,
+                stream,
+                attachment,
+                since: position.index,
+            });
         }
         Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),
         Ok(_) => Refusal::unknown_outcome(),

@@ -3,7 +3,9 @@
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
+pub(crate) mod publisher;
 pub(crate) mod queue;
+mod receipts;
 
 use std::pin::Pin;
 use std::sync::Arc;

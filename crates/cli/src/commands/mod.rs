@@ -10,3 +10,4 @@ pub mod publish;
 pub mod queue;
 pub mod server;
 pub mod sim;
+pub mod verify;

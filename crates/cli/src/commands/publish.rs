@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_client::{Message, Pending, Producer, PublishError};
+use quorate_client::{AckLevel, Message, Pending, Producer, PublishError, Receipt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 
 use crate::args::{Format, Global};
+use crate::commands::verify::{Level, Line};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session;
@@ -44,6 +45,9 @@ pub struct Args {
     /// Publish each message this many times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Where a message has to be before its receipt comes.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    ack: Level,
 }
 
 /// Up to here each receipt is printed in table form; beyond, a summary says more than a page of offsets.
@@ -64,12 +68,13 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let mut input = Input::open(&args).await?;
     let client = session::connect(global).await?;
-    let building = client.producer(args.queue.as_str()).deadline(global.timeout).build();
+    let producer = client.producer(args.queue.as_str()).deadline(global.timeout);
+    let building = producer.ack(args.ack.ack()).build();
     let producer = session::within(global, "open producer", building).await?;
     let started = Instant::now();
     let (pending, receipts) = mpsc::channel(PENDING_LIMIT);
     let doing = format!("publish to {:?}", args.queue);
-    let mut report = Report::new(global.output);
+    let mut report = Report::new(&args.queue, global.output);
     let (sent, collected) = tokio::join!(
         send_all(&mut input, &args, &producer, pending, &doing),
         collect(receipts, &mut report, &doing),
@@ -117,66 +122,81 @@ async fn collect(
     while let Some(pending) = receipts.recv().await {
         let receipt: Result<_, PublishError> = pending.await;
         let receipt = receipt.map_err(|error| session::failure(doing, &error))?;
-        report.receipt(receipt.offset, receipt.duplicate)?;
+        report.receipt(&receipt)?;
     }
     Ok(())
 }
 
 /// Receipts as they come in, printed as the format asks.
 struct Report {
+    queue: String,
     format: Format,
     confirmed: u64,
-    first: Vec<(u64, bool)>,
+    first: Vec<Receipt>,
     offsets: Option<(u64, u64)>,
 }
 
 impl Report {
-    fn new(format: Format) -> Report {
-        Report { format, confirmed: 0, first: Vec::new(), offsets: None }
+    fn new(queue: &str, format: Format) -> Report {
+        let queue = queue.to_owned();
+        Report { queue, format, confirmed: 0, first: Vec::new(), offsets: None }
     }
 
-    fn receipt(&mut self, offset: u64, duplicate: bool) -> Result<(), Failure> {
+    fn receipt(&mut self, receipt: &Receipt) -> Result<(), Failure> {
         self.confirmed += 1;
-        let (low, high) = self.offsets.unwrap_or((offset, offset));
-        self.offsets = Some((low.min(offset), high.max(offset)));
+        if let Some(offset) = receipt.offset {
+            let (low, high) = self.offsets.unwrap_or((offset, offset));
+            self.offsets = Some((low.min(offset), high.max(offset)));
+        }
         match self.format {
             Format::Json => {
-                let line = serde_json::json!({ "offset": offset, "duplicate": duplicate });
+                let line = serde_json::to_string(&Line::new(&self.queue, receipt))?;
                 writeln!(std::io::stdout().lock(), "{line}")?;
             }
-            Format::Table if self.first.len() <= RECEIPTS_LISTED => {
-                self.first.push((offset, duplicate));
-            }
+            Format::Table if self.first.len() <= RECEIPTS_LISTED => self.first.push(*receipt),
             Format::Table => {}
         }
         Ok(())
     }
 
     fn finish(&self, started: Instant) -> Result<(), Failure> {
-        let Some((low, high)) = self.offsets else { return Ok(()) };
-        if self.format == Format::Json {
+        if self.confirmed == 0 || self.format == Format::Json {
             return Ok(());
         }
         let mut out = std::io::stdout().lock();
         if self.first.len() <= RECEIPTS_LISTED {
             let mut table = Table::new(&[">offset", "receipt"]);
-            for (offset, duplicate) in &self.first {
-                let receipt = if *duplicate { "duplicate" } else { "confirmed" };
-                table.row([offset.to_string(), receipt.to_owned()]);
+            for receipt in &self.first {
+                let offset = receipt.offset.map_or("-".to_owned(), |offset| offset.to_string());
+                table.row([offset, word(receipt)]);
             }
             write!(out, "{table}")?;
             return Ok(());
         }
         let elapsed = started.elapsed();
         let rate = self.confirmed as f64 / elapsed.as_secs_f64();
+        let at = match self.offsets {
+            Some((low, high)) => format!("confirmed at offsets {low} to {high}"),
+            None => "accepted".to_owned(),
+        };
         writeln!(
             out,
-            "{} messages confirmed at offsets {low} to {high} in {} ({} messages/s)",
+            "{} messages {at} in {} ({} messages/s)",
             units::count(self.confirmed),
             units::duration(elapsed),
             units::count(rate as u64),
         )?;
         Ok(())
+    }
+}
+
+/// What a receipt says, in a word or two.
+fn word(receipt: &Receipt) -> String {
+    match receipt.level {
+        _ if receipt.duplicate => "duplicate".to_owned(),
+        AckLevel::Accepted => "accepted".to_owned(),
+        AckLevel::All => format!("confirmed by {}", receipt.in_sync),
+        AckLevel::Quorum | AckLevel::Unspecified => "confirmed".to_owned(),
     }
 }
 

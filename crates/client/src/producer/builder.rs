@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::frame::{MAX_FRAME_MESSAGES, MAX_MESSAGE_BYTES};
+use quorate_proto::v1::AckLevel;
 use tokio::sync::mpsc;
 
 use crate::client::Client;
@@ -52,6 +53,7 @@ impl ProducerBuilder {
             batch_messages: 256,
             batch_bytes: 256 * 1024,
             deadline: Duration::from_secs(30),
+            ack: AckLevel::Quorum,
         };
         Self { client, settings }
     }
@@ -105,6 +107,17 @@ impl ProducerBuilder {
     /// How long a message is retried before it fails; 30 s unless set.
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.settings.deadline = limit;
+        self
+    }
+
+    /// Where a message has to be before its receipt comes; [`AckLevel::Quorum`] unless set.
+    ///
+    /// [`AckLevel::All`] waits for every voter in sync, and fails with
+    /// [`PublishError::NotEnoughInSync`](crate::PublishError::NotEnoughInSync), or `Refused` with `NOT_ENOUGH_IN_SYNC`
+    /// where the message did not enter, when they are fewer than the queue's `min_in_sync`. [`AckLevel::Accepted`]
+    /// waits for the leader's disk alone: such a message is lost if the leader is, before a majority has it.
+    pub fn ack(mut self, level: AckLevel) -> Self {
+        self.settings.ack = level;
         self
     }
 

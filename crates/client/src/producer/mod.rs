@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::frame::{self, LENGTH_BYTES};
-use quorate_proto::v1;
+use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ use task::{Command, Queued};
 ///     pending.push(producer.send(Message::new(format!("order {n}"))).await?);
 /// }
 /// for receipt in pending {
-///     println!("offset {}", receipt.await?.offset);
+///     println!("offset {:?}", receipt.await?.offset);
 /// }
 /// producer.close().await;
 /// # Ok(())
@@ -130,6 +130,7 @@ pub(crate) struct Settings {
     pub batch_messages: usize,
     pub batch_bytes: usize,
     pub deadline: Duration,
+    pub ack: AckLevel,
 }
 
 impl Settings {

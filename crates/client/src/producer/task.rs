@@ -98,7 +98,7 @@ impl Task {
     ) -> Self {
         Self {
             link,
-            window: Window::new(settings.epoch),
+            window: Window::new(settings.epoch, settings.ack),
             max_frame_bytes: settings.batch_bytes,
             settings,
             room,

@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use quorate_proto::v1::AckLevel;
 use quorate_proto::{reason, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -75,10 +76,30 @@ impl Batch {
         self.frame.count as usize
     }
 
-    pub fn confirm(&mut self, first_offset: u64, duplicate: bool) {
-        for (waiter, offset) in self.waiters.drain(..).zip(first_offset..) {
+    pub fn confirm(&mut self, receipt: &v1::Receipt) {
+        let level = match receipt.level() {
+            // From a server that knows one level only.
+            AckLevel::Unspecified => AckLevel::Quorum,
+            level => level,
+        };
+        for (waiter, offset) in self.waiters.drain(..).zip(receipt.first_offset..) {
             // A caller that does not wait has dropped its end.
-            let _ = waiter.send(Ok(Receipt { offset, duplicate }));
+            let _ = waiter.send(Ok(Receipt {
+                offset: Some(offset).filter(|_| level != AckLevel::Accepted),
+                duplicate: receipt.duplicate,
+                level,
+                position: receipt.position.unwrap_or_default(),
+                in_sync: receipt.in_sync.len() as u32,
+            }));
+        }
+    }
+
+    /// The messages are in the queue, but not on as many disks as was asked for.
+    fn confirm_in_part(&mut self, refusal: &Refusal) {
+        let first = refusal.metadata.get("first_offset").and_then(|offset| offset.parse().ok());
+        for (n, waiter) in (0..).zip(self.waiters.drain(..)) {
+            let (refusal, offset) = (refusal.clone(), first.map(|first: u64| first + n));
+            let _ = waiter.send(Err(PublishError::NotEnoughInSync { refusal, offset }));
         }
     }
 
@@ -105,6 +126,7 @@ pub(crate) enum Next {
 
 pub(crate) struct Window {
     epoch: u32,
+    ack: AckLevel,
     next_sequence: u64,
     next_id: u64,
     batches: VecDeque<Batch>,
@@ -117,9 +139,10 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub fn new(epoch: u32) -> Self {
+    pub fn new(epoch: u32, ack: AckLevel) -> Self {
         Self {
             epoch,
+            ack,
             next_sequence: 0,
             next_id: 0,
             batches: VecDeque::new(),
@@ -177,6 +200,7 @@ impl Window {
             id: batch.id,
             sequence: batch.sequence,
             frame: Some(batch.frame.clone()),
+            ack: self.ack.into(),
         })
     }
 
@@ -215,7 +239,7 @@ impl Window {
             return Err("a receipt counts other messages than were sent");
         }
         if let Some(mut batch) = self.take_answered() {
-            batch.confirm(receipt.first_offset, receipt.duplicate);
+            batch.confirm(receipt);
             self.done.push(batch);
         }
         Ok(())
@@ -234,6 +258,13 @@ impl Window {
             (Verdict::Refused, reason::PRODUCER_FENCED) => {
                 self.batches[self.refused].copy_is_dead = true;
                 Ok(Next::Fenced)
+            }
+            (Verdict::Refused, reason::NOT_ENOUGH_IN_SYNC) if has_entered(&fault.refusal) => {
+                if let Some(mut batch) = self.take_answered() {
+                    batch.confirm_in_part(&fault.refusal);
+                    self.done.push(batch);
+                }
+                Ok(Next::GoOn)
             }
             (Verdict::Refused, reason) => {
                 self.sealed = true;
@@ -323,6 +354,10 @@ impl Window {
             self.done.push(batch);
         }
     }
+}
+
+fn has_entered(refusal: &Refusal) -> bool {
+    refusal.metadata.get("entered").is_some_and(|entered| entered == "true")
 }
 
 fn refused(batch: &Batch, refusal: &Refusal) -> PublishError {

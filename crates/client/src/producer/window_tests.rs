@@ -17,8 +17,11 @@ struct Bench {
 impl Bench {
     /// A window of batches of two messages; batch n is late at n + 1 s.
     fn with(batches: u64) -> Self {
-        let mut bench =
-            Self { window: Window::new(0), outcomes: Vec::new(), start: Instant::now() };
+        let mut bench = Self {
+            window: Window::new(0, AckLevel::Quorum),
+            outcomes: Vec::new(),
+            start: Instant::now(),
+        };
         for n in 0..batches {
             let mut frame = FrameBuilder::new();
             let none: &[(&str, &[u8])] = &[];
@@ -39,7 +42,7 @@ impl Bench {
     }
 
     fn receipt(&mut self, id: u64, first_offset: u64) {
-        let receipt = v1::Receipt { first_offset, count: 2, duplicate: false };
+        let receipt = v1::Receipt { first_offset, count: 2, ..<_>::default() };
         self.window.receipt(id, &receipt).unwrap();
     }
 
@@ -58,7 +61,12 @@ impl Bench {
     }
 
     fn offset(&mut self, batch: usize) -> u64 {
-        self.outcomes[batch].try_recv().expect("an outcome").expect("a receipt").offset
+        self.outcomes[batch]
+            .try_recv()
+            .expect("an outcome")
+            .expect("a receipt")
+            .offset
+            .expect("is in")
     }
 
     fn is_open(&mut self, batch: usize) -> bool {
@@ -87,7 +95,7 @@ async fn what_was_on_a_broken_stream_is_sent_again_under_the_same_sequence() {
 #[tokio::test]
 async fn answers_that_do_not_fit_are_told() {
     let mut bench = Bench::with(2);
-    let receipt = v1::Receipt { first_offset: 0, count: 2, duplicate: false };
+    let receipt = v1::Receipt { count: 2, ..<_>::default() };
     assert!(bench.window.receipt(0, &receipt).is_err(), "nothing was sent");
     bench.send();
     assert!(bench.window.receipt(1, &receipt).is_err(), "out of order");

@@ -91,7 +91,10 @@ impl Queue {
             let Some((_, first_offset, count)) = run.copied() else {
                 return failure(batch.id, reason::SEQUENCE_CONFLICT, None);
             };
-            return receipt(batch.id, v1::Receipt { first_offset, count, duplicate: true });
+            return receipt(
+                batch.id,
+                v1::Receipt { first_offset, count, duplicate: true, ..<_>::default() },
+            );
         }
         if batch.sequence > known.next {
             return failure(batch.id, reason::OUT_OF_ORDER, None);
@@ -102,7 +105,7 @@ impl Queue {
         for message in frame::messages(&frame).expect("a readable frame") {
             self.bodies.push(String::from_utf8_lossy(&message.body).into_owned());
         }
-        receipt(batch.id, v1::Receipt { first_offset, count: frame.count, duplicate: false })
+        receipt(batch.id, v1::Receipt { first_offset, count: frame.count, ..<_>::default() })
     }
 }
 
@@ -490,6 +493,20 @@ impl AdminService for Node {
         _: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
         Ok(Response::new(v1::PurgeQueueResponse { purged: 7 }))
+    }
+
+    async fn verify_receipts(
+        &self,
+        request: Request<v1::VerifyReceiptsRequest>,
+    ) -> Result<Response<v1::VerifyReceiptsResponse>, Status> {
+        let request = request.into_inner();
+        self.exists(&request.name)?;
+        let verdict = |receipt: &v1::Receipt| match receipt.position {
+            Some(v1::LogPosition { term: 1, .. }) => v1::ReceiptVerdict::Honoured.into(),
+            _ => v1::ReceiptVerdict::Lost.into(),
+        };
+        let verdicts = request.receipts.iter().map(verdict).collect();
+        Ok(Response::new(v1::VerifyReceiptsResponse { verdicts, next_offset: 0 }))
     }
 
     async fn delete_queue(

@@ -50,7 +50,7 @@ pub use dedup::PRODUCERS_MAX;
 pub use effect::{CloseReason, Effect, Run};
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reply::{Limit, Rejection, Reply, Settled};
-pub use settings::{LEASE_MS_MAX, Settings};
+pub use settings::{IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, Settings};
 pub use stats::{ConsumerInfo, Stats};
 
 use ready::Span;

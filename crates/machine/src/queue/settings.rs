@@ -7,7 +7,11 @@ use crate::wire::{self, DecodeError};
 /// The longest lease: 12 hours, in milliseconds. A longer one is shortened to it.
 pub const LEASE_MS_MAX: u32 = 12 * 60 * 60 * 1000;
 
-const VERSION: u8 = 1;
+/// The longest `in_sync_lag_ms`.
+pub const IN_SYNC_LAG_MS_MAX: u32 = 8_000;
+
+/// Version of the persisted form. Version 1 ends before `min_in_sync`.
+const VERSION: u8 = 2;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,12 @@ pub struct Settings {
     pub dedup_window: u32,
     /// How long a silent producer is remembered, in milliseconds. Default 600,000.
     pub dedup_age_ms: u64,
+    /// Voters, the leader's among them, that must be in sync for a publish that asks for all of them;
+    /// 0: a majority.
+    pub min_in_sync: u8,
+    /// A voter is in sync while what it lacks has been on the leader's log for no longer than this, in
+    /// milliseconds. Default 2,000; at most [`IN_SYNC_LAG_MS_MAX`].
+    pub in_sync_lag_ms: u32,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -44,6 +54,8 @@ impl Default for Settings {
             session_grace_ms: 10_000,
             dedup_window: 1024,
             dedup_age_ms: 600_000,
+            min_in_sync: 0,
+            in_sync_lag_ms: 2_000,
             version: 0,
         }
     }
@@ -67,12 +79,17 @@ impl Settings {
         out.put_u32_le(self.dedup_window);
         out.put_u64_le(self.dedup_age_ms);
         out.put_u64_le(self.version);
+        out.put_u8(self.min_in_sync);
+        out.put_u32_le(self.in_sync_lag_ms);
     }
 
     /// Reads what [`Settings::encode`] wrote; a limit of 0 comes back as none.
     pub(crate) fn decode(buf: &mut impl Buf) -> Result<Self, DecodeError> {
-        wire::expect_version(buf, "settings", VERSION)?;
-        Ok(Self {
+        let version = wire::u8(buf)?;
+        if !(1..=VERSION).contains(&version) {
+            return Err(DecodeError::UnknownVersion { what: "settings", version });
+        }
+        let mut settings = Self {
             max_messages: Some(wire::u64(buf)?).filter(|&limit| limit > 0),
             max_bytes: Some(wire::u64(buf)?).filter(|&limit| limit > 0),
             max_deliveries: wire::u32(buf)?,
@@ -81,6 +98,21 @@ impl Settings {
             dedup_window: wire::u32(buf)?,
             dedup_age_ms: wire::u64(buf)?,
             version: wire::u64(buf)?,
-        })
+            ..Self::default()
+        };
+        if version >= 2 {
+            settings.min_in_sync = wire::u8(buf)?;
+            settings.in_sync_lag_ms = wire::u32(buf)?;
+        }
+        Ok(settings)
+    }
+
+    /// Voters that must be in sync for a publish that asks for all, among `voters`.
+    #[must_use]
+    pub fn in_sync_needed(&self, voters: usize) -> usize {
+        match self.min_in_sync {
+            0 => voters / 2 + 1,
+            needed => needed.into(),
+        }
     }
 }

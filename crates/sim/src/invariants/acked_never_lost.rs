@@ -94,7 +94,7 @@ impl Invariant for AckedNeverLost {
 
     fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
-            Event::Confirmed { group, id, offset, .. } => {
+            Event::Confirmed { group, id, offset: Some(offset), .. } => {
                 self.queues.entry(*group).or_default().confirmed.insert(*offset, *id);
             }
             Event::Delivered { group, offset, .. } => {

@@ -33,7 +33,9 @@ impl Invariant for EntersOnce {
                 }
                 Ok(())
             }
-            Event::Confirmed { group, id, offset, .. } => self.is_at(*group, *id, *offset),
+            Event::Confirmed { group, id, offset: Some(offset), .. } => {
+                self.is_at(*group, *id, *offset)
+            }
             Event::Delivered { group, offset, id: Some(id), .. } => {
                 self.is_at(*group, *id, *offset)
             }

@@ -15,8 +15,9 @@ mod one_lease_per_message;
 mod order_kept;
 mod raft_safety;
 mod replicas_agree;
+mod weaker_is_declared;
 
-use quorate_machine::queue::{Command, Reply};
+use quorate_machine::queue::{Command, Publish, Reply};
 use quorate_proto::{frame, v1};
 
 use crate::events::{Event, MessageId, QueueEntry};
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<conservation::Conservation>::default(),
         Box::<identity::Identity>::default(),
         Box::<acked_never_lost::AckedNeverLost>::default(),
+        Box::<weaker_is_declared::WeakerIsDeclared>::default(),
     ]
 }
 
@@ -79,14 +81,18 @@ fn entered(entry: &QueueEntry<'_>) -> Vec<(u64, Option<MessageId>)> {
         else {
             continue;
         };
-        let frame = v1::Frame {
-            layout: publish.layout.into(),
-            count: publish.count,
-            messages: publish.frame.clone(),
-        };
-        let messages = frame::messages(&frame).into_iter().flatten();
-        let ids = messages.map(|message| body::read(&message.body));
-        entered.extend((first_offset.0..).zip(ids));
+        entered.extend((first_offset.0..).zip(messages(publish)));
     }
     entered
+}
+
+/// The messages of a publish; `None` for one that is not of the workload.
+fn messages(publish: &Publish) -> Vec<Option<MessageId>> {
+    let frame = v1::Frame {
+        layout: publish.layout.into(),
+        count: publish.count,
+        messages: publish.frame.clone(),
+    };
+    let messages = frame::messages(&frame).into_iter().flatten();
+    messages.map(|message| body::read(&message.body)).collect()
 }

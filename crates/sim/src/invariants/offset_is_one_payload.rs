@@ -33,7 +33,9 @@ impl Invariant for OffsetIsOnePayload {
                 }
                 Ok(())
             }
-            Event::Confirmed { group, id, offset, .. } => self.name_is(*group, *offset, *id),
+            Event::Confirmed { group, id, offset: Some(offset), .. } => {
+                self.name_is(*group, *offset, *id)
+            }
             Event::Delivered { group, offset, id: Some(id), .. } => {
                 self.name_is(*group, *offset, *id)
             }

@@ -53,8 +53,8 @@ async fn pass(cluster: &Cluster) -> Result<(), String> {
     for _ in 0..PASSING / BODY {
         let receipt = producer.publish(body()).await.map_err(|e| text(&e))?;
         let delivery = consumer.next().await.ok_or("the consumer ended")?.map_err(|e| text(&e))?;
-        if delivery.offset != receipt.offset {
-            return Err(format!("{} came in place of {}", delivery.offset, receipt.offset));
+        if Some(delivery.offset) != receipt.offset {
+            return Err(format!("{} came in place of {:?}", delivery.offset, receipt.offset));
         }
         delivery.ack().await.map_err(|e| text(&e))?;
     }

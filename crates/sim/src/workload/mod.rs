@@ -75,6 +75,8 @@ fn random_settings() -> QueueSettings {
         max_deliveries: if random.gen_bool(0.3) { random.gen_range(2..8) } else { 0 },
         lease_ms: random.gen_range(800..5_000),
         session_grace_ms: random.gen_range(500..4_000),
+        min_in_sync: if random.gen_bool(0.2) { 3 } else { 0 },
+        in_sync_lag_ms: random.gen_range(100..3_000),
         ..QueueSettings::default()
     }
 }

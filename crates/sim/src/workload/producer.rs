@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use madsim::rand::{Rng, thread_rng};
-use quorate_client::{Client, Message, Pending, Producer, PublishError};
+use quorate_client::{AckLevel, Client, Message, Pending, Producer, PublishError, Receipt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Queue, Shared, body};
@@ -23,7 +23,22 @@ fn bytes() -> usize {
     }
 }
 
-async fn open(client: &Client, queue: &Queue, name: &str, epoch: u32) -> Option<Producer> {
+/// Mostly what is usual.
+fn random_level() -> AckLevel {
+    match thread_rng().gen_range(0..10) {
+        0..=1 => AckLevel::Accepted,
+        2..=3 => AckLevel::All,
+        _ => AckLevel::Quorum,
+    }
+}
+
+async fn open(
+    client: &Client,
+    queue: &Queue,
+    name: &str,
+    epoch: u32,
+    ack: AckLevel,
+) -> Option<Producer> {
     let mut random = thread_rng();
     let builder = client
         .producer(queue.name.as_str())
@@ -32,7 +47,8 @@ async fn open(client: &Client, queue: &Queue, name: &str, epoch: u32) -> Option<
         .in_flight(random.gen_range(1..32))
         .batch_messages(random.gen_range(1..12))
         .batch_bytes(32 << 10)
-        .deadline(DEADLINE);
+        .deadline(DEADLINE)
+        .ack(ack);
     builder.build().await.ok()
 }
 
@@ -40,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
     while !shared.is_quiet() {
         let number = shared.next_producer();
         let name = format!("producer-{number}");
-        let Some(producer) = open(&client, &queue, &name, 0).await else {
+        let Some(producer) = open(&client, &queue, &name, 0, random_level()).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -73,7 +89,7 @@ async fn stream(
 /// A second program that believes to be the only one of its name, and takes the next epoch.
 async fn rival(shared: Arc<Shared>, client: Client, queue: Queue, name: String) {
     sleep(Duration::from_millis(thread_rng().gen_range(200..5_000))).await;
-    if let Some(producer) = open(&client, &queue, &name, 1).await {
+    if let Some(producer) = open(&client, &queue, &name, 1, random_level()).await {
         let number = shared.next_producer();
         stream(&shared, &producer, &queue, number, 30).await;
         producer.close().await;
@@ -94,19 +110,17 @@ async fn outcome(shared: Arc<Shared>, group: u64, id: MessageId, pending: Pendin
     told(&shared, group, id, outcome);
 }
 
-fn told(
-    shared: &Shared,
-    group: u64,
-    id: MessageId,
-    outcome: Result<quorate_client::Receipt, PublishError>,
-) {
+fn told(shared: &Shared, group: u64, id: MessageId, outcome: Result<Receipt, PublishError>) {
     let record = shared.cluster.record();
     match outcome {
         Ok(receipt) => {
-            let (offset, duplicate) = (receipt.offset, receipt.duplicate);
-            record.tell(Event::Confirmed { group, id, offset, duplicate });
+            let Receipt { offset, duplicate, level, position, .. } = receipt;
+            record.tell(Event::Confirmed { group, id, offset, duplicate, level, position });
         }
-        Err(PublishError::UnknownOutcome { .. }) => record.tell(Event::Unknown { group, id }),
+        // It is in the queue, but the error does not say where in the log.
+        Err(PublishError::UnknownOutcome { .. } | PublishError::NotEnoughInSync { .. }) => {
+            record.tell(Event::Unknown { group, id })
+        }
         Err(error) => {
             record.tell(Event::Refused { group, id, reason: &error.to_string() });
         }
@@ -128,7 +142,7 @@ pub(super) async fn one(
             break;
         }
         let name = format!("drain-{number}");
-        let Some(producer) = open(client, queue, &name, sequence).await else {
+        let Some(producer) = open(client, queue, &name, sequence, AckLevel::Quorum).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };

@@ -36,6 +36,12 @@ pub struct Args {
     /// How long a silent producer's sequence is remembered; default 10m.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     dedup_age: Option<Duration>,
+    /// Replicas in sync, the leader among them, that a publish with `--ack all` needs; default a majority.
+    #[arg(long, value_name = "N")]
+    min_in_sync: Option<u32>,
+    /// A replica is in sync while what it lacks is no older than this; default 2s, at most 8s.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    in_sync_lag: Option<Duration>,
 }
 
 impl Args {
@@ -48,6 +54,8 @@ impl Args {
             lease_ms: millis("--lease", self.lease)?,
             session_grace_ms: millis("--session-grace", self.session_grace)?,
             dedup_age_ms: millis("--dedup-age", self.dedup_age)?,
+            min_in_sync: self.min_in_sync.unwrap_or_default(),
+            in_sync_lag_ms: millis("--in-sync-lag", self.in_sync_lag)?,
         })
     }
 }

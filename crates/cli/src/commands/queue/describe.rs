@@ -63,7 +63,11 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         )
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
-        .fact("dedup age", time(settings.dedup_age_ms));
+        .fact("dedup age", time(settings.dedup_age_ms))
+        .fact(
+            "in sync",
+            format!("{} at least, within {}", settings.min_in_sync, time(settings.in_sync_lag_ms)),
+        );
 }
 
 fn counts(queue: &QueueDescription, facts: &mut Facts) {
@@ -137,6 +141,8 @@ pub fn json(queue: &QueueDescription) -> Value {
             "lease_ms": settings.lease_ms,
             "session_grace_ms": settings.session_grace_ms,
             "dedup_age_ms": settings.dedup_age_ms,
+            "min_in_sync": settings.min_in_sync,
+            "in_sync_lag_ms": settings.in_sync_lag_ms,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,

@@ -1,0 +1,324 @@
+//! Where the batches of one caller come from and go to: checks, the quorum, and the receipt that the ack
+//! level asks for.
+//!
+//! ```text
+//! batch ─► checks ─► Handle::submit ─┬─► on this node's disk ──────────► ACCEPTED
+//!                                    └─► a majority has it, applied ──┬─► QUORUM
+//!                                                                     └─► all in sync have it ─► ALL
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quorate_group::{Applied, Outcome, Position};
+use quorate_machine::frame::{self as frames, FrameError};
+use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
+use quorate_proto::v1::{self, AckLevel};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::Streaming;
+
+use crate::member::Member;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+
+/// A batch on its way through the quorum.
+pub(super) struct Underway {
+    id: u64,
+    outcome: Result<Submitted, Refusal>,
+}
+
+/// A batch that was queued, and until when its outcome is waited for.
+pub(super) struct Submitted {
+    level: AckLevel,
+    count: u32,
+    /// For a batch whose receipt may be given before its outcome is known.
+    written: Option<oneshot::Receiver<Position>>,
+    outcome: oneshot::Receiver<Outcome<machine::Queue>>,
+    deadline: Instant,
+}
+
+/// Where the batches of one stream come from and go to.
+pub(super) struct Publisher {
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    producer: Option<(ProducerId, u32)>,
+    /// The queue has taken in a batch of this caller: those that follow it, numbered on, it will too.
+    known: AtomicBool,
+}
+
+/// What a caller asks for, where it leaves it to us.
+pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
+    match AckLevel::try_from(ack) {
+        Ok(AckLevel::Unspecified) => Ok(AckLevel::Quorum),
+        Ok(level) => Ok(level),
+        Err(_) => Err(Refusal::new(
+            quorate_proto::reason::UNSUPPORTED_VERSION,
+            format!("ack level {ack} is not known to this node"),
+        )),
+    }
+}
+
+pub(crate) fn producer_of(
+    producer: Option<v1::Producer>,
+) -> Result<Option<(ProducerId, u32)>, Refusal> {
+    let Some(producer) = producer else { return Ok(None) };
+    let id = ProducerId::new(producer.id).map_err(|error| Refusal::invalid(error.to_string()))?;
+    Ok(Some((id, producer.epoch)))
+}
+
+impl Publisher {
+    pub(super) fn new(
+        node: Arc<Member>,
+        queue: Arc<Queue>,
+        producer: Option<(ProducerId, u32)>,
+    ) -> Self {
+        Self { node, queue, producer, known: AtomicBool::new(false) }
+    }
+
+    /// Checks a batch and queues it for the quorum; waits while the node holds too much.
+    pub(super) async fn submit(
+        &self,
+        sequence: u64,
+        frame: v1::Frame,
+        ack: i32,
+    ) -> Result<Submitted, Refusal> {
+        if self.node.disk.is_full() {
+            return Err(Refusal::disk_full());
+        }
+        self.check(&frame)?;
+        let level = level_of(ack)?;
+        if level == AckLevel::All {
+            self.check_in_sync().await?;
+        }
+        let (write, written) = match level == AckLevel::Accepted && self.is_sure_to_enter() {
+            true => Some(oneshot::channel()).unzip(),
+            false => (None, None),
+        };
+        let count = frame.count;
+        let memory = self.node.budget.memory(frame.messages.len()).await?;
+        let bytes = frame.messages.len();
+        let producer = self.producer.clone();
+        let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
+        let command = Command::Publish(machine::Publish {
+            producer,
+            count: frame.count,
+            layout: frames::LAYOUT,
+            frame: frame.messages,
+        });
+        let limit = self.node.config.limits.request_timeout();
+        let deadline = Instant::now() + limit;
+        let submit = self.queue.handle.submit_noting(command, bytes, Some(memory), write);
+        match tokio::time::timeout(limit, submit).await {
+            Ok(outcome) => Ok(Submitted { level, count, written, outcome: outcome?, deadline }),
+            Err(_) => Err(Refusal::not_taken()),
+        }
+    }
+
+    /// Whether nothing but the loss of this node can keep a batch out once it is on its disk: only then
+    /// may its receipt come before the queue has decided. A queue with limits may be full, and what comes
+    /// first of a producer may leave a gap in its sequence.
+    fn is_sure_to_enter(&self) -> bool {
+        let unlimited = self.queue.handle.read(|machine| {
+            let settings = machine.settings();
+            settings.max_messages.is_none() && settings.max_bytes.is_none()
+        });
+        unlimited && (self.producer.is_none() || self.known.load(Ordering::Acquire))
+    }
+
+    /// Limits of the queue for level ALL: how far behind a voter in sync may be, and how many it takes.
+    fn in_sync_limits(&self) -> (Duration, usize) {
+        let voters = self.queue.handle.progress().iter().filter(|replica| replica.voter).count();
+        self.queue.handle.read(|machine| {
+            let settings = machine.settings();
+            let lag = Duration::from_millis(settings.in_sync_lag_ms.into());
+            (lag, settings.in_sync_needed(voters))
+        })
+    }
+
+    async fn check_in_sync(&self) -> Result<(), Refusal> {
+        let (lag, needed) = self.in_sync_limits();
+        let in_sync = self.queue.handle.in_sync(lag).await.len();
+        if in_sync < needed {
+            return Err(match self.queue.handle.leadership().leads {
+                true => Refusal::not_enough_in_sync(in_sync, needed, None),
+                false => Refusal::not_leader(None),
+            });
+        }
+        Ok(())
+    }
+
+    fn check(&self, frame: &v1::Frame) -> Result<(), Refusal> {
+        let limits = &self.node.config.limits;
+        if frame.layout != u32::from(frames::LAYOUT) {
+            let message = format!("frame layout {} is not known to this node", frame.layout);
+            return Err(Refusal::new(quorate_proto::reason::UNSUPPORTED_VERSION, message));
+        }
+        if frame.messages.len() > limits.max_frame_bytes as usize {
+            let bytes = frame.messages.len() as u64;
+            let limit = limits.max_frame_bytes.into();
+            return Err(Refusal::message_too_large(bytes, limit, "max_frame_bytes"));
+        }
+        frames::validate(&frame.messages, frame.count, limits.max_message_bytes).map_err(|error| {
+            match error {
+                FrameError::TooLarge { bytes, limit, .. } => {
+                    Refusal::message_too_large(bytes, limit, "max_message_bytes")
+                }
+                error => Refusal::invalid(error.to_string()),
+            }
+        })
+    }
+
+    /// Waits for what the batch's level asks for.
+    pub(super) async fn receipt(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+        let deadline = submitted.deadline;
+        let written = submitted.written.take();
+        let (level, count) = (submitted.level, submitted.count);
+        let early = async {
+            match written {
+                Some(written) => written.await.ok(),
+                None => None,
+            }
+        };
+        let outcome = submitted.outcome;
+        let first = async {
+            tokio::pin!(outcome);
+            tokio::select! {
+                biased;
+                outcome = &mut outcome => Ok(outcome),
+                Some(position) = early => Err(position),
+            }
+        };
+        match tokio::time::timeout(left(deadline), first).await {
+            Ok(Err(position)) => {
+                let level = AckLevel::Accepted;
+                Ok(v1::Receipt { position: Some(self.position(position)), ..receipt(count, level) })
+            }
+            Ok(Ok(Ok(Ok(Applied { reply, position })))) => match reply {
+                Reply::Published { first_offset, count, duplicate } => {
+                    self.known.store(true, Ordering::Release);
+                    let receipt = v1::Receipt {
+                        first_offset: first_offset.0,
+                        duplicate,
+                        position: Some(self.position(position)),
+                        ..receipt(count, AckLevel::Quorum)
+                    };
+                    match level {
+                        AckLevel::All => self.wait_for_all(receipt, position, deadline).await,
+                        _ => Ok(receipt),
+                    }
+                }
+                Reply::Rejected(rejection) => Err(rejection.into()),
+                _ => Err(Refusal::unknown_outcome()),
+            },
+            Ok(Ok(Ok(Err(error)))) => Err(self.node.redirect(&self.queue, error)),
+            Ok(Ok(Err(_))) => Err(Refusal::unknown_outcome()),
+            Err(_) => {
+                let limit = self.node.config.limits.request_timeout();
+                let mut refusal = Refusal::unknown_outcome();
+                refusal.message =
+                    format!("no majority confirmed within {limit:?}; {}", refusal.message);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn position(&self, Position { term, index }: Position) -> v1::LogPosition {
+        v1::LogPosition { group: self.queue.handle.id(), term, index }
+    }
+
+    async fn wait_for_all(
+        &self,
+        receipt: v1::Receipt,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<v1::Receipt, Refusal> {
+        let (lag, needed) = self.in_sync_limits();
+        let all = self.queue.handle.all_in_sync(position.index, lag, needed);
+        match tokio::time::timeout(left(deadline), all).await {
+            Ok(Ok(in_sync)) => Ok(v1::Receipt { level: AckLevel::All.into(), in_sync, ..receipt }),
+            // The next leader answers the same sequence.
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => {
+                let in_sync = self.queue.handle.in_sync(lag).await.len();
+                Err(Refusal::not_enough_in_sync(in_sync, needed, Some(receipt.first_offset)))
+            }
+        }
+    }
+
+    pub(super) async fn answer(&self, underway: Underway) -> v1::PublishStreamResponse {
+        use v1::publish_stream_response::Response;
+        let id = underway.id;
+        let receipt = match underway.outcome {
+            Ok(outcome) => self.receipt(outcome).await,
+            Err(refusal) => Err(refusal),
+        };
+        let response = match receipt {
+            Ok(receipt) => Response::Receipt(v1::PublishReceipt { id, receipt: Some(receipt) }),
+            Err(refusal) => {
+                Response::Failure(v1::PublishFailure { id, failure: Some(refusal.into_failure()) })
+            }
+        };
+        v1::PublishStreamResponse { response: Some(response) }
+    }
+
+    pub(super) fn opened(&self) -> v1::PublishStreamResponse {
+        use v1::publish_stream_response::Response;
+        let term = self.queue.handle.leadership().term;
+        let opened = v1::PublishOpened {
+            leader: self.node.leader(self.node.id(), term),
+            max_message_bytes: self.node.config.limits.max_message_bytes.into(),
+            max_frame_bytes: self.node.config.limits.max_frame_bytes.into(),
+        };
+        v1::PublishStreamResponse { response: Some(Response::Opened(opened)) }
+    }
+
+    /// Reads batches until the client ends, and queues them. After a batch that did not enter, no
+    /// later one of the stream may: their order would change.
+    pub(super) async fn read(
+        self: Arc<Self>,
+        mut requests: Streaming<v1::PublishStreamRequest>,
+        underway: mpsc::Sender<Underway>,
+    ) {
+        use v1::publish_stream_request::Request;
+        let mut refused: Option<Refusal> = None;
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.node.shutdown.said() => return,
+                request = requests.message() => request,
+            };
+            let next = match request {
+                Ok(Some(v1::PublishStreamRequest { request: Some(Request::Batch(batch)) })) => {
+                    let frame = batch.frame.unwrap_or_default();
+                    let outcome = match &refused {
+                        Some(refusal) => Err(refusal.clone()),
+                        None => self.submit(batch.sequence, frame, batch.ack).await,
+                    };
+                    if let Err(refusal) = &outcome {
+                        refused.get_or_insert_with(|| refusal.clone().for_followers());
+                    }
+                    Underway { id: batch.id, outcome }
+                }
+                Ok(Some(_)) => {
+                    let refusal =
+                        Refusal::invalid("a publish stream takes one `open`, then batches");
+                    Underway { id: 0, outcome: Err(refusal) }
+                }
+                Ok(None) | Err(_) => return,
+            };
+            if underway.send(next).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn receipt(count: u32, level: AckLevel) -> v1::Receipt {
+    v1::Receipt { count, level: level.into(), ..<_>::default() }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
