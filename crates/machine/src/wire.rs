@@ -4,6 +4,8 @@
 //! varints, since they hold many small numbers. Reading never trusts a length: it is compared with
 //! what is left and with a named limit before anything is allocated.
 
+use std::ops::RangeInclusive;
+
 use bytes::{Buf, BufMut, Bytes};
 use thiserror::Error;
 
@@ -86,12 +88,12 @@ pub(crate) fn seal(mut snapshot: Vec<u8>) -> Vec<u8> {
     snapshot
 }
 
-/// The snapshot within what [`seal`] made, and its version byte taken off.
+/// The snapshot within what [`seal`] made, with its version taken off.
 pub(crate) fn unseal<'a>(
     sealed: &'a [u8],
     what: &'static str,
-    version: u8,
-) -> Result<&'a [u8], SnapshotError> {
+    known: RangeInclusive<u8>,
+) -> Result<(u8, &'a [u8]), SnapshotError> {
     let Some(length) = sealed.len().checked_sub(CHECKSUM_LEN) else {
         return Err(SnapshotError::Checksum);
     };
@@ -99,8 +101,11 @@ pub(crate) fn unseal<'a>(
     if digest(snapshot).to_le_bytes() != sum {
         return Err(SnapshotError::Checksum);
     }
-    expect_version(&mut snapshot, what, version)?;
-    Ok(snapshot)
+    let version = u8(&mut snapshot)?;
+    if !known.contains(&version) {
+        return Err(DecodeError::UnknownVersion { what, version }.into());
+    }
+    Ok((version, snapshot))
 }
 
 /// Reads the version byte, of which one value is known.
@@ -355,12 +360,12 @@ mod tests {
     #[test]
     fn a_damaged_snapshot_is_refused() {
         let sealed = seal(vec![1, 2, 3]);
-        assert_eq!(unseal(&sealed, "test", 1), Ok([2, 3].as_slice()));
+        assert_eq!(unseal(&sealed, "test", 1..=2), Ok((1, [2, 3].as_slice())));
         for at in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[at] ^= 0x10;
-            assert_eq!(unseal(&damaged, "test", 1), Err(SnapshotError::Checksum));
-            assert_eq!(unseal(&sealed[..at], "test", 1), Err(SnapshotError::Checksum));
+            assert_eq!(unseal(&damaged, "test", 1..=1), Err(SnapshotError::Checksum));
+            assert_eq!(unseal(&sealed[..at], "test", 1..=1), Err(SnapshotError::Checksum));
         }
     }
 }

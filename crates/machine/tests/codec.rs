@@ -22,6 +22,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             dedup_age_ms: longs[0],
             min_in_sync: words[0] as u8,
             in_sync_lag_ms: words[1],
+            retain_ms: max_messages,
+            retain_bytes: max_bytes,
             version: longs[1],
         },
     )
@@ -149,7 +151,7 @@ proptest! {
 
 #[test]
 fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since() {
-    const SINCE: usize = 1 + 4;
+    const SINCE: usize = 1 + 4 + 8 + 8;
     let settings = Settings { lease_ms: 7, version: 3, ..Settings::default() };
     let today = encoded::<Queue>(&Command::Configure(settings.clone()));
     let (version, kind) = (today[0], today[1]);

@@ -32,14 +32,15 @@ fn picks() -> impl Strategy<Value = Vec<Pick>> {
 }
 
 fn limits() -> impl Strategy<Value = Settings> {
-    (prop::option::of(1..60u64), prop::option::of(1..4000u64), 0..4u32).prop_map(
-        |(max_messages, max_bytes, max_deliveries)| Settings {
+    (prop::option::of(1..60u64), prop::option::of(1..4000u64), 0..4u32, prop::option::of(1..900u64))
+        .prop_map(|(max_messages, max_bytes, max_deliveries, retain)| Settings {
             max_messages,
             max_bytes,
             max_deliveries,
+            retain_ms: retain.filter(|retain| retain % 2 == 0),
+            retain_bytes: retain,
             ..settings()
-        },
-    )
+        })
 }
 
 fn ops() -> impl Strategy<Value = Op> {

@@ -33,7 +33,7 @@ pub(super) fn hash(catalog: &Catalog) -> u64 {
 
 /// The state that [`write`] wrote.
 pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
-    let mut rest = wire::unseal(bytes, "catalog snapshot", VERSION)?;
+    let (_, mut rest) = wire::unseal(bytes, "catalog snapshot", VERSION..=VERSION)?;
     let mut catalog = Catalog {
         cluster_id: wire::option(&mut rest, "cluster flag", wire::u128)?,
         now: Millis(varint(&mut rest)?),

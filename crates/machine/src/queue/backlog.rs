@@ -99,8 +99,14 @@ impl Backlog {
         self.batches.push_back(batch);
     }
 
-    /// Messages `first..first + count` are gone.
-    pub fn remove(&mut self, first: u64, count: u64) {
+    /// From the one that holds `offset` on, or else from the first after it.
+    pub fn from(&self, offset: u64) -> impl Iterator<Item = &Batch> {
+        let at = self.batches.partition_point(|batch| batch.end() <= offset);
+        self.batches.range(at..).filter(|batch| batch.remaining > 0)
+    }
+
+    /// Messages `first..first + count` are gone; tells of each batch of which nothing is left.
+    pub fn remove(&mut self, first: u64, count: u64, mut emptied: impl FnMut(Batch)) {
         let end = first + count;
         let mut at = self.position(first);
         let mut offset = first;
@@ -113,7 +119,10 @@ impl Backlog {
             let left = u64::from(batch.remaining).checked_sub(gone);
             batch.remaining = left.expect("a message leaves its batch once") as u32;
             self.bytes -= before - batch.held_bytes();
-            self.dead += usize::from(batch.remaining == 0);
+            if batch.remaining == 0 {
+                self.dead += 1;
+                emptied(*batch);
+            }
             at += 1;
         }
         self.clear_away();
@@ -145,21 +154,6 @@ impl Backlog {
         }
     }
 
-    /// Log indexes of the live batches.
-    pub fn live(&self) -> Vec<RangeInclusive<u64>> {
-        let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
-        for batch in self.iter() {
-            match ranges.last_mut() {
-                Some(last) if *last.end() == batch.index => {}
-                Some(last) if *last.end() + 1 == batch.index => {
-                    *last = *last.start()..=batch.index;
-                }
-                _ => ranges.push(batch.index..=batch.index),
-            }
-        }
-        ranges
-    }
-
     /// Position of the batch that holds `offset`, which is left.
     fn position(&self, offset: u64) -> usize {
         let after = self.batches.partition_point(|batch| batch.first <= offset);
@@ -187,6 +181,21 @@ impl Backlog {
             self.batches.shrink_to(self.batches.len() * 2);
         }
     }
+}
+
+/// Log indexes of batches in order, neighbours joined.
+pub(super) fn indexes<'a>(batches: impl Iterator<Item = &'a Batch>) -> Vec<RangeInclusive<u64>> {
+    let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
+    for batch in batches {
+        match ranges.last_mut() {
+            Some(last) if *last.end() == batch.index => {}
+            Some(last) if *last.end() + 1 == batch.index => {
+                *last = *last.start()..=batch.index;
+            }
+            _ => ranges.push(batch.index..=batch.index),
+        }
+    }
+    ranges
 }
 
 /// Makes `next` a part of `last`, if they are neighbours in one entry and nothing overflows.
@@ -221,7 +230,7 @@ mod tests {
             backlog.append(batch(1, 0, 7, 1000), false);
             for (gone, offset) in order.into_iter().enumerate() {
                 assert_eq!(backlog.bytes(), 1000 * (7 - gone as u64) / 7);
-                backlog.remove(offset, 1);
+                backlog.remove(offset, 1, |_| {});
             }
             assert_eq!((backlog.bytes(), backlog.messages(), backlog.len()), (0, 0, 0));
         }
@@ -233,11 +242,13 @@ mod tests {
         for index in 0..10_000 {
             backlog.append(batch(index, index * 2, 2, 10), false);
         }
-        backlog.remove(1, 9_999 * 2 - 1);
+        let mut emptied = 0;
+        backlog.remove(1, 9_999 * 2 - 1, |_| emptied += 1);
+        assert_eq!(emptied, 9_998);
         assert_eq!(backlog.len(), 2);
         assert!(backlog.batches.len() <= 2 + DEAD_MIN);
         assert!(backlog.batches.capacity() <= 1024);
-        assert_eq!(backlog.live(), [0..=0, 9_999..=9_999]);
+        assert_eq!(indexes(backlog.iter()), [0..=0, 9_999..=9_999]);
     }
 
     #[test]
@@ -246,7 +257,7 @@ mod tests {
         for (first, index) in [3, 3, 4, 6, 9, 10].into_iter().enumerate() {
             backlog.append(batch(index, first as u64, 1, 1), false);
         }
-        assert_eq!(backlog.live(), [3..=4, 6..=6, 9..=10]);
+        assert_eq!(indexes(backlog.iter()), [3..=4, 6..=6, 9..=10]);
     }
 
     #[test]

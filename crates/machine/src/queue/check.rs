@@ -16,6 +16,7 @@ impl Queue {
     /// Names the first rule that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
         self.check_batches()?;
+        self.check_retained()?;
         self.check_messages()?;
         self.check_counts()?;
         self.check_consumers()
@@ -31,6 +32,19 @@ impl Queue {
             index = batch.index;
         }
         rule(end <= self.ready.next(), "batches end where the queue does")
+    }
+
+    /// Retained batches are apart from those that are held, and kept because the settings say so.
+    fn check_retained(&self) -> Check {
+        let mut end = 0;
+        for batch in self.retained.iter() {
+            rule(batch.first >= end, "retained batches do not overlap")?;
+            end = batch.end();
+            let held = self.backlog.from(batch.first).next();
+            rule(held.is_none_or(|held| held.first >= end), "a batch is held or retained")?;
+        }
+        rule(end <= self.ready.next(), "retained batches end where the queue does")?;
+        rule(self.settings.retains() || end == 0, "only a queue that retains has retained batches")
     }
 
     /// Every message that a batch has left is in one place, and no other message is in any.
@@ -53,7 +67,7 @@ impl Queue {
     }
 
     /// All that is held, by offset.
-    fn spans(&self) -> Vec<Span> {
+    pub(super) fn spans(&self) -> Vec<Span> {
         let returned = self.ready.returned();
         let delayed = self.delayed.iter().map(|(_, span)| span);
         let leased = self.leased.iter().map(|(_, first, lease)| Span {

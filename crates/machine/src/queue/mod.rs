@@ -35,8 +35,10 @@ mod effect;
 mod ids;
 mod leased;
 mod publish;
+mod reading;
 mod ready;
 mod reply;
+mod retained;
 mod sessions;
 mod settings;
 mod settle;
@@ -49,6 +51,7 @@ pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
 pub use effect::{CloseReason, Effect, Run};
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
+pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use settings::{IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, Settings};
 pub use stats::{ConsumerInfo, Stats};
@@ -68,6 +71,7 @@ pub struct Queue {
     consumers: consumers::Consumers,
     dedup: dedup::Dedup,
     gone: Gone,
+    retained: retained::Retained,
     /// The publish command before this one, in the same entry, was accepted.
     merge: bool,
 }
@@ -120,6 +124,7 @@ impl Queue {
         }
         self.end_graces(effects);
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
+        self.trim();
     }
 
     /// Takes messages back from a consumer: to their place, or out if they were delivered often
@@ -137,8 +142,26 @@ impl Queue {
     }
 
     fn drop_exhausted(&mut self, span: Span) {
-        self.backlog.remove(span.first, span.count);
+        self.leave(span);
         self.gone.exhausted += span.count;
+    }
+
+    /// Messages leave the queue; a batch that they were the last of may be retained.
+    fn leave(&mut self, span: Span) {
+        let (retains, retained) = (self.settings.retains(), &mut self.retained);
+        self.backlog.remove(span.first, span.count, |batch| {
+            if retains {
+                retained.insert(batch);
+            }
+        });
+    }
+
+    fn trim(&mut self) {
+        let Settings { retain_ms, retain_bytes, .. } = self.settings;
+        match self.settings.retains() {
+            true => self.retained.trim(self.now, retain_ms, retain_bytes),
+            false => self.retained.clear(),
+        }
     }
 
     fn configure(&mut self, settings: Settings) -> Reply {
@@ -153,6 +176,7 @@ impl Queue {
     fn purge(&mut self) -> Reply {
         let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
         self.backlog.clear();
+        self.retained.clear();
         self.merge = false;
         self.consumers.release_all();
         self.gone.purged += count;
@@ -218,7 +242,7 @@ impl Machine for Queue {
     }
 
     fn live(&self) -> Vec<RangeInclusive<u64>> {
-        self.backlog.live()
+        backlog::indexes(self.readable(0))
     }
 
     fn hash(&self) -> u64 {
@@ -235,6 +259,7 @@ impl Machine for Queue {
             self.delayed.next_deadline(),
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
+            self.retained.next_deadline(self.settings.retain_ms),
         ];
         deadlines.into_iter().flatten().min()
     }

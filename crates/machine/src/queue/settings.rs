@@ -39,6 +39,11 @@ pub struct Settings {
     /// A voter is in sync while what it lacks has been on the leader's log for no longer than this, in
     /// milliseconds. Default 2,000; at most [`IN_SYNC_LAG_MS_MAX`].
     pub in_sync_lag_ms: u32,
+    /// Settled messages are kept for readers until they are so old, in milliseconds from when they were
+    /// published. With this and `retain_bytes` absent they are gone with their batch.
+    pub retain_ms: Option<u64>,
+    /// Settled messages are kept for readers up to so many bytes, the oldest go first.
+    pub retain_bytes: Option<u64>,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -56,6 +61,8 @@ impl Default for Settings {
             dedup_age_ms: 600_000,
             min_in_sync: 0,
             in_sync_lag_ms: 2_000,
+            retain_ms: None,
+            retain_bytes: None,
             version: 0,
         }
     }
@@ -81,6 +88,8 @@ impl Settings {
         out.put_u64_le(self.version);
         out.put_u8(self.min_in_sync);
         out.put_u32_le(self.in_sync_lag_ms);
+        out.put_u64_le(self.retain_ms.unwrap_or(0));
+        out.put_u64_le(self.retain_bytes.unwrap_or(0));
     }
 
     /// Reads what [`Settings::encode`] wrote; a limit of 0 comes back as none.
@@ -103,8 +112,16 @@ impl Settings {
         if version >= 2 {
             settings.min_in_sync = wire::u8(buf)?;
             settings.in_sync_lag_ms = wire::u32(buf)?;
+            settings.retain_ms = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
+            settings.retain_bytes = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
         }
         Ok(settings)
+    }
+
+    /// Whether settled messages are kept for readers.
+    #[must_use]
+    pub fn retains(&self) -> bool {
+        self.retain_ms.is_some() || self.retain_bytes.is_some()
     }
 
     /// Voters that must be in sync for a publish that asks for all, among `voters`.

@@ -62,11 +62,11 @@ impl Queue {
         self.consumers.release(session, count);
         match kind {
             SettleKind::Ack => {
-                self.backlog.remove(span.first, count);
+                self.leave(span);
                 self.gone.acked += count;
             }
             SettleKind::Reject => {
-                self.backlog.remove(span.first, count);
+                self.leave(span);
                 self.gone.rejected += count;
             }
             SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),

@@ -3,13 +3,14 @@
 //! ```text
 //! snapshot  = version u8 | settings | now | next | cursor | acked | rejected | exhausted | purged
 //!             | returned* | delayed* | lease* | batch* | attachments | consumer* | turn*
-//!             | producer* | checksum u64
+//!             | producer* | retained* | checksum u64
 //! x*        = count | x ...              integers are varints, but session ids (u128)
 //! returned  = first | count | attempts
 //! delayed   = due | first | count | attempts
 //! lease     = session | first | count | attempt | token | deadline
 //! batch     = index | first | since (differences to the batch before) | ordinal | count
 //!             | remaining | bytes
+//! retained  = index | first | since (differences to the one before) | ordinal | count | bytes
 //! consumer  = session | name | node | prefetch | lease_ms? | attachment | grace?
 //! turn      = session
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
@@ -30,6 +31,7 @@ use super::dedup::{Dedup, Remembered, SequenceRun};
 use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
 use super::ready::{Ready, Span};
+use super::retained::Retained;
 use super::settings::Settings;
 use crate::digest::digest;
 use crate::planted::{self, Bug};
@@ -38,8 +40,8 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout.
-const VERSION: u8 = 1;
+/// Version of the snapshot layout. Version 1 has no retained batches.
+const VERSION: u8 = 2;
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -55,8 +57,8 @@ pub(super) fn hash(queue: &Queue) -> u64 {
 
 /// The state that [`write`] wrote, proven to be consistent.
 pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
-    let mut rest = wire::unseal(bytes, "queue snapshot", VERSION)?;
-    let queue = read_state(&mut rest)?;
+    let (version, mut rest) = wire::unseal(bytes, "queue snapshot", 1..=VERSION)?;
+    let queue = read_state(&mut rest, version)?;
     wire::expect_end(&rest)?;
     queue.check().map_err(SnapshotError::Inconsistent)?;
     Ok(queue)
@@ -83,10 +85,11 @@ fn state(queue: &Queue) -> Vec<u8> {
     write_batches(&mut out, &queue.backlog);
     write_consumers(&mut out, &queue.consumers);
     write_producers(&mut out, &queue.dedup);
+    write_retained(&mut out, &queue.retained);
     out
 }
 
-fn read_state(buf: &mut &[u8]) -> Decoded<Queue> {
+fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     let mut queue = Queue { settings: Settings::decode(buf)?, ..Queue::default() };
     queue.now = Millis(varint(buf)?);
     let (next, cursor) = (counter(buf, "next offset")?, varint(buf)?);
@@ -103,6 +106,9 @@ fn read_state(buf: &mut &[u8]) -> Decoded<Queue> {
     queue.backlog = read_batches(buf)?;
     queue.consumers = read_consumers(buf, &queue.leased)?;
     queue.dedup = read_producers(buf)?;
+    if version >= 2 {
+        queue.retained = read_retained(buf)?;
+    }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
         (queue.ready, queue.gone) = (Ready::new(0, 0), Default::default());
     }
@@ -206,28 +212,81 @@ fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
 
 fn write_batches(out: &mut Vec<u8>, backlog: &Backlog) {
     put_varint(out, backlog.len() as u64);
-    let (mut index, mut first, mut since) = (0, 0, 0);
+    let mut place = Place::default();
     for batch in backlog.iter() {
-        put_varint(out, batch.index - index);
-        put_varint(out, batch.first - first);
-        put_varint(out, batch.since.0 - since);
+        place.write(out, batch);
         for number in [batch.ordinal, batch.count, batch.remaining, batch.bytes] {
             put_varint(out, number.into());
         }
-        (index, first, since) = (batch.index, batch.first, batch.since.0);
     }
 }
 
+/// Where a batch is, as the difference to the one before.
+#[derive(Default)]
+struct Place {
+    index: u64,
+    first: u64,
+    since: u64,
+}
+
+impl Place {
+    fn write(&mut self, out: &mut Vec<u8>, batch: &Batch) {
+        put_varint(out, batch.index - self.index);
+        put_varint(out, batch.first - self.first);
+        put_varint(out, batch.since.0 - self.since);
+        *self = Self { index: batch.index, first: batch.first, since: batch.since.0 };
+    }
+
+    fn read(&mut self, buf: &mut &[u8]) -> Decoded<()> {
+        for place in [&mut self.index, &mut self.first, &mut self.since] {
+            *place = place.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        }
+        wire::check_counter(self.index, "log index").map(|_| ())
+    }
+
+    fn batch(&self, ordinal: u32, count: u32, remaining: u32, bytes: u32) -> Decoded<Batch> {
+        self.first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        let Self { index, first, since } = *self;
+        Ok(Batch { index, first, since: Millis(since), ordinal, count, remaining, bytes })
+    }
+}
+
+const OVERFLOW: DecodeError =
+    DecodeError::Invalid { what: "batch", why: "its position exceeds 64 bits" };
+
+fn write_retained(out: &mut Vec<u8>, retained: &Retained) {
+    put_varint(out, retained.len() as u64);
+    let mut place = Place::default();
+    for batch in retained.iter() {
+        place.write(out, batch);
+        for number in [batch.ordinal, batch.count, batch.bytes] {
+            put_varint(out, number.into());
+        }
+    }
+}
+
+fn read_retained(buf: &mut &[u8]) -> Decoded<Retained> {
+    let mut retained = Retained::default();
+    let (mut place, mut end) = (Place::default(), 0);
+    for _ in 0..item_count(buf, 6)? {
+        place.read(buf)?;
+        let [ordinal, count, bytes] = [varint32(buf)?, varint32(buf)?, varint32(buf)?];
+        let batch = place.batch(ordinal, count, 0, bytes)?;
+        if count == 0 || batch.first < end {
+            return Err(DecodeError::Invalid { what: "retained", why: "it is empty or overlaps" });
+        }
+        end = batch.end();
+        retained.insert(batch);
+    }
+    Ok(retained)
+}
+
 fn read_batches(buf: &mut &[u8]) -> Decoded<Backlog> {
-    const OVERFLOW: DecodeError =
-        DecodeError::Invalid { what: "batch", why: "its position exceeds 64 bits" };
     let count = item_count(buf, 7)?;
     let mut batches = VecDeque::with_capacity(count);
-    let (mut index, mut first, mut since) = (0u64, 0u64, 0u64);
+    let mut place = Place::default();
     for _ in 0..count {
-        index = index.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
-        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
-        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        place.read(buf)?;
         let [ordinal, count, remaining, bytes] =
             [varint32(buf)?, varint32(buf)?, varint32(buf)?, varint32(buf)?];
         if remaining == 0 || remaining > count {
@@ -236,10 +295,7 @@ fn read_batches(buf: &mut &[u8]) -> Decoded<Backlog> {
                 why: "it has more left than it had",
             });
         }
-        first.checked_add(count.into()).ok_or(OVERFLOW)?;
-        wire::check_counter(index, "log index")?;
-        let since = Millis(since);
-        batches.push_back(Batch { index, first, since, ordinal, count, remaining, bytes });
+        batches.push_back(place.batch(ordinal, count, remaining, bytes)?);
     }
     Ok(Backlog::from_batches(batches))
 }

@@ -23,6 +23,12 @@ pub struct Stats {
     pub exhausted: u64,
     /// Messages dropped by a purge.
     pub purged: u64,
+    /// Messages settled and kept for readers, those of batches that are held in part not counted.
+    pub retained: u64,
+    /// Bytes of those.
+    pub retained_bytes: u64,
+    /// The first offset that a reader may see, or `next_offset`.
+    pub first_readable: Offset,
     /// Bytes held; of a batch that is partly gone, its share.
     pub bytes: u64,
     /// Offset of the oldest message held, or `next_offset`.
@@ -70,6 +76,9 @@ impl Queue {
             rejected: self.gone.rejected,
             exhausted: self.gone.exhausted,
             purged: self.gone.purged,
+            retained: self.retained.messages(),
+            retained_bytes: self.retained.bytes(),
+            first_readable: self.first_readable(),
             bytes: self.backlog.bytes(),
             first_offset: Offset(self.first_offset()),
             next_offset: Offset(self.ready.next()),

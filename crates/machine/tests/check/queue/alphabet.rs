@@ -13,7 +13,13 @@ const B: u8 = 2;
 
 /// Letters: an entry each.
 pub fn alphabet() -> Vec<Entry> {
-    let limited = Settings { max_messages: Some(3), max_deliveries: 1, ..settings() };
+    let limited = Settings {
+        max_messages: Some(3),
+        max_deliveries: 1,
+        retain_ms: Some(100),
+        retain_bytes: Some(40),
+        ..settings()
+    };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };

@@ -182,6 +182,8 @@ fn limits(rng: &mut Rng) -> Settings {
         session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
         dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
+        retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
+        retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         ..usual
     }
 }

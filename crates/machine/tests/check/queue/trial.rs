@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    CloseReason, Command, ConsumerInfo, Effect, Offset, Queue, Reply, Run, Session, Settled, Token,
-    body,
+    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
+    Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -225,9 +225,36 @@ impl<'a> Trial<'a> {
         let due = self.leader.next_deadline().map_or(u64::MAX, |due| due.0);
         assert!(due > reference.now, "what is due is done");
         assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
+        self.check_view();
         self.check_consumers(&stats.consumers);
         self.tally.add("exhausted", stats.exhausted - self.exhausted);
         self.exhausted = stats.exhausted;
+    }
+
+    /// A reader that takes a few messages at a time sees the same as one that takes all.
+    fn check_view(&mut self) {
+        let readable = self.reference.readable();
+        let first =
+            readable.first().map_or(self.reference.messages.len() as u64, |(first, _)| *first);
+        assert!(self.leader.first_readable().0 <= first, "what can be read begins there");
+        for most in [u32::MAX, 1 + self.index as u32 % 3] {
+            let (mut from, mut seen) = (Offset(0), Vec::new());
+            loop {
+                let view = self.leader.view(from, most, u64::MAX);
+                for Piece { run, .. } in &view.pieces {
+                    let offsets = run.first_offset.0..;
+                    seen.extend(offsets.zip(self.bodies(run)));
+                }
+                if view.pieces.is_empty() {
+                    assert_eq!(view.next.0, self.reference.messages.len() as u64, "to the end");
+                    break;
+                }
+                assert!(view.next > from, "a reader gets on");
+                from = view.next;
+            }
+            assert_eq!(seen, readable, "what a reader sees");
+        }
+        self.tally.add("read", readable.len() as u64);
     }
 
     fn check_consumers(&self, infos: &[ConsumerInfo]) {

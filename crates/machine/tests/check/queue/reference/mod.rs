@@ -45,6 +45,8 @@ struct Batch {
     since: u64,
     bytes: u64,
     count: u64,
+    /// None of its messages need be held any more, but readers may still see it.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,24 @@ impl Reference {
         }
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
+        self.trim();
+    }
+
+    /// Lets go of settled batches that the settings do not keep: old ones, and the oldest beyond the bytes.
+    fn trim(&mut self) {
+        let Settings { retain_ms, retain_bytes, .. } = self.settings;
+        let held = self.held_batches();
+        let settled = |(at, batch): &(usize, &mut Batch)| batch.kept && !held.contains(at);
+        let mut bytes: u64 =
+            self.batches.iter_mut().enumerate().filter(settled).map(|(_, batch)| batch.bytes).sum();
+        for (_, batch) in self.batches.iter_mut().enumerate().filter(settled) {
+            let is_old = retain_ms.is_some_and(|age| batch.since + age <= self.now);
+            let is_beyond = retain_bytes.is_some_and(|max| bytes > max);
+            if is_old || is_beyond || !self.settings.retains() {
+                batch.kept = false;
+                bytes -= batch.bytes;
+            }
+        }
     }
 
     fn end(&mut self, ended: Session) {
@@ -251,6 +271,7 @@ impl Reference {
         for message in self.messages.iter_mut().filter(|message| is_held(message)) {
             message.state = State::Purged;
         }
+        self.batches.iter_mut().for_each(|batch| batch.kept = false);
         Reply::Purged { count }
     }
 

@@ -111,8 +111,27 @@ impl Reference {
 
     /// Log indexes whose bodies are needed.
     pub fn live(&self) -> BTreeSet<u64> {
+        let held = self.held_batches();
+        let needed = |(at, batch): &(usize, &Batch)| held.contains(at) || batch.kept;
+        let batches = self.batches.iter().enumerate().filter(needed);
+        batches.map(|(_, batch)| batch.index).collect()
+    }
+
+    /// Batches with a message that is held.
+    pub(super) fn held_batches(&self) -> BTreeSet<usize> {
         let held = self.messages.iter().filter(|message| is_held(message));
-        held.map(|message| self.batches[message.batch].index).collect()
+        held.map(|message| message.batch).collect()
+    }
+
+    /// Offsets and ids of what a reader sees.
+    pub fn readable(&self) -> Vec<(u64, u64)> {
+        let batches = self.held_batches();
+        let is_seen = |message: &Message| {
+            let of_a_batch = batches.contains(&message.batch) || self.batches[message.batch].kept;
+            is_held(message) || (self.settings.retains() && of_a_batch)
+        };
+        let seen = (0..).zip(&self.messages).filter(|(_, message)| is_seen(message));
+        seen.map(|(offset, message)| (offset, message.id)).collect()
     }
 
     pub fn producers(&self) -> u64 {

@@ -1,0 +1,124 @@
+//! Batches whose messages have all been settled and that are kept for readers: for as long, and up to as
+//! many bytes, as the queue's settings say. The oldest go first.
+
+use std::collections::VecDeque;
+
+use super::backlog::Batch;
+use crate::Millis;
+
+/// How much later than its age a batch may go when nothing else happens, so that many of them cost one
+/// tick. In milliseconds.
+const SLACK_MS: u64 = 10_000;
+
+/// What is kept, by offset. `remaining` is 0 in all of them.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    batches: VecDeque<Batch>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Retained {
+    /// How many batches there are.
+    pub fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Messages kept.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// All, by offset.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Batch> {
+        self.batches.iter()
+    }
+
+    /// From the one that holds `offset` on, or else from the first after it.
+    pub fn from(&self, offset: u64) -> impl Iterator<Item = &Batch> {
+        self.batches.range(self.batches.partition_point(|batch| batch.end() <= offset)..)
+    }
+
+    /// Takes in a batch of which no message is left.
+    pub fn insert(&mut self, batch: Batch) {
+        self.messages += u64::from(batch.count);
+        self.bytes += u64::from(batch.bytes);
+        // Mostly behind all others.
+        let at = self.batches.partition_point(|other| other.first < batch.first);
+        self.batches.insert(at, batch);
+    }
+
+    /// Lets go of what is too old, and of the oldest beyond `max_bytes`.
+    pub fn trim(&mut self, now: Millis, age_ms: Option<u64>, max_bytes: Option<u64>) {
+        while let Some(oldest) = self.batches.front() {
+            let is_old = age_ms.is_some_and(|age| oldest.since.plus(age) <= now);
+            if !is_old && max_bytes.is_none_or(|max| self.bytes <= max) {
+                break;
+            }
+            self.messages -= u64::from(oldest.count);
+            self.bytes -= u64::from(oldest.bytes);
+            self.batches.pop_front();
+        }
+        if self.batches.capacity() > 1024 && self.batches.len() < self.batches.capacity() / 4 {
+            self.batches.shrink_to(self.batches.len() * 2);
+        }
+    }
+
+    /// When the oldest is to go at the latest.
+    pub fn next_deadline(&self, age_ms: Option<u64>) -> Option<Millis> {
+        let (age, oldest) = (age_ms?, self.batches.front()?);
+        Some(oldest.since.plus(age).plus(SLACK_MS))
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retained(firsts: &[u64]) -> Retained {
+        let mut retained = Retained::default();
+        for &first in firsts {
+            let (since, count, bytes) = (Millis(first * 10), 2, 100);
+            let batch =
+                Batch { index: first, first, since, ordinal: 0, count, remaining: 0, bytes };
+            retained.insert(batch);
+        }
+        retained
+    }
+
+    fn firsts(retained: &Retained) -> Vec<u64> {
+        retained.iter().map(|batch| batch.first).collect()
+    }
+
+    #[test]
+    fn batches_are_in_order_of_offset_whenever_they_come() {
+        let retained = retained(&[4, 8, 0, 6]);
+        assert_eq!(firsts(&retained), [0, 4, 6, 8]);
+        let from = |offset| retained.from(offset).map(|batch| batch.first).collect::<Vec<_>>();
+        assert_eq!(from(1), [0, 4, 6, 8]);
+        assert_eq!(from(2), [4, 6, 8]);
+        assert_eq!(from(9), [8]);
+        assert_eq!(from(10), [0; 0]);
+    }
+
+    #[test]
+    fn the_oldest_go_by_age_and_beyond_the_bytes() {
+        let mut by_age = retained(&[0, 2, 4]);
+        by_age.trim(Millis(69), Some(50), None);
+        assert_eq!((firsts(&by_age), by_age.bytes(), by_age.messages()), (vec![2, 4], 200, 4));
+        assert_eq!(by_age.next_deadline(Some(50)), Some(Millis(70 + SLACK_MS)));
+        let mut by_bytes = retained(&[0, 2, 4]);
+        by_bytes.trim(Millis(1_000), None, Some(150));
+        assert_eq!((firsts(&by_bytes), by_bytes.next_deadline(None)), (vec![4], None));
+    }
+}
