@@ -9,6 +9,7 @@ mod founding;
 mod full_disk;
 mod leases;
 mod python;
+mod readers;
 mod refusals;
 mod startup;
 

@@ -138,6 +138,12 @@ impl Cluster {
         self.node(node).address.to_string()
     }
 
+    /// host:port at which a node itself listens, without the relay before it.
+    #[must_use]
+    pub fn listens(&self, node: u64) -> String {
+        self.node(node).listen.to_string()
+    }
+
     /// host:port of all nodes.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {

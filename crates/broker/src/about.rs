@@ -55,7 +55,12 @@ async fn report_health(member: Arc<Member>, health: tonic_health::server::Health
         let ends = member.shutdown.is_said();
         let serves = !ends && has_majority(&member);
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "quorate.v1.QueueService", "quorate.v1.ConsumerService"] {
+        for service in [
+            "",
+            "quorate.v1.QueueService",
+            "quorate.v1.ConsumerService",
+            "quorate.v1.ReaderService",
+        ] {
             health.set_service_status(service, status).await;
         }
         if ends {

@@ -6,15 +6,19 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use quorate_group::{Event, Handle, ProposeError};
 use quorate_machine::catalog::QueueName;
+use quorate_machine::frame;
 use quorate_machine::queue::{
-    Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token,
+    Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token, body,
 };
+use quorate_proto::v1;
 use tokio::sync::mpsc;
 
 use crate::member::Member;
@@ -136,6 +140,13 @@ impl Queue {
         }
     }
 
+    /// The messages of a run, from the log of this replica.
+    pub(crate) async fn frame(&self, run: Run) -> io::Result<v1::Frame> {
+        let entry = self.handle.entry(run.index.0).await?;
+        let slices = body(&entry, run.ordinal, run.skip, run.count).map_err(io::Error::other)?;
+        Ok(v1::Frame { layout: frame::LAYOUT.into(), count: run.count, messages: joined(slices) })
+    }
+
     /// Serves once the machine has its settings; gives up when the term is over.
     async fn begin_serving(&self, node: &Member, term: u64) {
         loop {
@@ -172,6 +183,16 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// One frame of the slices of several: their messages one after the other.
+fn joined(mut slices: Vec<Bytes>) -> Bytes {
+    if slices.len() == 1 {
+        return slices.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
+    slices.iter().for_each(|slice| all.extend_from_slice(slice));
+    all.freeze()
 }
 
 /// Owns a queue's events until its replica stops.

@@ -43,12 +43,12 @@ impl Refusal {
         }
     }
 
-    fn retry(mut self, after: Duration) -> Self {
+    pub(crate) fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
-    fn with(mut self, key: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, key: &str, value: impl ToString) -> Self {
         self.metadata.insert(key.into(), value.to_string());
         self
     }
@@ -158,6 +158,7 @@ impl Refusal {
             reason::NOT_LEADER
             | reason::NO_QUORUM
             | reason::NOT_ENOUGH_IN_SYNC
+            | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,

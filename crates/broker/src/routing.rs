@@ -123,6 +123,25 @@ impl Member {
         leader.map(|leader| self.forward_to(leader, hops)).transpose()
     }
 
+    /// Where a queue is read: here, if there is a replica, or at another node that has one.
+    pub(crate) async fn place_to_read(&self, name: &str, hops: u32) -> Result<Place, Refusal> {
+        let name = queue_name(name)?;
+        let known = self.catalog.read(|catalog| {
+            catalog.queue(&name).map(|queue| (queue.group, queue.replicas.clone()))
+        });
+        if let Some((group, replicas)) = known {
+            if let Some(queue) = self.queues.get(group.0) {
+                return Ok(Place::Here(queue));
+            }
+            let mut others = replicas.iter().filter(|node| node.0 != self.id());
+            if let Some(node) = others.find(|node| self.connections.reachable(node.0)) {
+                return self.forward_to(node.0, hops);
+            }
+        }
+        // The catalog or the replica is on its way, or the queue is not there.
+        self.place(name.as_str(), hops).await
+    }
+
     /// This node's catalog may be behind: its leader's is not.
     fn unknown_queue(&self, name: &QueueName, hops: u32) -> Result<Option<Place>, Refusal> {
         let leadership = self.catalog.leadership();

@@ -289,6 +289,7 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
     use v1::cluster_service_server::ClusterServiceServer;
     use v1::consumer_service_server::ConsumerServiceServer;
     use v1::queue_service_server::QueueServiceServer;
+    use v1::reader_service_server::ReaderServiceServer;
     let services = Services::new(member.clone());
     let beat = reconciler::pulse(&member.config.raft).beat;
     let router = peers::router(PeerService::new(member.clone(), COMMANDS_VERSION, beat))
@@ -296,6 +297,7 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
             QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(ConsumerServiceServer::new(services.clone()))
+        .add_service(ReaderServiceServer::new(services.clone()))
         .add_service(AdminServiceServer::new(services.clone()))
         .add_service(ClusterServiceServer::new(services));
     about::add(router, member)

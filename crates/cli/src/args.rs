@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim, verify,
+    bench, cluster, completions, consume, demo, dev, publish, queue, read, server, sim, verify,
 };
 use crate::units;
 
@@ -70,6 +70,8 @@ pub enum Command {
     Publish(publish::Args),
     /// Compare receipts with what the cluster has.
     Verify(verify::Args),
+    /// Look at a queue's messages without taking them.
+    Read(read::Args),
     /// Take messages from a queue.
     Consume(consume::Args),
     /// Create, show, empty and remove queues.

@@ -41,7 +41,9 @@ impl Exit {
     pub fn of_reason(reason: &str) -> Exit {
         match reason {
             "QUEUE_NOT_FOUND" => Exit::NotFound,
-            "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" => Exit::Unavailable,
+            "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" => {
+                Exit::Unavailable
+            }
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
             | "QUEUE_FULL"

@@ -13,6 +13,7 @@ mod commands;
 mod exit;
 mod failure;
 mod logging;
+mod message;
 mod nodes;
 mod session;
 mod settings;
@@ -28,7 +29,7 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, server, sim, verify,
+    bench, cluster, completions, consume, demo, dev, publish, queue, read, server, sim, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -72,6 +73,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, global).await,
         Command::Bench(command) => bench::run(*command, global).await,
         Command::Publish(args) => publish::run(args, global).await,
+        Command::Read(args) => read::run(args, global).await,
         Command::Verify(args) => verify::run(&args, global).await,
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,

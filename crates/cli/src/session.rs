@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::time::Duration;
 
-use quorate_client::{Client, ConnectError, ConsumeError, Error, PublishError};
+use quorate_client::{Client, ConnectError, ConsumeError, Error, PublishError, ReadError};
 
 use crate::args::Global;
 use crate::exit::Exit;
@@ -79,6 +79,9 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         }
         "NOT_ENOUGH_IN_SYNC" => {
             "`quorate queue describe` shows which replicas lag; bring them back, or use --ack quorum"
+        }
+        "STALENESS_EXCEEDED" => {
+            "allow more with --max-staleness; `quorate cluster status` shows which nodes are up"
         }
         "DISK_FULL" => "free disk space on the node; it accepts publishes again by itself",
         "NO_QUORUM" | "NOT_LEADER" => "`quorate cluster status` shows which nodes are down",
@@ -158,6 +161,19 @@ impl Reasoned for ConsumeError {
 
     fn exit(&self) -> Exit {
         by_reason(ConsumeError::reason(self))
+    }
+}
+
+impl Reasoned for ReadError {
+    fn reason(&self) -> Option<String> {
+        ReadError::reason(self).map(str::to_owned)
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            ReadError::Unavailable { .. } => Exit::Unavailable,
+            _ => by_reason(ReadError::reason(self)),
+        }
     }
 }
 

@@ -63,11 +63,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{text:?} is no time span; write 500ms, 5s, 2m or 1h")),
+        "d" => 86_400.0,
+        _ => return Err(format!("{text:?} is no time span; write 500ms, 5s, 2m, 1h or 7d")),
     };
     let number: f64 = number
         .parse()
-        .map_err(|_| format!("{text:?} is no time span; write 500ms, 5s, 2m or 1h"))?;
+        .map_err(|_| format!("{text:?} is no time span; write 500ms, 5s, 2m, 1h or 7d"))?;
     Duration::try_from_secs_f64(number * seconds_per_unit)
         .map_err(|_| format!("{text:?} is too long"))
 }

@@ -8,6 +8,7 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::ConnectError;
 use crate::nodes::{self, Nodes};
 use crate::producer::ProducerBuilder;
+use crate::reader::ReaderBuilder;
 
 /// A connection to a cluster. Cloning is cheap: clones share the connections.
 ///
@@ -67,6 +68,17 @@ impl Client {
     /// ```
     pub fn producer(&self, queue: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(self.clone(), queue.into())
+    }
+
+    /// Begins a reader of a queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) {
+    /// let reader = client.reader("orders").follow().build();
+    /// # }
+    /// ```
+    pub fn reader(&self, queue: impl Into<String>) -> ReaderBuilder {
+        ReaderBuilder::new(self.clone(), queue.into())
     }
 
     /// Begins a consumer of a queue.

@@ -274,6 +274,51 @@ impl ConsumeError {
     }
 }
 
+/// Why a reader ended. It is the last item of the stream.
+///
+/// ```no_run
+/// # use quorate_client::{ReadError, Reader, reason};
+/// # use futures_util::StreamExt;
+/// # async fn example(mut reader: Reader) {
+/// while let Some(message) = reader.next().await {
+///     match message {
+///         Ok(message) => println!("{}", message.offset),
+///         Err(error) if error.reason() == Some(reason::STALENESS_EXCEEDED) => println!("too old"),
+///         Err(error) => println!("the reader ended: {error}"),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The server refused, for instance since the queue does not exist.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// No replica has answered for the client's request time limit, or none within the bound on staleness.
+    #[error("nothing could be read for {after:?}: {last}")]
+    Unavailable {
+        /// The time limit.
+        after: Duration,
+        /// What the last attempt met.
+        last: Refusal,
+    },
+    /// A message could not be read.
+    #[error("a message cannot be read: {0}")]
+    Unreadable(#[from] FrameError),
+}
+
+impl ReadError {
+    /// The name of the reason, if there is one.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) | Self::Unavailable { last: refusal, .. } => refusal.named(),
+            Self::Unreadable(_) => Some(reason::UNSUPPORTED_VERSION),
+        }
+    }
+}
+
 /// Why a delivery was not settled.
 ///
 /// ```no_run

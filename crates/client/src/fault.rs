@@ -115,7 +115,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn verdict_of(reason: &str) -> Verdict {
     match reason {
-        reason::NOT_LEADER | reason::RESOURCE_EXHAUSTED | reason::SHUTTING_DOWN => Verdict::Dead,
+        reason::NOT_LEADER
+        | reason::RESOURCE_EXHAUSTED
+        | reason::STALENESS_EXCEEDED
+        | reason::SHUTTING_DOWN => Verdict::Dead,
         reason::NO_QUORUM | reason::UNKNOWN_OUTCOME => Verdict::Unknown,
         _ => Verdict::Refused,
     }
@@ -190,6 +193,7 @@ mod tests {
             reason::NOT_LEADER,
             reason::NO_QUORUM,
             reason::RESOURCE_EXHAUSTED,
+            reason::STALENESS_EXCEEDED,
             reason::SHUTTING_DOWN,
             reason::UNKNOWN_OUTCOME,
         ];

@@ -41,17 +41,19 @@ mod message;
 mod nodes;
 mod producer;
 mod random;
+mod reader;
 
 pub use admin::CreatedQueue;
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
-pub use error::{ConnectError, ConsumeError, Error, PublishError, Refusal, SettleError};
+pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, LogPosition,
-    NodeDescription, QueueCounts, QueueDescription, QueueSettings, ReceiptVerdict, Replica,
-    ReplicaRole,
+    NodeDescription, QueueCounts, QueueDescription, QueueSettings, ReadPosition, ReceiptVerdict,
+    Replica, ReplicaRole,
 };
+pub use reader::{ReadMessage, Reader, ReaderBuilder};

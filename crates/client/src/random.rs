@@ -22,6 +22,11 @@ pub(crate) fn producer_id() -> String {
     format!("{:032x}", random())
 }
 
+/// Which of several to begin with; to be taken modulo how many there are.
+pub(crate) fn choice() -> usize {
+    random() as usize
+}
+
 /// A time from half of `most` to `most`, so that clients that failed together do not retry together.
 pub(crate) fn jitter(most: Duration) -> Duration {
     let half = most / 2;

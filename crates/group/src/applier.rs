@@ -1,7 +1,7 @@
 //! The group's machine with its kind erased, so that openraft is compiled once for all kinds.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -36,28 +36,37 @@ pub enum Event<E> {
 pub(crate) trait Applier: Send + Sync {
     fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError>;
     fn snapshot(&self) -> Vec<u8>;
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
+    fn restore(&mut self, bytes: &[u8], index: u64) -> Result<(), SnapshotError>;
     fn live(&self) -> Vec<RangeInclusive<u64>>;
     fn next_deadline_ms(&self) -> Option<u64>;
 }
 
 /// A machine that the state machine's task changes and everyone else may look at.
-pub(crate) struct Shared<M>(Arc<Mutex<M>>);
+pub(crate) struct Shared<M> {
+    machine: Arc<Mutex<M>>,
+    /// The last entry in it; changed under its lock.
+    index: Arc<AtomicU64>,
+}
 
 impl<M> Clone for Shared<M> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { machine: self.machine.clone(), index: self.index.clone() }
     }
 }
 
 impl<M: Machine> Shared<M> {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(M::new())))
+        Self { machine: Arc::new(Mutex::new(M::new())), index: Arc::default() }
     }
 
     /// A machine whose invariant failed has panicked inside; nobody may go on with it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, M> {
-        self.0.lock().expect("the machine has not panicked")
+        self.machine.lock().expect("the machine has not panicked")
+    }
+
+    /// The last entry that the machine has applied; exact while it is locked.
+    pub(crate) fn index(&self) -> u64 {
+        self.index.load(Ordering::Acquire)
     }
 }
 
@@ -135,6 +144,7 @@ impl<M: Machine> Applier for Running<M> {
             replies.push(machine.apply(at, ordinal as u32, command, &mut effects));
         }
         machine.finish(at, &mut effects);
+        self.machine.index.store(index, Ordering::Release);
         #[cfg(madsim)]
         let hash = at.index.is_multiple_of(crate::sim::HASH_EVERY).then(|| machine.hash());
         #[cfg(madsim)]
@@ -151,10 +161,12 @@ impl<M: Machine> Applier for Running<M> {
         self.machine.lock().snapshot()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+    fn restore(&mut self, bytes: &[u8], index: u64) -> Result<(), SnapshotError> {
         let machine = M::restore(bytes)?;
         self.clock.observe(machine.now().0);
-        *self.machine.lock() = machine;
+        let mut held = self.machine.lock();
+        *held = machine;
+        self.machine.index.store(index, Ordering::Release);
         Ok(())
     }
 

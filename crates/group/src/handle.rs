@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::applier::{Event, Running, Shared};
 use crate::checkpoint::Checkpoints;
 use crate::clock::Clock;
+use crate::freshness::Freshness;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
 use crate::network::{Network, Peers};
@@ -127,6 +128,7 @@ pub struct Handle<M: Machine> {
     clock: Clock,
     /// When this replica last came to lead, by the group's clock.
     led_since: Arc<AtomicU64>,
+    freshness: Freshness,
 }
 
 impl<M: Machine> Clone for Handle<M> {
@@ -137,6 +139,7 @@ impl<M: Machine> Clone for Handle<M> {
             proposals: self.proposals.clone(),
             clock: self.clock.clone(),
             led_since: self.led_since.clone(),
+            freshness: self.freshness.clone(),
         }
     }
 }
@@ -238,7 +241,9 @@ impl<M: Machine> Handle<M> {
             parking,
         };
         let led_since = Arc::new(AtomicU64::new(0));
-        let handle = Self { replica, machine, proposals, clock: clock.clone(), led_since };
+        let freshness = Freshness::default();
+        let handle =
+            Self { replica, machine, proposals, clock: clock.clone(), led_since, freshness };
         let keeper = Keeper {
             handle: handle.clone(),
             raft,
@@ -333,6 +338,12 @@ impl<M: Machine> Handle<M> {
         look(&self.machine.lock())
     }
 
+    /// The same, with the index of the last entry with commands that it has applied.
+    pub fn read_at<R>(&self, look: impl FnOnce(&M, u64) -> R) -> R {
+        let machine = self.machine.lock();
+        look(&machine, self.machine.index())
+    }
+
     /// Who leads, as this replica knows.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
@@ -369,16 +380,8 @@ impl<M: Machine> Handle<M> {
     /// # Errors
     /// When this replica does not lead or a quorum does not confirm it.
     pub async fn ensure_leads(&self) -> Result<(), ProposeError> {
-        use openraft::error::{LinearizableReadError, RaftError};
-        let _awake = self.replica.parking.hold();
-        match self.replica.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
-                Err(ProposeError::NotLeader { leader: to.leader_id })
-            }
-            Err(RaftError::APIError(_)) => Err(ProposeError::Unknown),
-            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
-        }
+        let index = self.replica.read_index().await?;
+        self.applied_at_least(index).await
     }
 
     /// Hands leadership to the most advanced other voter, if this replica leads; returns once it
@@ -403,6 +406,10 @@ impl<M: Machine> Handle<M> {
             tokio::time::sleep(step).await;
             waited += step;
         }
+    }
+
+    pub(crate) fn freshness(&self) -> &Freshness {
+        &self.freshness
     }
 
     /// Notes that this replica leads from now on.

@@ -16,6 +16,7 @@ mod checkpoint;
 mod clock;
 mod codec;
 // For `quorate-fuzz` alone: what is decoded here, and its types, are private.
+mod freshness;
 #[doc(hidden)]
 pub mod fuzz;
 mod handle;

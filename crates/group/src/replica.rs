@@ -111,6 +111,10 @@ impl Replica {
                 Ok(Body::Done(pb::Done {}))
             }
             Body::Park(request) => self.park(request).map(Body::Parked).map_err(text),
+            Body::ReadIndex(_) => {
+                let index = self.read_index().await.map_err(text)?;
+                Ok(Body::ReadIndexed(pb::ReadIndexAnswer { index }))
+            }
             _ => Err("not a request".into()),
         }
     }

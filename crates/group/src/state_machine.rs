@@ -116,7 +116,7 @@ impl StateMachine {
     ) -> io::Result<Self> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some(checkpoint) = checkpoints.load().await? {
-            applier.restore(&checkpoint.state).map_err(io::Error::other)?;
+            applier.restore(&checkpoint.state, checkpoint.index()).map_err(io::Error::other)?;
             applied = checkpoint.meta.last_log_id;
             membership = checkpoint.meta.last_membership;
             let index = applied.as_ref().map_or(0, |id| id.index);
@@ -253,7 +253,7 @@ impl RaftStateMachine<Types> for StateMachine {
         snapshot: SnapshotData,
     ) -> io::Result<()> {
         let checkpoint = Checkpoint { meta: meta.clone(), state: snapshot.state };
-        self.applier.restore(&checkpoint.state).map_err(io::Error::other)?;
+        self.applier.restore(&checkpoint.state, checkpoint.index()).map_err(io::Error::other)?;
         self.checkpoints.save(&checkpoint, self.applier.live(), &self.log).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -49,6 +49,9 @@ pub const RESOURCE_EXHAUSTED: &str = "RESOURCE_EXHAUSTED";
 /// `min_in_sync`, and `entered`: "false", nothing entered; "true", the messages are in the queue at quorum level, at
 /// `first_offset`. Retry: with the same producer sequence once replicas are back. Cure: bring replicas back, or ask for QUORUM.
 pub const NOT_ENOUGH_IN_SYNC: &str = "NOT_ENOUGH_IN_SYNC";
+/// A replica cannot serve a read within its bound: it is cut off or behind, or the way to the leader is slower
+/// than the bound. Metadata `staleness_ms` where it is known. Retry: at another replica. Cure: a wider bound.
+pub const STALENESS_EXCEEDED: &str = "STALENESS_EXCEEDED";
 /// The request uses a layout or feature that this node does not know. Retry: no. Cure: upgrade the node.
 pub const UNSUPPORTED_VERSION: &str = "UNSUPPORTED_VERSION";
 /// A batch's sequence leaves a gap after the last one of its producer; nothing entered. Metadata
@@ -68,7 +71,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -83,6 +86,7 @@ pub const ALL: [&str; 21] = [
     QUOTA_EXCEEDED,
     RESOURCE_EXHAUSTED,
     NOT_ENOUGH_IN_SYNC,
+    STALENESS_EXCEEDED,
     UNSUPPORTED_VERSION,
     OUT_OF_ORDER,
     PRODUCER_FENCED,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
 use quorate_machine::queue::{Command, Reply, Settings};
 use quorate_proto::{reason, v1};
@@ -31,6 +32,8 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         dedup_age_ms: limit(wanted.dedup_age_ms.into()).unwrap_or(default.dedup_age_ms),
         min_in_sync: u8::try_from(wanted.min_in_sync).unwrap_or(u8::MAX),
         in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
+        retain_ms: limit(wanted.retain_ms),
+        retain_bytes: limit(wanted.retain_bytes),
         ..default
     }
 }
@@ -46,6 +49,8 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         dedup_age_ms: settings.dedup_age_ms.min(u32::MAX.into()) as u32,
         min_in_sync: settings.in_sync_needed(replicas) as u32,
         in_sync_lag_ms: settings.in_sync_lag_ms,
+        retain_ms: settings.retain_ms.unwrap_or(0),
+        retain_bytes: settings.retain_bytes.unwrap_or(0),
     }
 }
 
@@ -107,6 +112,10 @@ impl Member {
             role: role.into(),
             matched_index: 0,
             lag: 0,
+            zone: self
+                .catalog
+                .read(|catalog| catalog.node(NodeId(node)).map(|node| node.zone.clone()))
+                .unwrap_or_default(),
         }
     }
 
@@ -138,6 +147,9 @@ impl Member {
             bytes: stats.bytes,
             first_offset: stats.first_offset.0,
             next_offset: stats.next_offset.0,
+            retained: stats.retained,
+            retained_bytes: stats.retained_bytes,
+            first_readable_offset: stats.first_readable.0,
         });
         description.consumers = stats
             .consumers

@@ -8,15 +8,14 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use futures_util::stream::FuturesOrdered;
 use futures_util::{StreamExt, TryStreamExt};
 use quorate_group::{Applied, Outcome};
+use quorate_machine::NodeId;
 use quorate_machine::queue::{
     self as machine, Attach, Attachment, Command, Offset, Reply, Run, Session, SettleItem,
     SettleKind, Token,
 };
-use quorate_machine::{NodeId, frame};
 use quorate_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
@@ -207,7 +206,7 @@ impl Attached {
         token: Token,
         run: Run,
     ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
-        let frame = match self.bodies(run).await {
+        let frame = match self.queue.frame(run).await {
             Ok(frame) => frame,
             Err(error) => {
                 let end = run.first_offset.0 + u64::from(run.count);
@@ -235,23 +234,6 @@ impl Attached {
             response: Some(v1::consume_response::Response::Delivery(delivery)),
         }))
     }
-
-    async fn bodies(&self, run: Run) -> std::io::Result<v1::Frame> {
-        let entry = self.queue.handle.entry(run.index.0).await?;
-        let slices = machine::body(&entry, run.ordinal, run.skip, run.count)
-            .map_err(std::io::Error::other)?;
-        Ok(v1::Frame { layout: frame::LAYOUT.into(), count: run.count, messages: joined(slices) })
-    }
-}
-
-/// One frame of the slices of several: their messages one after the other.
-fn joined(mut slices: Vec<Bytes>) -> Bytes {
-    if slices.len() == 1 {
-        return slices.remove(0);
-    }
-    let mut all = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
-    slices.iter().for_each(|slice| all.extend_from_slice(slice));
-    all.freeze()
 }
 
 #[tonic::async_trait]

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod consumer;
 pub(crate) mod publisher;
 pub(crate) mod queue;
+pub(crate) mod reader;
 mod receipts;
 
 use std::pin::Pin;

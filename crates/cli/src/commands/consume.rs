@@ -3,14 +3,14 @@
 //! A message is acknowledged after it has been written out, so what a closed pipe or a kill interrupts is
 //! delivered again, never lost.
 
-use std::io::Write;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use quorate_client::{Consumer, Delivery};
+use quorate_client::Consumer;
 
 use crate::args::{Format, Global};
 use crate::failure::Failure;
+use crate::message;
 use crate::session;
 use crate::units;
 
@@ -96,7 +96,8 @@ async fn take(consumer: &mut Consumer, args: &Args, format: Format) -> Result<()
     while args.count.is_none_or(|count| taken < count) {
         let Some(delivery) = next(consumer, args.patience()).await else { break };
         let delivery = delivery.map_err(|error| session::failure(&doing, &error))?;
-        print(&delivery, format)?;
+        let facts = [("offset", delivery.offset.into()), ("attempt", delivery.attempt.into())];
+        message::print(format, facts, &delivery.headers, &delivery.body)?;
         taken += 1;
         if args.no_ack {
             // Held to the end: given back now, it would come again at once.
@@ -116,55 +117,6 @@ async fn next(
         Some(limit) => tokio::time::timeout(limit, consumer.next()).await.ok().flatten(),
         None => consumer.next().await,
     }
-}
-
-fn print(delivery: &Delivery, format: Format) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Table => {
-            out.write_all(&delivery.body)?;
-            out.write_all(b"\n")?;
-        }
-        Format::Json => {
-            let headers = delivery.headers.iter().map(|(key, value)| {
-                let mut header = serde_json::Map::new();
-                header.insert("key".to_owned(), key.into());
-                insert_bytes(&mut header, "value", &value);
-                serde_json::Value::Object(header)
-            });
-            let mut line = serde_json::Map::new();
-            line.insert("offset".to_owned(), delivery.offset.into());
-            line.insert("attempt".to_owned(), delivery.attempt.into());
-            line.insert("headers".to_owned(), headers.collect());
-            insert_bytes(&mut line, "body", &delivery.body);
-            writeln!(out, "{}", serde_json::Value::Object(line))?;
-        }
-    }
-    out.flush()?;
-    Ok(())
-}
-
-/// Text as `name`, other bytes as `name_base64`.
-fn insert_bytes(object: &mut serde_json::Map<String, serde_json::Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), text.into()),
-        Err(_) => object.insert(format!("{name}_base64"), base64(bytes).into()),
-    };
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(*group.get(at).unwrap_or(&0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            let index = (bits >> (18 - 6 * place)) & 63;
-            text.push(if place <= group.len() { ALPHABET[index as usize] as char } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -203,30 +155,5 @@ mod tests {
         assert_eq!(parse(&["--count", "1"]).credit(), 1);
         assert_eq!(parse(&["--count", "1000"]).credit(), 256);
         assert_eq!(parse(&["--follow", "--prefetch", "7"]).credit(), 7);
-    }
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (plain, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
-        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_told_apart() {
-        let mut object = serde_json::Map::new();
-        insert_bytes(&mut object, "body", b"text");
-        insert_bytes(&mut object, "value", &[0xff]);
-        let line = serde_json::Value::Object(object).to_string();
-        assert_eq!(line, r#"{"body":"text","value_base64":"/w=="}"#);
     }
 }

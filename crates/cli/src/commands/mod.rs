@@ -8,6 +8,7 @@ pub mod demo;
 pub mod dev;
 pub mod publish;
 pub mod queue;
+pub mod read;
 pub mod server;
 pub mod sim;
 pub mod verify;

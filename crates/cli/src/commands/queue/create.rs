@@ -42,6 +42,12 @@ pub struct Args {
     /// A replica is in sync while what it lacks is no older than this; default 2s, at most 8s.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     in_sync_lag: Option<Duration>,
+    /// Keep settled messages for readers until they are so old, e.g. 7d.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    retain: Option<Duration>,
+    /// Keep settled messages for readers up to so many bytes, e.g. 10GiB; the oldest go first.
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    retain_bytes: Option<u64>,
 }
 
 impl Args {
@@ -56,6 +62,8 @@ impl Args {
             dedup_age_ms: millis("--dedup-age", self.dedup_age)?,
             min_in_sync: self.min_in_sync.unwrap_or_default(),
             in_sync_lag_ms: millis("--in-sync-lag", self.in_sync_lag)?,
+            retain_ms: self.retain.map_or(0, |age| age.as_millis().max(1) as u64),
+            retain_bytes: self.retain_bytes.unwrap_or_default(),
         })
     }
 }

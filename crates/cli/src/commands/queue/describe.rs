@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use quorate_client::{QueueDescription, ReplicaRole};
+use quorate_client::{QueueDescription, QueueSettings, ReplicaRole};
 use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
@@ -64,10 +64,21 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
+        .fact("retains settled messages", retention(settings))
         .fact(
             "in sync",
             format!("{} at least, within {}", settings.min_in_sync, time(settings.in_sync_lag_ms)),
         );
+}
+
+fn retention(settings: &QueueSettings) -> String {
+    let age = || units::duration(Duration::from_millis(settings.retain_ms));
+    match (settings.retain_ms, settings.retain_bytes) {
+        (0, 0) => "no".to_owned(),
+        (0, bytes) => format!("up to {}", units::bytes(bytes)),
+        (_, 0) => format!("for {}", age()),
+        (_, bytes) => format!("for {}, up to {}", age(), units::bytes(bytes)),
+    }
 }
 
 fn counts(queue: &QueueDescription, facts: &mut Facts) {
@@ -85,6 +96,10 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("exhausted", units::count(counts.exhausted))
         .fact("purged", units::count(counts.purged))
         .fact("size", units::bytes(counts.bytes))
+        .fact(
+            "retained",
+            format!("{}, {}", units::count(counts.retained), units::bytes(counts.retained_bytes)),
+        )
         .fact("offsets", format!("{} to before {}", counts.first_offset, counts.next_offset));
 }
 
@@ -143,12 +158,16 @@ pub fn json(queue: &QueueDescription) -> Value {
             "dedup_age_ms": settings.dedup_age_ms,
             "min_in_sync": settings.min_in_sync,
             "in_sync_lag_ms": settings.in_sync_lag_ms,
+            "retain_ms": settings.retain_ms,
+            "retain_bytes": settings.retain_bytes,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
             "delayed": counts.delayed, "acked": counts.acked, "rejected": counts.rejected,
             "exhausted": counts.exhausted, "purged": counts.purged, "bytes": counts.bytes,
             "first_offset": counts.first_offset, "next_offset": counts.next_offset,
+            "retained": counts.retained, "retained_bytes": counts.retained_bytes,
+            "first_readable_offset": counts.first_readable_offset,
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),

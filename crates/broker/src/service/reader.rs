@@ -1,0 +1,296 @@
+//! Reading: one reader's stream, from whichever replica is here.
+//!
+//! ```text
+//! at least the session's index ─► complete as of long enough ago ─► what is to be seen ─► bodies from the log
+//!          ▲                                                                                    │
+//!          └───────────────── something was applied, or it is time to look again ◄──────────────┘
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use quorate_group::ProposeError;
+use quorate_machine::Millis;
+use quorate_machine::queue::{Offset, View};
+use quorate_proto::{reason, v1};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::{Answers, Services};
+use crate::member::Member;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+use crate::routing::{Place, forwarded, hops, passed_on};
+
+/// Most messages and bytes of one answer.
+const PART_MESSAGES: u32 = 1_000;
+const PART_BYTES: u64 = 256 * 1024;
+/// How old a read may be that does not say.
+const STALENESS: Duration = Duration::from_secs(1);
+/// The longest `max_staleness_ms`: an hour.
+const STALENESS_MS_MAX: u32 = 3_600_000;
+/// A reader that follows and has nothing to see is told so this often, and how old that is.
+const NEWS_EVERY: Duration = Duration::from_secs(1);
+/// How long a replica tries to become complete enough before the reader is sent to another one: time to ask
+/// the leader, and to hear of a new one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two attempts to learn the read index.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+/// Views whose bodies were let go of meanwhile, before that counts as a failure.
+const ATTEMPTS: usize = 3;
+
+/// How old what is read may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Staleness(Duration),
+    Linearizable,
+}
+
+pub(crate) fn bound_of(request: &v1::ReadRequest) -> Result<Bound, Refusal> {
+    use v1::read_request::Consistency;
+    match request.consistency {
+        None | Some(Consistency::Linearizable(false)) => Ok(Bound::Staleness(STALENESS)),
+        Some(Consistency::Linearizable(true)) => Ok(Bound::Linearizable),
+        Some(Consistency::MaxStalenessMs(ms @ 1..=STALENESS_MS_MAX)) => {
+            Ok(Bound::Staleness(Duration::from_millis(ms.into())))
+        }
+        Some(Consistency::MaxStalenessMs(_)) => {
+            let message = format!("`max_staleness_ms` must be within 1 and {STALENESS_MS_MAX}");
+            Err(Refusal::invalid(message))
+        }
+    }
+}
+
+/// A reader's place in the queue, and what it asked for.
+struct Reading {
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    bound: Bound,
+    at_least: u64,
+    /// Not known before the first look.
+    next: Option<Offset>,
+    from: Option<v1::read_request::From>,
+    /// Messages that it still wants.
+    left: Option<u64>,
+}
+
+/// What one look at the replica showed.
+struct Seen {
+    view: View,
+    position: v1::ReadPosition,
+}
+
+impl Reading {
+    fn stale(&self, why: &str, staleness: Option<Duration>) -> Refusal {
+        let asked = match self.bound {
+            Bound::Staleness(bound) => format!("at most {bound:?} old"),
+            Bound::Linearizable => "linearizable".to_owned(),
+        };
+        let message = format!(
+            "node {} cannot serve a read that is {asked}: {why}; read at another replica, or allow \
+             more (max_staleness_ms)",
+            self.node.id()
+        );
+        Refusal::stale(message, staleness)
+    }
+
+    /// Looks at the replica once it is complete enough.
+    async fn look(&mut self) -> Result<Seen, Refusal> {
+        let begun = Instant::now();
+        let bound = match self.bound {
+            Bound::Staleness(bound) => bound,
+            Bound::Linearizable => Duration::ZERO,
+        };
+        let limit = PATIENCE.min(self.node.config.limits.request_timeout());
+        let behind = self.queue.handle.applied_at_least(self.at_least);
+        match tokio::time::timeout(limit, behind).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Refusal::shutting_down()),
+            Err(_) => {
+                return Err(self.stale("its replica is behind what the reader has seen", None));
+            }
+        }
+        loop {
+            if self.node.shutdown.is_said() {
+                return Err(Refusal::shutting_down());
+            }
+            let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(self.stale("no leader answers it", None));
+            }
+            let since = match self.bound {
+                Bound::Staleness(bound) => Instant::now().checked_sub(bound).unwrap_or(begun),
+                Bound::Linearizable => begun,
+            };
+            match tokio::time::timeout(left, self.queue.handle.complete_as_of(since)).await {
+                Ok(Ok(as_of)) => {
+                    let seen = self.see(as_of);
+                    let staleness = Duration::from_millis(seen.position.staleness_ms.into());
+                    if self.bound == Bound::Linearizable || staleness <= bound {
+                        return Ok(seen);
+                    }
+                    // The answer took longer to come than it was good for.
+                    return Err(self.stale("the way to the leader is slower", Some(staleness)));
+                }
+                Ok(Err(ProposeError::Stopped)) => return Err(Refusal::shutting_down()),
+                Ok(Err(_)) => tokio::time::sleep(ASK_EVERY).await,
+                Err(_) => return Err(self.stale("no leader answers it", None)),
+            }
+        }
+    }
+
+    fn see(&mut self, as_of: Instant) -> Seen {
+        use v1::read_request::From;
+        let most = self.left.map_or(PART_MESSAGES, |left| left.min(PART_MESSAGES.into()) as u32);
+        let handle = &self.queue.handle;
+        let (view, first, end, index) = handle.read_at(|machine, index| {
+            let first = machine.first_readable();
+            let end = machine.stats().next_offset;
+            let next = self.next.unwrap_or_else(|| match self.from {
+                None => first,
+                Some(From::Offset(offset)) => Offset(offset),
+                Some(From::TimeMs(time)) => machine.offset_at(Millis(time)),
+                Some(From::Next(_)) => end,
+            });
+            (machine.view(next, most, PART_BYTES), first, end, index)
+        });
+        // Rounded up: it is an upper bound.
+        let staleness = as_of.elapsed().as_micros().div_ceil(1000);
+        let position = v1::ReadPosition {
+            node_id: self.node.id(),
+            index,
+            staleness_ms: u32::try_from(staleness).unwrap_or(u32::MAX),
+            next_offset: view.next.0,
+            first_offset: first.0,
+            end_offset: end.0,
+        };
+        Seen { view, position }
+    }
+
+    /// The next part of what is to be read.
+    async fn part(&mut self) -> Result<v1::ReadResponse, Refusal> {
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            let seen = self.look().await?;
+            match self.bodies(&seen.view).await {
+                Ok(batches) => {
+                    let read: u64 = seen.view.pieces.iter().map(|p| u64::from(p.run.count)).sum();
+                    self.next = Some(seen.view.next);
+                    self.at_least = seen.position.index;
+                    self.left = self.left.map(|left| left - read);
+                    return Ok(v1::ReadResponse { batches, position: Some(seen.position) });
+                }
+                // Let go of between the look and the reading: look again.
+                Err(error) => failed = Some(error),
+            }
+        }
+        let error = failed.map_or_else(String::new, |error| error.to_string());
+        let (queue, node) = (&self.queue.name, self.node.id());
+        tracing::error!(node, %queue, %error, "a reader's messages cannot be read");
+        let message =
+            format!("node {node} cannot read the messages: {error}; read another replica");
+        Err(Refusal::stale(message, None))
+    }
+
+    async fn bodies(&self, view: &View) -> io::Result<Vec<v1::ReadBatch>> {
+        let mut batches = Vec::with_capacity(view.pieces.len());
+        for piece in &view.pieces {
+            batches.push(v1::ReadBatch {
+                first_offset: piece.run.first_offset.0,
+                published_at_ms: piece.since.0,
+                frame: Some(self.queue.frame(piece.run).await?),
+            });
+        }
+        Ok(batches)
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// Until there may be something new to tell.
+    async fn wait(&self) {
+        let bound = match self.bound {
+            Bound::Staleness(bound) => bound,
+            Bound::Linearizable => NEWS_EVERY,
+        };
+        let told = bound.min(NEWS_EVERY);
+        tokio::select! {
+            biased;
+            () = self.node.shutdown.said() => {}
+            () = self.queue.handle.applied_beyond(self.at_least, told) => {}
+        }
+    }
+}
+
+impl Refusal {
+    fn stale(message: String, staleness: Option<Duration>) -> Self {
+        let refusal = Self::new(reason::STALENESS_EXCEEDED, message).retry(ASK_EVERY);
+        match staleness {
+            Some(staleness) => refusal.with("staleness_ms", staleness.as_millis()),
+            None => refusal,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::reader_service_server::ReaderService for Services {
+    type ReadStream = Answers<v1::ReadResponse>;
+
+    async fn read(
+        &self,
+        request: Request<v1::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let hops = hops(request.metadata());
+        let permit = self.node.budget.stream()?;
+        let request = request.into_inner();
+        let bound = bound_of(&request)?;
+        let queue = match self.node.place_to_read(&request.queue, hops).await? {
+            Place::Here(queue) => queue,
+            Place::There(node) => {
+                let channel = self.node.channel(node)?;
+                let mut client = v1::reader_service_client::ReaderServiceClient::new(channel)
+                    .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
+                let answers = client.read(forwarded(request, hops)).await.map_err(passed_on)?;
+                let answers = answers.into_inner().map_err(passed_on);
+                return Ok(Response::new(Box::pin(answers)));
+            }
+        };
+        let mut reading = Reading {
+            node: self.node.clone(),
+            queue,
+            bound,
+            at_least: request.at_least_index,
+            next: None,
+            from: request.from,
+            left: (request.max_messages > 0).then_some(request.max_messages),
+        };
+        let follows = request.follow;
+        // What cannot be served at all is refused before the stream begins.
+        let mut part = reading.part().await?;
+        let answers = async_stream::stream! {
+            let _permit = permit;
+            loop {
+                let position = part.position.unwrap_or_default();
+                let at_end = position.next_offset >= position.end_offset;
+                yield Ok(part);
+                if reading.is_done() || (at_end && !follows) {
+                    return;
+                }
+                if at_end {
+                    reading.wait().await;
+                }
+                part = match reading.part().await {
+                    Ok(part) => part,
+                    Err(refusal) => {
+                        yield Err(refusal.into());
+                        return;
+                    }
+                };
+            }
+        };
+        Ok(Response::new(Box::pin(answers)))
+    }
+}

@@ -1,0 +1,91 @@
+//! Which replica a reader asks next: the nearest, and of those rather one that does not lead.
+
+use quorate_proto::v1::{self, ReplicaRole};
+
+use crate::address::Address;
+use crate::client::Client;
+use crate::error::Error;
+use crate::fault::{Fault, Verdict};
+use crate::random;
+
+/// The replicas of a queue, in the order in which they are asked.
+pub(super) struct Replicas {
+    /// Of the reader; empty if it does not say.
+    zone: String,
+    /// Those not tried since the queue was last described, the next one last.
+    left: Vec<Address>,
+}
+
+impl Replicas {
+    pub fn new(zone: String) -> Self {
+        Self { zone, left: Vec::new() }
+    }
+
+    /// The next one to ask; after the last, the queue is described again.
+    pub async fn next(&mut self, client: &Client, queue: &str) -> Result<Address, Fault> {
+        if self.left.is_empty() {
+            let described = client.describe_queue(queue).await.map_err(fault_of)?;
+            self.left = in_order(&described.replicas, &self.zone, random::choice());
+            self.left.reverse();
+        }
+        self.left.pop().ok_or_else(|| Fault::transport("the queue has no replica with an address"))
+    }
+}
+
+fn fault_of(error: Error) -> Fault {
+    match error {
+        Error::Refused(refusal) => {
+            Fault { verdict: Verdict::Refused, refusal, ..Fault::transport("") }
+        }
+        Error::Unavailable { last, .. } | Error::UnknownOutcome { last, .. } => {
+            Fault { refusal: last, ..Fault::transport("") }
+        }
+        Error::Invalid(why) => Fault::transport(why),
+    }
+}
+
+/// Those of the zone first, followers before the leader; `choice` decides among equals, so that readers spread.
+fn in_order(replicas: &[v1::Replica], zone: &str, choice: usize) -> Vec<Address> {
+    let mut replicas: Vec<&v1::Replica> = replicas.iter().collect();
+    if !replicas.is_empty() {
+        let by = choice % replicas.len();
+        replicas.rotate_left(by);
+    }
+    replicas.sort_by_key(|replica| {
+        let elsewhere = !zone.is_empty() && replica.zone != zone;
+        (elsewhere, replica.role() == ReplicaRole::Leader)
+    });
+    replicas.into_iter().filter_map(|replica| Address::parse(&replica.address).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_zone_comes_first_then_followers_and_equals_take_turns() {
+        let replica = |n: u64, zone: &str, role: ReplicaRole| v1::Replica {
+            node_id: n,
+            address: format!("n{n}:7100"),
+            zone: zone.to_owned(),
+            role: role.into(),
+            ..Default::default()
+        };
+        let (leader, follower) = (ReplicaRole::Leader, ReplicaRole::Follower);
+        let replicas = [
+            replica(1, "a", leader),
+            replica(2, "b", follower),
+            replica(3, "b", follower),
+            replica(4, "a", follower),
+        ];
+        let order = |zone, choice| {
+            let order = in_order(&replicas, zone, choice);
+            order.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(order("a", 0), ["n4:7100", "n1:7100", "n2:7100", "n3:7100"]);
+        assert_eq!(order("b", 0), ["n2:7100", "n3:7100", "n4:7100", "n1:7100"]);
+        assert_eq!(order("", 0), ["n2:7100", "n3:7100", "n4:7100", "n1:7100"]);
+        assert_eq!(order("", 2), ["n3:7100", "n4:7100", "n2:7100", "n1:7100"]);
+        assert!(in_order(&[], "", 7).is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! How old a replica's state is at most, without clocks that agree.
+//!
+//! A replica asks the leader for its *read index*: how far the log was committed when the leader last proved
+//! that it leads. Once the replica has applied that far, its state has everything that was committed before
+//! it asked, by its own clock (Ongaro's dissertation, section 6.4). One answer serves all readers
+//! that are content with it; those that are not share the next one.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft_rt::WatchReceiver;
+use quorate_machine::Machine;
+use quorate_proto::internal as pb;
+use quorate_proto::internal::rpc::Body;
+use tokio::time::Instant;
+
+use crate::handle::Handle;
+use crate::proposer::ProposeError;
+use crate::replica::Replica;
+
+/// As of when a replica's state is known to be complete.
+#[derive(Clone, Default)]
+pub(crate) struct Freshness(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    as_of: Mutex<Option<Instant>>,
+    /// Who asks the leader.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Freshness {
+    fn get(&self, since: Instant) -> Option<Instant> {
+        self.0.as_of.lock().expect("no panic while held").filter(|as_of| *as_of >= since)
+    }
+
+    fn set(&self, as_of: Instant) {
+        *self.0.as_of.lock().expect("no panic while held") = Some(as_of);
+    }
+}
+
+impl<M: Machine> Handle<M> {
+    /// Waits until this replica has applied everything that was committed before `since`, as far as is known
+    /// without asking again, and tells as of when its state is complete: that, or later.
+    ///
+    /// # Errors
+    /// When no leader answers. Callers set the limit.
+    pub async fn complete_as_of(&self, since: Instant) -> Result<Instant, ProposeError> {
+        let freshness = self.freshness();
+        if let Some(as_of) = freshness.get(since) {
+            return Ok(as_of);
+        }
+        let _turn = freshness.0.turn.lock().await;
+        if let Some(as_of) = freshness.get(since) {
+            return Ok(as_of);
+        }
+        let asked = Instant::now();
+        let index = self.read_index().await?;
+        self.applied_at_least(index).await?;
+        freshness.set(asked);
+        Ok(asked)
+    }
+
+    async fn read_index(&self) -> Result<u64, ProposeError> {
+        let replica = self.replica();
+        let leadership = replica.leadership();
+        let leader = match leadership.leader {
+            Some(_) if leadership.leads => return replica.read_index().await,
+            Some(leader) if leader != self.node() => leader,
+            _ => {
+                replica.wanted();
+                return Err(ProposeError::NotLeader { leader: None });
+            }
+        };
+        match replica.peers.call(leader, self.id(), Body::ReadIndex(pb::Done {})).await {
+            Ok(Body::ReadIndexed(answer)) => Ok(answer.index),
+            _ => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Waits until this replica has applied the entry at `index`, however long that takes.
+    ///
+    /// # Errors
+    /// When the replica has stopped.
+    pub async fn applied_at_least(&self, index: u64) -> Result<(), ProposeError> {
+        let mut metrics = self.replica().raft.metrics();
+        loop {
+            let applied = metrics.borrow_and_update().last_applied.map_or(0, |id| id.index);
+            if applied >= index {
+                return Ok(());
+            }
+            metrics.changed().await.map_err(|_| ProposeError::Stopped)?;
+        }
+    }
+
+    /// Waits until this replica has applied something beyond `index`, at most for `limit`.
+    pub async fn applied_beyond(&self, index: u64, limit: Duration) {
+        // An error says that the replica has stopped, which its next use tells.
+        let _ = tokio::time::timeout(limit, self.applied_at_least(index + 1)).await;
+    }
+}
+
+impl Replica {
+    /// How far the log is committed, as this replica knows if it is proven to lead.
+    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        use openraft::error::{LinearizableReadError, RaftError};
+        let _awake = self.parking.hold();
+        match self.raft.get_read_linearizer(openraft::ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader { leader: to.leader_id })
+            }
+            Err(RaftError::APIError(_)) => Err(ProposeError::Unknown),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        }
+    }
+}
