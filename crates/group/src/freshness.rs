@@ -94,9 +94,12 @@ impl<M: Machine> Handle<M> {
     }
 
     /// Waits until this replica has applied something beyond `index`, at most for `limit`.
-    pub async fn applied_beyond(&self, index: u64, limit: Duration) {
-        // An error says that the replica has stopped, which its next use tells.
-        let _ = tokio::time::timeout(limit, self.applied_at_least(index + 1)).await;
+    ///
+    /// # Errors
+    /// When the replica has stopped.
+    pub async fn applied_beyond(&self, index: u64, limit: Duration) -> Result<(), ProposeError> {
+        let applied = self.applied_at_least(index + 1);
+        tokio::time::timeout(limit, applied).await.unwrap_or(Ok(()))
     }
 }
 

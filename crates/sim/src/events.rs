@@ -8,12 +8,14 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use quorate_client::{AckLevel, LogPosition};
+use quorate_client::{AckLevel, LogPosition, ReadPosition};
 use quorate_group::sim::{Made, Observer};
 use quorate_machine::Machine;
 use quorate_machine::queue::{Command, Effect, Queue, Reply};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::invariants::{self, Invariant};
 use crate::trace::Trace;
@@ -153,6 +155,28 @@ pub enum Event<'a> {
         /// As sent, if the body can be understood.
         id: Option<MessageId>,
     },
+    /// A reader was told how far the queue is.
+    Looked {
+        /// The queue.
+        group: u64,
+        /// When it asked.
+        asked: Instant,
+        /// How old the answer may be; `None`: not older than the question.
+        bound: Option<Duration>,
+        /// What it was told.
+        position: &'a ReadPosition,
+    },
+    /// A reader that follows was shown a message.
+    Read {
+        /// The queue.
+        group: u64,
+        /// The reader, numbered within the run.
+        reader: u32,
+        /// The message's place.
+        offset: u64,
+        /// As sent, if the body can be understood.
+        id: Option<MessageId>,
+    },
     /// A consumer began to settle.
     Settling {
         /// The queue.
@@ -230,6 +254,8 @@ pub struct Counters {
     pub confirmed: u64,
     /// Deliveries shown to consumers.
     pub delivered: u64,
+    /// Messages and positions that readers were shown.
+    pub read: u64,
     /// Acknowledgements confirmed.
     pub acked: u64,
     /// Messages refused.
@@ -384,6 +410,7 @@ impl State {
             Event::Refused { .. } => self.counters.refused += 1,
             Event::Unknown { .. } => self.counters.unknown += 1,
             Event::Delivered { .. } => self.counters.delivered += 1,
+            Event::Looked { .. } | Event::Read { .. } => self.counters.read += 1,
             Event::Settled { settle: Settle::Ack, error: None, .. } => self.counters.acked += 1,
             Event::Leads { node, group, term } => {
                 let known = self.leaders.entry(*group).or_default();

@@ -18,6 +18,7 @@ struct Sums {
     faults: BTreeMap<&'static str, u64>,
     confirmed: u64,
     delivered: u64,
+    read: u64,
     acked: u64,
     elections: u64,
     node_failures: u64,
@@ -36,6 +37,7 @@ impl Sums {
         }
         self.confirmed += report.counters.confirmed;
         self.delivered += report.counters.delivered;
+        self.read += report.counters.read;
         self.acked += report.counters.acked;
         self.elections += report.counters.elections;
         self.node_failures += report.counters.node_failures;
@@ -207,9 +209,9 @@ fn print_summary(sums: &Sums, wall: Duration, options: &Sweep) {
     let speed = simulated / sums.busy.as_secs_f64().max(0.001);
     let a_minute = runs as f64 * 60.0 / wall.as_secs_f64().max(0.001);
     println!(
-        "\n{} messages confirmed, {} delivered, {} acked; {} elections, {} node starts refused or \
+        "\n{} messages confirmed, {} delivered, {} read, {} acked; {} elections, {} node starts refused or \
          failed",
-        sums.confirmed, sums.delivered, sums.acked, sums.elections, sums.node_failures
+        sums.confirmed, sums.delivered, sums.read, sums.acked, sums.elections, sums.node_failures
     );
     println!(
         "{simulated:.0} simulated seconds in {:.0} s: {speed:.0} a second and core, {a_minute:.1} \

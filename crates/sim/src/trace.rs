@@ -130,6 +130,12 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
                 None => out.write_str("of unknown content"),
             }
         }
+        Event::Looked { group, bound, position, .. } => {
+            write!(out, "g{group} looked within {bound:?}: {position:?}")
+        }
+        Event::Read { group, reader, offset, id } => {
+            write!(out, "g{group} r{reader} read {offset} {id:?}")
+        }
         Event::Settling { group, consumer, offset, token, settle } => {
             write!(out, "g{group} c{consumer} settles {offset} token {token} {settle:?}")
         }

@@ -69,6 +69,8 @@ struct Reading {
     queue: Arc<Queue>,
     bound: Bound,
     at_least: u64,
+    /// What the replica had applied at the last look, entries without commands included.
+    applied: u64,
     /// Not known before the first look.
     next: Option<Offset>,
     from: Option<v1::read_request::From>,
@@ -145,6 +147,7 @@ impl Reading {
         use v1::read_request::From;
         let most = self.left.map_or(PART_MESSAGES, |left| left.min(PART_MESSAGES.into()) as u32);
         let handle = &self.queue.handle;
+        self.applied = handle.replica().applied();
         let (view, first, end, index) = handle.read_at(|machine, index| {
             let first = machine.first_readable();
             let end = machine.stats().next_offset;
@@ -211,7 +214,7 @@ impl Reading {
     }
 
     /// Until there may be something new to tell.
-    async fn wait(&self) {
+    async fn wait(&self) -> Result<(), Refusal> {
         let bound = match self.bound {
             Bound::Staleness(bound) => bound,
             Bound::Linearizable => NEWS_EVERY,
@@ -219,8 +222,11 @@ impl Reading {
         let told = bound.min(NEWS_EVERY);
         tokio::select! {
             biased;
-            () = self.node.shutdown.said() => {}
-            () = self.queue.handle.applied_beyond(self.at_least, told) => {}
+            () = self.node.shutdown.said() => Err(Refusal::shutting_down()),
+            // Without its replica, the queue is deleted or moved: elsewhere it is known which.
+            waited = self.queue.handle.applied_beyond(self.applied, told) => {
+                waited.map_err(|_| Refusal::not_leader(None))
+            }
         }
     }
 }
@@ -263,6 +269,7 @@ impl v1::reader_service_server::ReaderService for Services {
             queue,
             bound,
             at_least: request.at_least_index,
+            applied: 0,
             next: None,
             from: request.from,
             left: (request.max_messages > 0).then_some(request.max_messages),
@@ -279,10 +286,12 @@ impl v1::reader_service_server::ReaderService for Services {
                 if reading.is_done() || (at_end && !follows) {
                     return;
                 }
-                if at_end {
-                    reading.wait().await;
-                }
-                part = match reading.part().await {
+                let waited = if at_end { reading.wait().await } else { Ok(()) };
+                let next = match waited {
+                    Ok(()) => reading.part().await,
+                    Err(refusal) => Err(refusal),
+                };
+                part = match next {
                     Ok(part) => part,
                     Err(refusal) => {
                         yield Err(refusal.into());

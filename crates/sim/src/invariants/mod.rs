@@ -14,6 +14,7 @@ mod offset_is_one_payload;
 mod one_lease_per_message;
 mod order_kept;
 mod raft_safety;
+mod reads_within_bound;
 mod replicas_agree;
 mod weaker_is_declared;
 
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<conservation::Conservation>::default(),
         Box::<identity::Identity>::default(),
         Box::<acked_never_lost::AckedNeverLost>::default(),
+        Box::<reads_within_bound::ReadsWithinBound>::default(),
         Box::<weaker_is_declared::WeakerIsDeclared>::default(),
     ]
 }

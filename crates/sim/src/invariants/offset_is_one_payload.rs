@@ -36,9 +36,8 @@ impl Invariant for OffsetIsOnePayload {
             Event::Confirmed { group, id, offset: Some(offset), .. } => {
                 self.name_is(*group, *offset, *id)
             }
-            Event::Delivered { group, offset, id: Some(id), .. } => {
-                self.name_is(*group, *offset, *id)
-            }
+            Event::Delivered { group, offset, id: Some(id), .. }
+            | Event::Read { group, offset, id: Some(id), .. } => self.name_is(*group, *offset, *id),
             _ => Ok(()),
         }
     }

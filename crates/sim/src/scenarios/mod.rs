@@ -108,6 +108,7 @@ fn steady() -> Load {
         }),
         trouble_percent: 5,
         rivals: false,
+        readers: true,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod body;
 mod admin;
 mod consumer;
 mod producer;
+mod reader;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -48,6 +49,8 @@ pub struct Load {
     pub trouble_percent: u32,
     /// Whether producers now and then meet a rival of their name.
     pub rivals: bool,
+    /// Whether each client machine has a reader of each queue.
+    pub readers: bool,
 }
 
 impl Load {
@@ -63,6 +66,7 @@ impl Load {
             settings: None,
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
+            readers: random.gen_bool(0.7),
         }
     }
 }
@@ -77,6 +81,8 @@ fn random_settings() -> QueueSettings {
         session_grace_ms: random.gen_range(500..4_000),
         min_in_sync: if random.gen_bool(0.2) { 3 } else { 0 },
         in_sync_lag_ms: random.gen_range(100..3_000),
+        retain_ms: if random.gen_bool(0.3) { random.gen_range(500..20_000) } else { 0 },
+        retain_bytes: if random.gen_bool(0.3) { random.gen_range(1_000..200_000) } else { 0 },
         ..QueueSettings::default()
     }
 }
@@ -92,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     producers: AtomicU32,
     consumers: AtomicU32,
+    readers: AtomicU32,
 }
 
 impl Shared {
@@ -105,6 +112,10 @@ impl Shared {
 
     fn next_producer(&self) -> u32 {
         self.producers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_reader(&self) -> u32 {
+        self.readers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn next_consumer(&self) -> u32 {
@@ -139,6 +150,7 @@ impl Workload {
             draining: AtomicBool::new(false),
             producers: AtomicU32::new(0),
             consumers: AtomicU32::new(0),
+            readers: AtomicU32::new(0),
         });
         let mut machines = Vec::new();
         for number in 0..MACHINES {
@@ -223,6 +235,9 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
         for _ in (0..shared.load.consumers).filter(|index| !mine(*index)) {
             tasks.push(tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone())));
         }
+    }
+    for queue in shared.queues.iter().filter(|_| shared.load.readers) {
+        tasks.push(tokio::spawn(reader::run(shared.clone(), client.clone(), queue.clone())));
     }
     if number == 0 {
         tasks.push(tokio::spawn(admin::run(shared.clone(), client.clone())));
