@@ -7,6 +7,7 @@ mod demo;
 mod faults;
 mod founding;
 mod full_disk;
+mod leaders;
 mod leases;
 mod python;
 mod readers;

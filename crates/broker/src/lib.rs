@@ -27,6 +27,7 @@ mod founding;
 // For `quorate-fuzz` alone: how requests are checked is private.
 #[doc(hidden)]
 pub mod fuzz;
+mod leaders;
 mod listener;
 mod log_writer;
 mod member;

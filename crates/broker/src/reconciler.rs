@@ -11,6 +11,7 @@ use quorate_machine::catalog::{self, Catalog, GroupId};
 use tokio::sync::mpsc;
 
 use crate::config::RaftConfig;
+use crate::leaders;
 use crate::member::{CATALOG, Member};
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
@@ -73,6 +74,9 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             return;
         }
         keep_catalog_members(&member).await;
+        if member.is_draining(member.id()) {
+            leaders::hand_over(&member, false).await;
+        }
         tokio::select! {
             biased;
             () = member.shutdown.said() => {}

@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
-use futures_util::{FutureExt, StreamExt, stream};
 use quorate_group::{EffectsAt, Handle, Spec, Timing};
 use quorate_machine::catalog::Catalog;
 use quorate_proto::v1;
@@ -20,20 +20,17 @@ use crate::about;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::founding;
+use crate::leaders;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
 use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
-use crate::queue::Queue;
 use crate::reconciler;
 use crate::service::Services;
 use crate::shutdown::Shutdown;
 use crate::succession;
 
-/// How long leaders wait for other voters to take over when the node ends.
-const HAND_OVER: Duration = Duration::from_secs(3);
-const HAND_OVERS_AT_A_TIME: usize = 64;
 /// How long open calls may take when the node ends.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -186,10 +183,7 @@ impl Node {
         let member = self.member.clone();
         tracing::info!(node = member.id(), "shutting down");
         let queues = member.queues.all();
-        let _ = tokio::time::timeout(HAND_OVER, hand_over(&queues)).await;
-        if member.catalog.leadership().leads {
-            member.catalog.hand_over(HAND_OVER).await;
-        }
+        let _ = tokio::time::timeout(leaders::HAND_OVER, leaders::hand_over(&member, true)).await;
         member.shutdown.say();
         self.stop_serving.say();
         if tokio::time::timeout(DRAIN, &mut self.serving).await.is_err() {
@@ -206,16 +200,6 @@ impl Node {
         drop(self.dir);
         tracing::info!(node = member.id(), "stopped");
     }
-}
-
-/// Hands over what is led here, a few queues at a time, those in use first. What is not handed over in
-/// time is taken over when this node has gone.
-async fn hand_over(queues: &[Arc<Queue>]) {
-    let led = queues.iter().filter(|queue| queue.handle.leadership().leads);
-    let (parked, used): (Vec<_>, Vec<_>) =
-        led.partition(|queue| queue.handle.replica().is_parked());
-    let handing = used.into_iter().chain(parked).map(|queue| queue.handle.hand_over(HAND_OVER));
-    stream::iter(handing).buffer_unordered(HAND_OVERS_AT_A_TIME).collect::<()>().await;
 }
 
 /// Serves until it is said to stop; a node that cannot serve any longer must not go on.

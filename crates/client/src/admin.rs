@@ -2,6 +2,7 @@
 
 use quorate_proto::v1;
 use quorate_proto::v1::admin_service_client::AdminServiceClient;
+use quorate_proto::v1::cluster_service_client::ClusterServiceClient;
 use tonic::transport::Channel;
 
 use crate::client::Client;
@@ -26,6 +27,10 @@ const RECEIPTS: usize = 10_000;
 
 fn admin(channel: Channel) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+fn cluster(channel: Channel) -> ClusterServiceClient<Channel> {
+    ClusterServiceClient::new(channel)
 }
 
 fn described(queue: Option<v1::QueueDescription>) -> Result<v1::QueueDescription, Error> {
@@ -247,5 +252,72 @@ impl Client {
         let answer = self.nodes.call(Effect::Reads, ask).await?;
         self.nodes.learn(&answer.nodes);
         answer.leader.ok_or_else(|| Error::Invalid("the server named no leader".to_owned()))
+    }
+
+    /// Hands the leadership of a queue to another of its voters, `to`, or to the one that has most. Returns once
+    /// that one leads. Producers and consumers go on there by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, `INVALID_ARGUMENT` when the node has no vote, or `NOT_ENOUGH_NODES`
+    /// when it is not there.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let leader = client.transfer_leader("orders", Some(2)).await?;
+    /// assert_eq!(leader.node_id, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn transfer_leader(
+        &self,
+        queue: impl Into<String>,
+        to: Option<u64>,
+    ) -> Result<v1::Leader, Error> {
+        let request =
+            v1::TransferLeaderRequest { queue: queue.into(), node_id: to.unwrap_or_default() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).transfer_leader(request).await }
+        };
+        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        answer.leader.ok_or_else(|| Error::Invalid("the server named no leader".to_owned()))
+    }
+
+    /// Keeps leaderships away from a node before its maintenance, or lets it have them again. It hands over what
+    /// it leads; [`status`](Self::status) tells when it leads nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `INVALID_ARGUMENT` when there is no such node.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// client.drain_node(2, true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn drain_node(&self, node_id: u64, draining: bool) -> Result<(), Error> {
+        let ask = |channel| async move {
+            cluster(channel).drain_node(v1::DrainNodeRequest { node_id, draining }).await
+        };
+        self.nodes.call(Effect::Writes, ask).await?;
+        Ok(())
+    }
+
+    /// Gives each queue to the leader that it was placed with, where that one may lead.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers in time.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// println!("{} leaderships moved", client.balance_leaders().await?.moved);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn balance_leaders(&self) -> Result<v1::BalanceLeadersResponse, Error> {
+        let ask = |channel| async move {
+            cluster(channel).balance_leaders(v1::BalanceLeadersRequest {}).await
+        };
+        Ok(self.nodes.call(Effect::Writes, ask).await?)
     }
 }

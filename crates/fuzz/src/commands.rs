@@ -122,6 +122,7 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         create("orders", 3, Settings::default()),
         create("mail.eu-west_1", 1, limited.clone()),
         C::UpdateQueue { name: name("orders"), settings: limited },
+        C::DrainNode { id: NodeId(2), draining: true },
         C::Tick,
         C::LeaderChanged { node: NodeId(1) },
         C::DeleteQueue { name: name("mail.eu-west_1") },

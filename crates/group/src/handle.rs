@@ -384,21 +384,19 @@ impl<M: Machine> Handle<M> {
         self.applied_at_least(index).await
     }
 
-    /// Hands leadership to the most advanced other voter, if this replica leads; returns once it
-    /// does not, or after `patience`.
-    pub async fn hand_over(&self, patience: Duration) {
-        let mut best: Option<Progress> = None;
-        let there =
+    /// The other voters that are there, so could lead; none unless this replica leads.
+    #[must_use]
+    pub fn heirs(&self) -> Vec<Progress> {
+        let could =
             |p: &Progress| p.voter && p.node != self.node() && self.replica.peers.is_there(p.node);
-        for progress in self.progress().into_iter().filter(there) {
-            if best.is_none_or(|b| progress.matched > b.matched) {
-                best = Some(progress);
-            }
-        }
-        let Some(to) = best else { return };
+        self.progress().into_iter().filter(could).collect()
+    }
+
+    /// Hands leadership to another voter; false if this replica leads still after `patience`.
+    pub async fn transfer(&self, to: u64, patience: Duration) -> bool {
         let _awake = self.replica.parking.hold();
-        if self.replica.raft.trigger().transfer_leader(to.node).await.is_err() {
-            return;
+        if self.replica.raft.trigger().transfer_leader(to).await.is_err() {
+            return false;
         }
         let step = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
@@ -406,6 +404,7 @@ impl<M: Machine> Handle<M> {
             tokio::time::sleep(step).await;
             waited += step;
         }
+        !self.leadership().leads
     }
 
     pub(crate) fn freshness(&self) -> &Freshness {

@@ -97,6 +97,8 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
             Command::CreateQueue(CreateQueue { name, settings, replicas, candidates })
         }),
         name().prop_map(|name| Command::DeleteQueue { name }),
+        (any::<u64>(), any::<bool>())
+            .prop_map(|(id, draining)| Command::DrainNode { id: NodeId(id), draining }),
         (name(), settings()).prop_map(|(name, settings)| Command::UpdateQueue { name, settings }),
         Just(Command::Tick),
         any::<u64>().prop_map(Catalog::leader_changed),

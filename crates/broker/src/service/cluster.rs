@@ -92,6 +92,7 @@ impl Member {
             disk_free_bytes: told.as_ref().map_or(0, |told| told.disk_free_bytes),
             process_id: told.as_ref().map_or(0, |told| told.process_id),
             lag: lags.get(&node.id.0).copied().unwrap_or(0),
+            draining: node.draining,
         });
         let leadership = self.catalog.leadership();
         let leaderless = |queue: &&catalog::Queue| {
@@ -208,6 +209,36 @@ impl v1::cluster_service_server::ClusterService for Services {
             return client.join_cluster(forwarded(request, hops)).await.map_err(passed_on);
         }
         Ok(Response::new(self.node.join(request).await?))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        let hops = hops(request.metadata());
+        let leader = self.node.transfer(request.into_inner(), hops).await?;
+        Ok(Response::new(v1::TransferLeaderResponse { leader: Some(leader) }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let mut client = Client::new(self.node.channel(node)?);
+            return client.drain_node(forwarded(request, hops)).await.map_err(passed_on);
+        }
+        self.node.drain(&request).await?;
+        Ok(Response::new(v1::DrainNodeResponse {}))
+    }
+
+    async fn balance_leaders(
+        &self,
+        _request: Request<v1::BalanceLeadersRequest>,
+    ) -> Result<Response<v1::BalanceLeadersResponse>, Status> {
+        Ok(Response::new(self.node.balance().await))
     }
 }
 

@@ -556,4 +556,25 @@ impl ClusterService for Node {
     ) -> Result<Response<v1::JoinClusterResponse>, Status> {
         Err(Status::unimplemented("join"))
     }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        Err(Status::unimplemented("transfer"))
+    }
+
+    async fn drain_node(
+        &self,
+        _: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        Err(Status::unimplemented("drain"))
+    }
+
+    async fn balance_leaders(
+        &self,
+        _: Request<v1::BalanceLeadersRequest>,
+    ) -> Result<Response<v1::BalanceLeadersResponse>, Status> {
+        Err(Status::unimplemented("balance"))
+    }
 }

@@ -8,6 +8,7 @@
 //! 4 DeleteQueue    name text
 //! 5 UpdateQueue    name text | settings
 //! 6 Tick   7 LeaderChanged  node u64
+//! 8 DrainNode      id u64 | draining u8
 //! text             length u32 | UTF-8
 //! ```
 
@@ -30,6 +31,7 @@ const DELETE_QUEUE: u8 = 4;
 const UPDATE_QUEUE: u8 = 5;
 const TICK: u8 = 6;
 const LEADER_CHANGED: u8 = 7;
+const DRAIN_NODE: u8 = 8;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -54,6 +56,11 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         Command::LeaderChanged { node } => {
             out.put_u8(LEADER_CHANGED);
             out.put_u64_le(node.0);
+        }
+        Command::DrainNode { id, draining } => {
+            out.put_u8(DRAIN_NODE);
+            out.put_u64_le(id.0);
+            out.put_u8(u8::from(*draining));
         }
     }
 }
@@ -91,6 +98,10 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         UPDATE_QUEUE => Command::UpdateQueue { name: name(buf)?, settings: Settings::decode(buf)? },
         TICK => Command::Tick,
         LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
+        DRAIN_NODE => Command::DrainNode {
+            id: NodeId(wire::u64(buf)?),
+            draining: wire::flag(buf, "draining flag")?,
+        },
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;

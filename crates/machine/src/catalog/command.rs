@@ -31,6 +31,13 @@ pub enum Command {
         /// The new settings; their version is set by the catalog.
         settings: Settings,
     },
+    /// Keeps leaderships away from a node, or lets it have them again.
+    DrainNode {
+        /// The node.
+        id: NodeId,
+        /// Whether it is to lead nothing.
+        draining: bool,
+    },
     /// Lets time pass.
     Tick,
     /// A leader takes up office.
@@ -134,6 +141,12 @@ pub enum Rejection {
         /// Its Raft group.
         group: GroupId,
     },
+    /// No node of that id.
+    #[error("there is no node {}", id.0)]
+    UnknownNode {
+        /// The id.
+        id: NodeId,
+    },
     /// No queue of that name.
     #[error("queue not found")]
     NotFound,
@@ -209,6 +222,8 @@ pub struct Node {
     pub zone: String,
     /// The newest command set that it can apply.
     pub version: u32,
+    /// It is to lead nothing, and gets new replicas only where there are too few other nodes.
+    pub draining: bool,
 }
 
 /// A queue, as the catalog wants it.

@@ -122,9 +122,16 @@ impl Catalog {
         if let Some(known) = known.filter(|known| known.incarnation != incarnation && !replace) {
             return Err(Rejection::IncarnationMismatch { id, known: known.incarnation });
         }
-        let node = Node { id, incarnation, address, zone, version };
+        let draining = known.is_some_and(|known| known.draining);
+        let node = Node { id, incarnation, address, zone, version, draining };
         let is_news = known != Some(&node);
         self.nodes.insert(id, node);
+        Ok((Reply::Done, is_news.then_some(Change::Node(id))))
+    }
+
+    fn drain(&mut self, id: NodeId, draining: bool) -> Result<Done, Rejection> {
+        let node = self.nodes.get_mut(&id).ok_or(Rejection::UnknownNode { id })?;
+        let is_news = std::mem::replace(&mut node.draining, draining) != draining;
         Ok((Reply::Done, is_news.then_some(Change::Node(id))))
     }
 
@@ -224,6 +231,7 @@ impl Machine for Catalog {
             Command::CreateQueue(create) => self.create(at, create),
             Command::DeleteQueue { name } => self.delete(name),
             Command::UpdateQueue { name, settings } => self.update(at, name, settings),
+            Command::DrainNode { id, draining } => self.drain(id, draining),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -1,8 +1,9 @@
 //! Which nodes hold a new queue.
 //!
-//! Replicas are picked one by one: the candidate that hosts the fewest replicas, among equals one
-//! in the zone that this queue uses least so far, among those the lowest id. The replica that is
-//! the preferred leader of the fewest queues becomes that of this one.
+//! Replicas are picked one by one: of the candidates that are not being drained, or else of all, one
+//! that hosts the fewest replicas, among equals one in the zone that this queue uses least so far,
+//! among those the lowest id. The replica that is the preferred leader of the fewest queues becomes
+//! that of this one, if it is not being drained.
 
 use std::collections::BTreeMap;
 
@@ -62,16 +63,17 @@ impl Loads {
         while replicas.len() < count {
             let rank = |node: &Node| {
                 let in_zone = zones.get(node.zone.as_str()).copied().unwrap_or_default();
-                (self.of(node.id).replicas, in_zone, node.id)
+                (node.draining, self.of(node.id).replicas, in_zone, node.id)
             };
             let best = (0..candidates.len()).min_by_key(|&at| rank(candidates[at]))?;
             let chosen = candidates.swap_remove(best);
             *zones.entry(&chosen.zone).or_default() += 1;
-            replicas.push(chosen.id);
+            replicas.push(chosen);
         }
-        replicas.sort_unstable();
-        let lightest = |&node: &NodeId| (self.of(node).leaders, node);
-        let preferred_leader = replicas.iter().copied().min_by_key(lightest)?;
+        replicas.sort_unstable_by_key(|node| node.id);
+        let lightest = |node: &&&Node| (node.draining, self.of(node.id).leaders, node.id);
+        let preferred_leader = replicas.iter().min_by_key(lightest)?.id;
+        let replicas = replicas.iter().map(|node| node.id).collect();
         Some(Placement { replicas, preferred_leader })
     }
 }

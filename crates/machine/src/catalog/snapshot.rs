@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot = version u8 | cluster id? u128 | now | groups | node* | queue* | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
-//! node     = id | incarnation u128 | address | zone | version
+//! node     = id | incarnation u128 | address | zone | version | draining u8
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //! ```
 
@@ -18,8 +18,8 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout.
-const VERSION: u8 = 1;
+/// Version of the snapshot layout. In version 1 no node is draining.
+const VERSION: u8 = 2;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -33,7 +33,7 @@ pub(super) fn hash(catalog: &Catalog) -> u64 {
 
 /// The state that [`write`] wrote.
 pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
-    let (_, mut rest) = wire::unseal(bytes, "catalog snapshot", VERSION..=VERSION)?;
+    let (version, mut rest) = wire::unseal(bytes, "catalog snapshot", 1..=VERSION)?;
     let mut catalog = Catalog {
         cluster_id: wire::option(&mut rest, "cluster flag", wire::u128)?,
         now: Millis(varint(&mut rest)?),
@@ -41,7 +41,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         ..Catalog::default()
     };
     for _ in 0..item_count(&mut rest, 26)? {
-        let node = read_node(&mut rest)?;
+        let node = read_node(&mut rest, version)?;
         ascending(catalog.nodes.last_key_value().map(|(last, _)| last), &node.id, "node")?;
         catalog.nodes.insert(node.id, node);
     }
@@ -82,15 +82,17 @@ fn write_node(out: &mut Vec<u8>, node: &Node) {
     wire::put_bytes(out, node.address.as_bytes());
     wire::put_bytes(out, node.zone.as_bytes());
     put_varint(out, node.version.into());
+    out.put_u8(u8::from(node.draining));
 }
 
-fn read_node(buf: &mut &[u8]) -> Result<Node, DecodeError> {
+fn read_node(buf: &mut &[u8], version: u8) -> Result<Node, DecodeError> {
     Ok(Node {
         id: NodeId(varint(buf)?),
         incarnation: wire::u128(buf)?,
         address: wire::string(buf, "address", RegisterNode::ADDRESS_BYTES_MAX)?,
         zone: wire::string(buf, "zone", RegisterNode::ZONE_BYTES_MAX)?,
         version: varint32(buf)?,
+        draining: version >= 2 && wire::flag(buf, "draining flag")?,
     })
 }
 

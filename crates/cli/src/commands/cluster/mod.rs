@@ -1,6 +1,7 @@
 //! `quorate cluster …`: the nodes, a file for each verb.
 
 mod join;
+mod leaders;
 mod status;
 
 use clap::Subcommand;
@@ -15,6 +16,14 @@ pub enum Command {
     Status,
     /// Register a new node and prepare its data directory; start it with `quorate server` then.
     Join(join::Args),
+    /// Hand the leadership of a queue to another of its replicas.
+    TransferLeader(leaders::Transfer),
+    /// Have a node lead nothing, before its maintenance.
+    Drain(leaders::Drain),
+    /// Let a node lead again.
+    Undrain(leaders::Drain),
+    /// Give each queue to the leader that it was placed with.
+    Balance,
 }
 
 /// Runs one verb.
@@ -22,5 +31,9 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Status => status::run(global).await,
         Command::Join(args) => join::run(&args, global).await,
+        Command::TransferLeader(args) => leaders::transfer(&args, global).await,
+        Command::Drain(args) => leaders::drain(&args, global).await,
+        Command::Undrain(args) => leaders::undrain(&args, global).await,
+        Command::Balance => leaders::balance(global).await,
     }
 }

@@ -50,10 +50,11 @@ fn text(status: &ClusterStatus) -> String {
     ];
     let mut table = Table::new(&headers);
     for node in &status.nodes {
-        let state = match (node.reachable, node.disk_full) {
-            (false, _) => "unreachable",
-            (true, true) => "disk full",
-            (true, false) => "up",
+        let state = match (node.reachable, node.disk_full, node.draining) {
+            (false, _, _) => "unreachable",
+            (true, true, _) => "disk full",
+            (true, false, true) => "draining",
+            (true, false, false) => "up",
         };
         let up = |figure: String| if node.reachable { figure } else { String::new() };
         table.row([
@@ -86,7 +87,7 @@ fn json(status: &ClusterStatus) -> Value {
             "reachable": node.reachable, "replicas": node.replicas, "leaders": node.leaders,
             "version": node.version, "disk_full": node.disk_full,
             "disk_free_bytes": node.disk_free_bytes, "process_id": node.process_id,
-            "lag": node.lag,
+            "lag": node.lag, "draining": node.draining,
         })).collect::<Vec<_>>(),
     })
 }

@@ -20,6 +20,7 @@ pub enum Op {
     Create { name: u8, max_messages: u8, replicas: u8, candidates: Vec<u8> },
     Update { name: u8, max_messages: u8, version: u8 },
     Delete { name: u8 },
+    Drain { node: u8, draining: bool },
     Tick,
     LeaderChanged,
 }
@@ -53,6 +54,9 @@ impl Op {
                 settings: settings(max_messages, version),
             },
             Self::Delete { name } => Command::DeleteQueue { name: queue_name(*name) },
+            &Self::Drain { node, draining } => {
+                Command::DrainNode { id: NodeId(node.into()), draining }
+            }
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),
         }

@@ -25,7 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 1]) {
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -37,6 +37,7 @@ fn op(rng: &mut Rng, names: u64) -> Op {
         3 => Op::Update { name, max_messages, version: rng.below(100) as u8 },
         4 => Op::Delete { name },
         5 => Op::Tick,
+        6 => Op::Drain { node: rng.below(NODES) as u8, draining: rng.one_in(2) },
         _ => Op::LeaderChanged,
     }
 }

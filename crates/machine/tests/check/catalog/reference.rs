@@ -41,13 +41,28 @@ impl Reference {
                 None => rejected(Rejection::NotFound),
             },
             Command::UpdateQueue { name, settings } => self.update(index, name, settings),
+            Command::DrainNode { id, draining } => {
+                match self.nodes.iter_mut().find(|node| node.id == *id) {
+                    Some(node) if node.draining == *draining => (Reply::Done, None),
+                    Some(node) => {
+                        node.draining = *draining;
+                        (Reply::Done, Some(Change::Node(*id)))
+                    }
+                    None => rejected(Rejection::UnknownNode { id: *id }),
+                }
+            }
             Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
         }
     }
 
+    fn is_draining(&self, id: NodeId) -> bool {
+        self.nodes.iter().any(|node| node.id == id && node.draining)
+    }
+
     fn register(&mut self, register: &RegisterNode) -> (Reply, Option<Change>) {
         let RegisterNode { id, incarnation, address, zone, version, replace } = register.clone();
-        let node = Node { id, incarnation, address, zone, version };
+        let draining = self.is_draining(id);
+        let node = Node { id, incarnation, address, zone, version, draining };
         match self.nodes.iter_mut().find(|known| known.id == id) {
             Some(known) if *known == node => return (Reply::Done, None),
             Some(known) if known.incarnation != incarnation && !replace => {
@@ -81,7 +96,10 @@ impl Reference {
         }
         let replicas = self.choose(there, count);
         let led = |node: NodeId| self.queues.iter().filter(|q| q.preferred_leader == node).count();
-        let preferred_leader = *replicas.iter().min_by_key(|&&node| (led(node), node)).unwrap();
+        let preferred_leader = *replicas
+            .iter()
+            .min_by_key(|&&node| (self.is_draining(node), led(node), node))
+            .unwrap();
         let group = GroupId(self.groups.len() as u64 + 1);
         let settings = Settings { version: index, ..settings.clone() };
         let (name, created_at) = (name.clone(), Millis(self.now));
@@ -94,7 +112,7 @@ impl Reference {
         (Reply::Created { group }, Some(change))
     }
 
-    /// One by one: the node with the fewest replicas, then the one in the zone used least by this
+    /// One by one: one that is not drained, then the node with the fewest replicas, then the one in the zone used least by this
     /// queue, then the lowest id.
     fn choose(&self, mut there: Vec<Node>, count: usize) -> Vec<NodeId> {
         let mut chosen: Vec<Node> = Vec::new();
@@ -102,7 +120,7 @@ impl Reference {
             let rank = |node: &Node| {
                 let hosted = self.queues.iter().filter(|q| q.replicas.contains(&node.id)).count();
                 let in_zone = chosen.iter().filter(|other| other.zone == node.zone).count();
-                (hosted, in_zone, node.id)
+                (node.draining, hosted, in_zone, node.id)
             };
             there.sort_by_key(rank);
             chosen.push(there.remove(0));
