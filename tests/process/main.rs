@@ -12,6 +12,7 @@ mod leases;
 mod python;
 mod readers;
 mod refusals;
+mod replication;
 mod startup;
 
 use std::time::Duration;

@@ -30,7 +30,7 @@ fn admin(channel: Channel) -> AdminServiceClient<Channel> {
 }
 
 fn cluster(channel: Channel) -> ClusterServiceClient<Channel> {
-    ClusterServiceClient::new(channel)
+    ClusterServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 fn described(queue: Option<v1::QueueDescription>) -> Result<v1::QueueDescription, Error> {
@@ -281,6 +281,33 @@ impl Client {
         };
         let answer = self.nodes.call(Effect::Writes, ask).await?;
         answer.leader.ok_or_else(|| Error::Invalid("the server named no leader".to_owned()))
+    }
+
+    /// How far each replica of a queue is, or of all queues, in order of name.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for queue in client.replication(None).await? {
+    ///     for replica in queue.replicas {
+    ///         println!("{} node {}: {:?} ms behind", queue.queue, replica.node_id, replica.lag_ms);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn replication(
+        &self,
+        queue: Option<&str>,
+    ) -> Result<Vec<v1::QueueReplication>, Error> {
+        let request = v1::GetReplicationRequest { queue: queue.unwrap_or_default().to_owned() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).get_replication(request).await }
+        };
+        Ok(self.nodes.call(Effect::Reads, ask).await?.queues)
     }
 
     /// Keeps leaderships away from a node before its maintenance, or lets it have them again. It hands over what

@@ -53,7 +53,7 @@ pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, LogPosition,
-    NodeDescription, QueueCounts, QueueDescription, QueueSettings, ReadPosition, ReceiptVerdict,
-    Replica, ReplicaRole,
+    NodeDescription, QueueCounts, QueueDescription, QueueReplication, QueueSettings, ReadPosition,
+    ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole, ReplicaState,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};

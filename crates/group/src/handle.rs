@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::freshness::Freshness;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
-use crate::network::{Network, Peers};
+use crate::network::{Network, Peers, Sent};
 use crate::parking::Parking;
 use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
 use crate::replica::Replica;
@@ -118,6 +118,10 @@ pub struct Progress {
     pub matched: Option<u64>,
     /// Entries that it lacks, as far as is known.
     pub lag: u64,
+    /// The last log index that was sent to it; `None` for this node, or if nothing was.
+    pub sent: Option<u64>,
+    /// Whether its node is there.
+    pub is_there: bool,
 }
 
 /// One replica of a group with machine `M`. Cheap to clone.
@@ -129,6 +133,7 @@ pub struct Handle<M: Machine> {
     /// When this replica last came to lead, by the group's clock.
     led_since: Arc<AtomicU64>,
     freshness: Freshness,
+    sent: Sent,
 }
 
 impl<M: Machine> Clone for Handle<M> {
@@ -140,6 +145,7 @@ impl<M: Machine> Clone for Handle<M> {
             clock: self.clock.clone(),
             led_since: self.led_since.clone(),
             freshness: self.freshness.clone(),
+            sent: self.sent.clone(),
         }
     }
 }
@@ -208,7 +214,8 @@ impl<M: Machine> Handle<M> {
             EffectsAt::Leader => COMMIT_PATIENCE,
             EffectsAt::EveryReplica => Duration::ZERO,
         };
-        let network = Network::new(spec.group, spec.peers.clone(), commit_patience);
+        let sent = Sent::default();
+        let network = Network::new(spec.group, spec.peers.clone(), commit_patience, sent.clone());
         let mut store = LogStore::new(log.clone());
         let resting = store.read_vote().await?.filter(|_| spec.rests);
         let config = raft_config(&spec, resting.is_some())
@@ -243,7 +250,7 @@ impl<M: Machine> Handle<M> {
         let led_since = Arc::new(AtomicU64::new(0));
         let freshness = Freshness::default();
         let handle =
-            Self { replica, machine, proposals, clock: clock.clone(), led_since, freshness };
+            Self { replica, machine, proposals, clock: clock.clone(), led_since, freshness, sent };
         let keeper = Keeper {
             handle: handle.clone(),
             raft,
@@ -387,8 +394,7 @@ impl<M: Machine> Handle<M> {
     /// The other voters that are there, so could lead; none unless this replica leads.
     #[must_use]
     pub fn heirs(&self) -> Vec<Progress> {
-        let could =
-            |p: &Progress| p.voter && p.node != self.node() && self.replica.peers.is_there(p.node);
+        let could = |p: &Progress| p.voter && p.node != self.node() && p.is_there;
         self.progress().into_iter().filter(could).collect()
     }
 
@@ -437,8 +443,15 @@ impl<M: Machine> Handle<M> {
         self.replica.raft.metrics().borrow_watched().purged.as_ref().map(Position::from)
     }
 
+    /// Payload bytes of the entries behind `index` in this replica's log.
+    #[must_use]
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        self.replica.log.log.bytes_from(self.replica.log.group, index + 1)
+    }
+
     /// The last index of this replica's log.
-    pub(crate) fn last_index(&self) -> u64 {
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
         use openraft_rt::WatchReceiver;
         self.replica.raft.metrics().borrow_watched().last_log_index.unwrap_or(0)
     }
@@ -465,6 +478,9 @@ impl<M: Machine> Handle<M> {
                     voter: voters.contains(node),
                     matched,
                     lag: last.saturating_sub(matched.unwrap_or(0)),
+                    // A new leader has sent less than it knows of.
+                    sent: self.sent.to(*node).max(matched).filter(|_| *node != metrics.id),
+                    is_there: *node == metrics.id || self.replica.peers.is_there(*node),
                 }
             })
             .collect()

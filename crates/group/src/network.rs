@@ -4,7 +4,7 @@
 //! implements [`Peers`]. Appends are pipelined: requests of one append stream go out as they come,
 //! their answers come back in the same order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -79,17 +79,41 @@ pub(crate) struct Network {
     group: u64,
     peers: Arc<dyn Peers>,
     commit_patience: Duration,
+    sent: Sent,
+}
+
+/// The last entry that was sent to each node.
+#[derive(Clone, Default)]
+pub(crate) struct Sent(Arc<Mutex<BTreeMap<u64, u64>>>);
+
+impl Sent {
+    fn note(&self, node: u64, request: &AppendEntriesRequest<Types>) {
+        if let Some(last) = request.entries.last() {
+            lock(&self.0).insert(node, last.log_id.index);
+        }
+    }
+
+    /// To a node; `None` if nothing was.
+    pub(crate) fn to(&self, node: u64) -> Option<u64> {
+        lock(&self.0).get(&node).copied()
+    }
 }
 
 impl Network {
     /// News of a commit alone waits for `commit_patience` for an append that says it too.
-    pub(crate) fn new(group: u64, peers: Arc<dyn Peers>, commit_patience: Duration) -> Self {
-        Self { group, peers, commit_patience }
+    pub(crate) fn new(
+        group: u64,
+        peers: Arc<dyn Peers>,
+        commit_patience: Duration,
+        sent: Sent,
+    ) -> Self {
+        Self { group, peers, commit_patience, sent }
     }
 
     fn client(&self, target: u64, streams: bool) -> Client {
         let (peers, commit_patience) = (self.peers.clone(), self.commit_patience);
-        Client { group: self.group, node: target, peers, streams, commit_patience }
+        let sent = self.sent.clone();
+        Client { group: self.group, node: target, peers, streams, commit_patience, sent }
     }
 }
 
@@ -113,6 +137,7 @@ pub(crate) struct Client {
     peers: Arc<dyn Peers>,
     streams: bool,
     commit_patience: Duration,
+    sent: Sent,
 }
 
 fn unreachable(error: impl std::error::Error + 'static) -> Unreachable<Types> {
@@ -186,7 +211,9 @@ impl RaftNetworkV2<Types> for Client {
                     Ok(unquestioned(link, input).boxed())
                 }
                 Ok(Ok(link)) => {
-                    Ok(pipelined(self.node, link, with_commits(input, patience)).boxed())
+                    let (node, sent) = (self.node, self.sent.clone());
+                    let input = input.inspect(move |request| sent.note(node, request));
+                    Ok(pipelined(node, link, with_commits(input, patience)).boxed())
                 }
                 Ok(Err(error)) => {
                     // openraft's own back-off begins with the first request of a stream; without

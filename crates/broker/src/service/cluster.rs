@@ -220,6 +220,14 @@ impl v1::cluster_service_server::ClusterService for Services {
         Ok(Response::new(v1::TransferLeaderResponse { leader: Some(leader) }))
     }
 
+    async fn get_replication(
+        &self,
+        request: Request<v1::GetReplicationRequest>,
+    ) -> Result<Response<v1::GetReplicationResponse>, Status> {
+        let hops = hops(request.metadata());
+        Ok(Response::new(self.node.replication(&request.into_inner(), hops).await?))
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,

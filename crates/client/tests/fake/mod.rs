@@ -564,6 +564,13 @@ impl ClusterService for Node {
         Err(Status::unimplemented("transfer"))
     }
 
+    async fn get_replication(
+        &self,
+        _: Request<v1::GetReplicationRequest>,
+    ) -> Result<Response<v1::GetReplicationResponse>, Status> {
+        Err(Status::unimplemented("replication"))
+    }
+
     async fn drain_node(
         &self,
         _: Request<v1::DrainNodeRequest>,

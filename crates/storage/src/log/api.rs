@@ -168,6 +168,13 @@ impl Log {
         Some(self.shared.lock().groups.get(&group)?.index.get(index)?.term)
     }
 
+    /// Payload bytes of a group's stored entries from `index` on. Takes time in proportion to their number.
+    pub fn bytes_from(&self, group: GroupId, index: u64) -> u64 {
+        let state = self.shared.lock();
+        let Some(group) = state.groups.get(&group) else { return 0 };
+        group.index.iter_from(index).map(|(_, slot)| u64::from(slot.payload_bytes)).sum()
+    }
+
     /// The stored ranges of a group, for verification.
     pub fn indexes(&self, group: GroupId) -> Vec<RangeInclusive<u64>> {
         self.shared.lock().groups.get(&group).map(|g| g.index.ranges()).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 mod join;
 mod leaders;
+mod replication;
 mod status;
 
 use clap::Subcommand;
@@ -14,6 +15,8 @@ use crate::failure::Failure;
 pub enum Command {
     /// Show the nodes and what they carry.
     Status,
+    /// Show how far each replica of each queue is.
+    Replication(replication::Args),
     /// Register a new node and prepare its data directory; start it with `quorate server` then.
     Join(join::Args),
     /// Hand the leadership of a queue to another of its replicas.
@@ -30,6 +33,7 @@ pub enum Command {
 pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Status => status::run(global).await,
+        Command::Replication(args) => replication::run(&args, global).await,
         Command::Join(args) => join::run(&args, global).await,
         Command::TransferLeader(args) => leaders::transfer(&args, global).await,
         Command::Drain(args) => leaders::drain(&args, global).await,
