@@ -15,10 +15,14 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     let mut made = 0;
     while !shared.is_quiet() {
         sleep(Duration::from_millis(thread_rng().gen_range(300..3_000))).await;
-        match thread_rng().gen_range(0..10) {
+        match thread_rng().gen_range(0..14) {
             0..=5 => count(&shared, &client).await,
             6 => drop(client.status().await),
             7 => drop(client.list_queues().await),
+            8 => drop(client.replication(None).await),
+            9 => transfer(&shared, &client).await,
+            10 => drop(client.balance_leaders().await),
+            11 => drain(&shared, &client).await,
             _ => {
                 made += 1;
                 short_lived(&client, &format!("short-{made}")).await;
@@ -34,6 +38,23 @@ async fn count(shared: &Shared, client: &Client) {
             let group = queue.group;
             shared.cluster.record().tell(Event::Counted { group, counts: &counts });
         }
+    }
+}
+
+/// A random queue to a random node, which may refuse.
+async fn transfer(shared: &Shared, client: &Client) {
+    let queue = &shared.queues[thread_rng().gen_range(0..shared.queues.len())];
+    let to = thread_rng().gen_bool(0.7).then(|| thread_rng().gen_range(1..=3));
+    let _ = client.transfer_leader(queue.name.as_str(), to).await;
+}
+
+/// A node leads nothing for a while; one whose drain is not taken back leads when it must.
+async fn drain(shared: &Shared, client: &Client) {
+    let node = thread_rng().gen_range(1..=3);
+    if client.drain_node(node, true).await.is_ok() {
+        shared.cluster.record().tell(Event::Note("a node is drained"));
+        sleep(Duration::from_millis(thread_rng().gen_range(200..4_000))).await;
+        let _ = client.drain_node(node, false).await;
     }
 }
 
