@@ -13,7 +13,7 @@ const QUEUE: &str = "orders";
 async fn replica(client: &Client, node: u64) -> ReplicaProgress {
     let queues = client.replication(Some(QUEUE)).await.expect("replication");
     let found = queues[0].replicas.iter().find(|replica| replica.node_id == node);
-    found.expect("the replica is listed").clone()
+    *found.expect("the replica is listed")
 }
 
 /// Looks until the replica is as it should be.

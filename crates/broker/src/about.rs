@@ -1,23 +1,15 @@
 //! What a node tells of itself by the standard services: server reflection, and health.
 //!
-//! They are code of others that the simulated transport does not take: there a router stays as it
-//! is.
+//! They are code of others that the simulated transport does not take.
 
 use std::sync::Arc;
 
-use tonic::transport::server::Router;
+use tonic::service::Routes;
 
 use crate::member::Member;
 use crate::server::StartError;
 
-#[cfg(madsim)]
-#[allow(clippy::unnecessary_wraps, reason = "the real one can fail")]
-pub(crate) fn add(router: Router, _: &Arc<Member>) -> Result<Router, StartError> {
-    Ok(router)
-}
-
-#[cfg(not(madsim))]
-pub(crate) fn add(router: Router, member: &Arc<Member>) -> Result<Router, StartError> {
+pub(crate) fn add(routes: Routes, member: &Arc<Member>) -> Result<Routes, StartError> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(quorate_proto::FILE_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -25,17 +17,15 @@ pub(crate) fn add(router: Router, member: &Arc<Member>) -> Result<Router, StartE
         .map_err(|error| StartError::Reflection(error.to_string()))?;
     let (health, health_service) = tonic_health::server::health_reporter();
     tokio::spawn(report_health(member.clone(), health));
-    Ok(router.add_service(health_service).add_service(reflection))
+    Ok(routes.add_service(health_service).add_service(reflection))
 }
 
 /// Time between two looks at the node's health.
-#[cfg(not(madsim))]
 const HEALTH_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Whether the catalog has a leader that is there and, where that is this node, a majority that follows
 /// it: without one, neither a leader nor a follower learns by itself that nobody leads any more.
-#[cfg(not(madsim))]
-fn has_majority(member: &Member) -> bool {
+pub(crate) fn has_majority(member: &Member) -> bool {
     let leadership = member.catalog.leadership();
     if !leadership.leads {
         return leadership.leader.is_some_and(|leader| !member.connections.lost(leader));
@@ -48,7 +38,6 @@ fn has_majority(member: &Member) -> bool {
 }
 
 /// Serving while the catalog has a leader with a majority, and the node is not ending.
-#[cfg(not(madsim))]
 async fn report_health(member: Arc<Member>, health: tonic_health::server::HealthReporter) {
     use tonic_health::ServingStatus;
     loop {

@@ -20,17 +20,23 @@
 //! Below is the `group` crate, which knows no services; beside it the `client` crate, which knows
 //! only the protobuf files.
 
+#[cfg(not(madsim))]
 mod about;
 mod budget;
 mod config;
+mod counts;
 mod founding;
 // For `quorate-fuzz` alone: how requests are checked is private.
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(not(madsim))]
+mod http;
 mod leaders;
 mod listener;
 mod log_writer;
 mod member;
+#[cfg(not(madsim))]
+mod metrics;
 mod opening;
 pub mod peers;
 mod queue;

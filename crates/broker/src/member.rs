@@ -15,6 +15,7 @@ use tonic::Status;
 
 use crate::budget::{Budget, DiskSpace};
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::peers::{Addresses, Connections, Directory};
 use crate::queue::Queue;
 use crate::shutdown::Shutdown;
@@ -66,6 +67,7 @@ pub(crate) struct Member {
     /// Rung when the catalog has changed.
     pub(crate) changed: Notify,
     pub(crate) failure: Failure,
+    pub(crate) counts: Counts,
 }
 
 /// Why the node must stop, once something failed that it cannot go on without.

@@ -16,10 +16,14 @@ use quorate_storage::{
 use tokio::task::JoinHandle;
 use tonic::transport::server::Router;
 
+#[cfg(not(madsim))]
 use crate::about;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
+use crate::counts::Counts;
 use crate::founding;
+#[cfg(not(madsim))]
+use crate::http;
 use crate::leaders;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
@@ -262,27 +266,48 @@ async fn start_member(
         shutdown: Shutdown::default(),
         changed: tokio::sync::Notify::new(),
         failure: Failure::default(),
+        counts: Counts::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));
     Ok(member)
 }
 
+/// The services for clients, added to what takes services in either world.
+macro_rules! add_services {
+    ($to:expr, $services:expr) => {{
+        use v1::admin_service_server::AdminServiceServer;
+        use v1::cluster_service_server::ClusterServiceServer;
+        use v1::consumer_service_server::ConsumerServiceServer;
+        use v1::queue_service_server::QueueServiceServer;
+        use v1::reader_service_server::ReaderServiceServer;
+        let services: Services = $services;
+        let publishing =
+            QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        $to.add_service(publishing)
+            .add_service(ConsumerServiceServer::new(services.clone()))
+            .add_service(ReaderServiceServer::new(services.clone()))
+            .add_service(AdminServiceServer::new(services.clone()))
+            .add_service(ClusterServiceServer::new(services))
+    }};
+}
+
+/// All that is served at the node's port: gRPC, and over plain HTTP what monitoring asks for.
+#[cfg(not(madsim))]
 fn router(member: &Arc<Member>) -> Result<Router, StartError> {
-    use v1::admin_service_server::AdminServiceServer;
-    use v1::cluster_service_server::ClusterServiceServer;
-    use v1::consumer_service_server::ConsumerServiceServer;
-    use v1::queue_service_server::QueueServiceServer;
-    use v1::reader_service_server::ReaderServiceServer;
-    let services = Services::new(member.clone());
     let beat = reconciler::pulse(&member.config.raft).beat;
-    let router = peers::router(PeerService::new(member.clone(), COMMANDS_VERSION, beat))
-        .add_service(
-            QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(ConsumerServiceServer::new(services.clone()))
-        .add_service(ReaderServiceServer::new(services.clone()))
-        .add_service(AdminServiceServer::new(services.clone()))
-        .add_service(ClusterServiceServer::new(services));
-    about::add(router, member)
+    let peers = PeerService::new(member.clone(), COMMANDS_VERSION, beat);
+    let routes = tonic::service::Routes::new(peers::served(peers));
+    let routes = about::add(add_services!(routes, Services::new(member.clone())), member)?;
+    let routes = routes.into_axum_router().merge(http::routes(member));
+    Ok(peers::tuned_server().accept_http1(true).add_routes(routes.into()))
+}
+
+/// The simulated transport knows gRPC only.
+#[cfg(madsim)]
+#[allow(clippy::unnecessary_wraps, reason = "the real one can fail")]
+fn router(member: &Arc<Member>) -> Result<Router, StartError> {
+    let beat = reconciler::pulse(&member.config.raft).beat;
+    let peers = PeerService::new(member.clone(), COMMANDS_VERSION, beat);
+    Ok(add_services!(peers::router(peers), Services::new(member.clone())))
 }

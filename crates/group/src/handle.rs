@@ -436,11 +436,13 @@ impl<M: Machine> Handle<M> {
         log.log.term_of(log.bodies, index).or_else(raft)
     }
 
-    /// Up to where Raft's log is purged here.
+    /// Up to where Raft's log is purged here. What [`Handle::term_at`] did not find before is behind it, if it
+    /// was ever there.
     #[must_use]
     pub fn purged(&self) -> Option<Position> {
-        use openraft_rt::WatchReceiver;
-        self.replica.raft.metrics().borrow_watched().purged.as_ref().map(Position::from)
+        let log = &self.replica.log;
+        let (index, term) = log.log.state(log.group)?.purged?;
+        Some(Position { term, index })
     }
 
     /// Payload bytes of the entries behind `index` in this replica's log.

@@ -153,13 +153,13 @@ proptest! {
 
 #[test]
 fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since() {
-    const SINCE: usize = 1 + 4 + 8 + 8;
     let settings = Settings { lease_ms: 7, version: 3, ..Settings::default() };
-    let today = encoded::<Queue>(&Command::Configure(settings.clone()));
-    let (version, kind) = (today[0], today[1]);
-    let old = [&[version, kind, 1], &today[3..today.len() - SINCE]].concat();
-    let read = Queue::decode(&mut old.into()).unwrap();
-    assert_eq!(read, Command::Configure(settings));
+    let old = encoded::<Queue>(&Command::Configure(settings.clone()));
+    assert_eq!(old[2], 1, "what says nothing new is written as before");
+    let read = Queue::decode(&mut old.clone()).unwrap();
+    assert_eq!(read, Command::Configure(settings.clone()));
+    let new = encoded::<Queue>(&Command::Configure(Settings { min_in_sync: 1, ..settings }));
+    assert_eq!((new[2], new.len() - old.len()), (2, 1 + 4 + 8 + 8));
 }
 
 #[test]

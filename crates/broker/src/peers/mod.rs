@@ -37,9 +37,13 @@ pub use addresses::Addresses;
 pub use connections::{Changes, Connections};
 pub use link::{LINK_APPENDS_MAX, LINK_BYTES_MAX};
 pub use outbox::{ENVELOPE_BYTES, QUEUED_MAX};
+#[cfg(not(madsim))]
+pub(crate) use service::served;
 pub use service::{PeerService, router};
 pub use serving::{APPENDS_WAITING_MAX, CALLS_MAX, STREAMS_MAX};
 pub use tuning::MESSAGE_BYTES_MAX;
+#[cfg(not(madsim))]
+pub(crate) use tuning::server as tuned_server;
 
 /// Largest request, in bytes: what fits into a message with room for what surrounds it.
 const RPC_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);

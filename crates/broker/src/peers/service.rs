@@ -48,13 +48,18 @@ impl PeerService {
     }
 }
 
-/// A server of this service, with its limits, to which others can be added.
+/// This service with its limits.
+#[must_use]
+pub fn served(service: PeerService) -> PeerServer<PeerService> {
+    PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A server of this service, to which others can be added.
 #[must_use]
 pub fn router(service: PeerService) -> Router {
-    let service = PeerServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    tuning::server().add_service(service)
+    tuning::server().add_service(served(service))
 }
 
 #[tonic::async_trait]

@@ -20,7 +20,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A server whose settings suit connections between nodes.
 #[must_use]
-pub(super) fn server() -> Server {
+pub(crate) fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

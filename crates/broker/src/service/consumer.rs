@@ -224,6 +224,7 @@ impl Attached {
                 return Ok(None);
             }
         };
+        self.node.counts.delivered.add(run.count.into());
         let delivery = v1::Delivery {
             token: token.0,
             first_offset: run.first_offset.0,

@@ -7,8 +7,7 @@
 //!                                                                     └─► all in sync have it ─► ALL
 //! ```
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quorate_group::{Applied, Outcome, Position};
@@ -32,6 +31,7 @@ pub(super) struct Underway {
 /// A batch that was queued, and until when its outcome is waited for.
 pub(super) struct Submitted {
     level: AckLevel,
+    sequence: u64,
     count: u32,
     /// For a batch whose receipt may be given before its outcome is known.
     written: Option<oneshot::Receiver<Position>>,
@@ -44,9 +44,21 @@ pub(super) struct Publisher {
     node: Arc<Member>,
     queue: Arc<Queue>,
     producer: Option<(ProducerId, u32)>,
-    /// The queue has taken in a batch of this caller: those that follow it, numbered on, it will too.
-    known: AtomicBool,
+    /// Where the caller's last batch left off, if it is sure to enter.
+    chain: Mutex<Option<Link>>,
 }
+
+/// The end of a caller's batches so far. One that goes on from there, in the log of the same term, enters if
+/// those before it do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Link {
+    term: u64,
+    next_sequence: u64,
+}
+
+/// A queue that forgets silent producers sooner gives no early receipts to producers, in milliseconds: a batch
+/// may wait for so long before its entry is made.
+const FORGETS_LATE_MS: u64 = 20_000;
 
 /// What a caller asks for, where it leaves it to us.
 pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
@@ -74,7 +86,7 @@ impl Publisher {
         queue: Arc<Queue>,
         producer: Option<(ProducerId, u32)>,
     ) -> Self {
-        Self { node, queue, producer, known: AtomicBool::new(false) }
+        Self { node, queue, producer, chain: Mutex::new(None) }
     }
 
     /// Checks a batch and queues it for the quorum; waits while the node holds too much.
@@ -101,6 +113,9 @@ impl Publisher {
         let bytes = frame.messages.len();
         let producer = self.producer.clone();
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
+        let counts = &self.node.counts;
+        counts.published.add(count.into());
+        counts.published_bytes.add(bytes as u64);
         let command = Command::Publish(machine::Publish {
             producer,
             count: frame.count,
@@ -111,20 +126,40 @@ impl Publisher {
         let deadline = Instant::now() + limit;
         let submit = self.queue.handle.submit_noting(command, bytes, Some(memory), write);
         match tokio::time::timeout(limit, submit).await {
-            Ok(outcome) => Ok(Submitted { level, count, written, outcome: outcome?, deadline }),
+            Ok(outcome) => {
+                let outcome = outcome?;
+                Ok(Submitted { level, sequence, count, written, outcome, deadline })
+            }
             Err(_) => Err(Refusal::not_taken()),
         }
     }
 
-    /// Whether nothing but the loss of this node can keep a batch out once it is on its disk: only then
-    /// may its receipt come before the queue has decided. A queue with limits may be full, and what comes
-    /// first of a producer may leave a gap in its sequence.
+    /// Whether nothing but the loss of this node can keep a batch out, if it goes on where the caller's last
+    /// one left off: only then may its receipt come before the queue has decided. A queue with limits may be
+    /// full; and a producer that the queue does not remember, or is about to forget, may leave a gap.
     fn is_sure_to_enter(&self) -> bool {
-        let unlimited = self.queue.handle.read(|machine| {
+        let now = self.queue.handle.now_ms();
+        self.queue.handle.read(|machine| {
             let settings = machine.settings();
-            settings.max_messages.is_none() && settings.max_bytes.is_none()
-        });
-        unlimited && (self.producer.is_none() || self.known.load(Ordering::Acquire))
+            let unlimited = settings.max_messages.is_none() && settings.max_bytes.is_none();
+            let age = settings.dedup_age_ms;
+            let remembered = self.producer.as_ref().is_none_or(|(id, epoch)| {
+                let used = machine.producer_used(id, *epoch);
+                age >= FORGETS_LATE_MS && used.is_some_and(|used| now < used.0 + age / 2)
+            });
+            unlimited && remembered
+        })
+    }
+
+    /// Notes where a batch is; whether it goes on from the caller's last one, in the same leader's log.
+    fn link(&self, sequence: u64, count: u32, position: Position) -> bool {
+        let next = Link { term: position.term, next_sequence: sequence + u64::from(count) };
+        let before = self.chain().replace(next);
+        before == Some(Link { term: position.term, next_sequence: sequence })
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Option<Link>> {
+        self.chain.lock().expect("no panic while held")
     }
 
     /// Limits of the queue for level ALL: how far behind a voter in sync may be, and how many it takes.
@@ -171,15 +206,34 @@ impl Publisher {
     }
 
     /// Waits for what the batch's level asks for.
-    pub(super) async fn receipt(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+    pub(super) async fn receipt(&self, submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+        let receipt = self.wait_for(submitted).await;
+        let counts = &self.node.counts;
+        match &receipt {
+            Ok(receipt) => match receipt.level() {
+                AckLevel::Accepted => counts.accepted.add(receipt.count.into()),
+                AckLevel::All => counts.all.add(receipt.count.into()),
+                AckLevel::Quorum | AckLevel::Unspecified => {
+                    counts.quorum.add(receipt.count.into());
+                }
+            },
+            Err(_) => {
+                counts.failed.add(1);
+                *self.chain() = None;
+            }
+        }
+        receipt
+    }
+
+    async fn wait_for(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
         let deadline = submitted.deadline;
         let written = submitted.written.take();
-        let (level, count) = (submitted.level, submitted.count);
+        let Submitted { level, sequence, count, .. } = submitted;
         let early = async {
-            match written {
-                Some(written) => written.await.ok(),
-                None => None,
-            }
+            // One that does not go on from the last batch may be refused: the queue decides.
+            let position = written?.await.ok()?;
+            let goes_on = self.link(sequence, count, position) || self.producer.is_none();
+            goes_on.then_some(position)
         };
         let outcome = submitted.outcome;
         let first = async {
@@ -197,7 +251,7 @@ impl Publisher {
             }
             Ok(Ok(Ok(Ok(Applied { reply, position })))) => match reply {
                 Reply::Published { first_offset, count, duplicate } => {
-                    self.known.store(true, Ordering::Release);
+                    self.link(sequence, count, position);
                     let receipt = v1::Receipt {
                         first_offset: first_offset.0,
                         duplicate,

@@ -105,15 +105,17 @@ impl Reading {
             Bound::Staleness(bound) => bound,
             Bound::Linearizable => Duration::ZERO,
         };
-        let limit = PATIENCE.min(self.node.config.limits.request_timeout());
+        let most = self.node.config.limits.request_timeout();
         let behind = self.queue.handle.applied_at_least(self.at_least);
-        match tokio::time::timeout(limit, behind).await {
+        match tokio::time::timeout(PATIENCE.min(most), behind).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Refusal::shutting_down()),
             Err(_) => {
                 return Err(self.stale("its replica is behind what the reader has seen", None));
             }
         }
+        // A replica that takes seconds to have what the leader had is as old as that, and may be good enough.
+        let limit = bound.max(PATIENCE).min(most);
         loop {
             if self.node.shutdown.is_said() {
                 return Err(Refusal::shutting_down());
@@ -150,7 +152,7 @@ impl Reading {
         self.applied = handle.replica().applied();
         let (view, first, end, index) = handle.read_at(|machine, index| {
             let first = machine.first_readable();
-            let end = machine.stats().next_offset;
+            let end = machine.next_offset();
             let next = self.next.unwrap_or_else(|| match self.from {
                 None => first,
                 Some(From::Offset(offset)) => Offset(offset),
@@ -168,6 +170,7 @@ impl Reading {
             next_offset: view.next.0,
             first_offset: first.0,
             end_offset: end.0,
+            group_id: self.queue.handle.id(),
         };
         Seen { view, position }
     }
@@ -180,6 +183,10 @@ impl Reading {
             match self.bodies(&seen.view).await {
                 Ok(batches) => {
                     let read: u64 = seen.view.pieces.iter().map(|p| u64::from(p.run.count)).sum();
+                    let bytes = batches.iter().filter_map(|batch| batch.frame.as_ref());
+                    let bytes: usize = bytes.map(|frame| frame.messages.len()).sum();
+                    self.node.counts.read.add(read);
+                    self.node.counts.read_bytes.add(bytes as u64);
                     self.next = Some(seen.view.next);
                     self.at_least = seen.position.index;
                     self.left = self.left.map(|left| left - read);
@@ -215,16 +222,11 @@ impl Reading {
 
     /// Until there may be something new to tell.
     async fn wait(&self) -> Result<(), Refusal> {
-        let bound = match self.bound {
-            Bound::Staleness(bound) => bound,
-            Bound::Linearizable => NEWS_EVERY,
-        };
-        let told = bound.min(NEWS_EVERY);
         tokio::select! {
             biased;
             () = self.node.shutdown.said() => Err(Refusal::shutting_down()),
             // Without its replica, the queue is deleted or moved: elsewhere it is known which.
-            waited = self.queue.handle.applied_beyond(self.applied, told) => {
+            waited = self.queue.handle.applied_beyond(self.applied, NEWS_EVERY) => {
                 waited.map_err(|_| Refusal::not_leader(None))
             }
         }
@@ -264,6 +266,12 @@ impl v1::reader_service_server::ReaderService for Services {
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
+        if !matches!(request.group_id, 0) && request.group_id != queue.handle.id() {
+            let mut refusal = Refusal::queue_not_found(&request.queue);
+            refusal.message =
+                format!("queue `{}` was deleted and created again since", request.queue);
+            return Err(refusal.into());
+        }
         let mut reading = Reading {
             node: self.node.clone(),
             queue,
@@ -277,13 +285,22 @@ impl v1::reader_service_server::ReaderService for Services {
         let follows = request.follow;
         // What cannot be served at all is refused before the stream begins.
         let mut part = reading.part().await?;
+        // Where a reader that does not follow ends: a queue may grow as fast as it is read.
+        let end = part.position.unwrap_or_default().end_offset;
         let answers = async_stream::stream! {
             let _permit = permit;
+            let mut told: Option<Instant> = None;
             loop {
                 let position = part.position.unwrap_or_default();
                 let at_end = position.next_offset >= position.end_offset;
-                yield Ok(part);
-                if reading.is_done() || (at_end && !follows) {
+                let is_last = reading.is_done() || (position.next_offset >= end && !follows);
+                // Entries without messages for it are no news, but now and then how old it is.
+                let is_news = told.is_none_or(|at| at.elapsed() >= NEWS_EVERY);
+                if is_last || is_news || !part.batches.is_empty() {
+                    told = Some(Instant::now());
+                    yield Ok(part);
+                }
+                if is_last {
                     return;
                 }
                 let waited = if at_end { reading.wait().await } else { Ok(()) };

@@ -1,6 +1,7 @@
 //! Comparing receipts with the log of the queue's leader.
 
 use quorate_group::Position;
+use quorate_machine::queue::Command;
 use quorate_proto::v1::{self, ReceiptVerdict};
 use tonic::Status;
 
@@ -12,7 +13,7 @@ use crate::refusal::Refusal;
 const RECEIPTS_MAX: usize = 10_000;
 
 impl Member {
-    /// Verdicts on receipts of a queue that is led here, after everything committed so far.
+    /// Verdicts on receipts of a queue that is led here, when a majority has all of its log.
     pub(super) async fn verify(
         &self,
         queue: &Queue,
@@ -23,12 +24,13 @@ impl Member {
             return Err(Refusal::invalid(message).into());
         }
         let limit = self.config.limits.request_timeout();
-        match tokio::time::timeout(limit, queue.handle.ensure_leads()).await {
-            Ok(Ok(())) => {}
+        // Behind it, everything that is in this log now is decided: also what only this node has yet.
+        match tokio::time::timeout(limit, queue.handle.propose(Command::Tick)).await {
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(self.redirect(queue, error).into()),
             Err(_) => return Err(Refusal::no_quorum("verify receipts").into()),
         }
-        let next_offset = queue.handle.read(|machine| machine.stats().next_offset.0);
+        let next_offset = queue.handle.read(|machine| machine.next_offset().0);
         let verdicts = receipts.iter().map(|receipt| verdict(queue, receipt, next_offset));
         let verdicts = verdicts.map(|verdict| verdict.map(Into::into));
         let verdicts = verdicts.collect::<Result<Vec<i32>, Refusal>>()?;
@@ -61,8 +63,9 @@ fn verdict(
         .is_some_and(|purged| claimed.index <= purged.index && claimed.term <= purged.term);
     let accepted = receipt.level == i32::from(v1::AckLevel::Accepted);
     let end = receipt.first_offset.saturating_add(receipt.count.into());
-    Ok(match may_have_been && (accepted || end <= next_offset) {
-        true => ReceiptVerdict::Settled,
-        false => ReceiptVerdict::Lost,
+    Ok(match (may_have_been, accepted) {
+        (true, true) => ReceiptVerdict::Unknown,
+        (true, false) if end <= next_offset => ReceiptVerdict::Settled,
+        _ => ReceiptVerdict::Lost,
     })
 }

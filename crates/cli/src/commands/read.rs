@@ -55,7 +55,8 @@ impl Args {
             reader = reader.from_offset(offset);
         }
         if let Some(ago) = self.since {
-            reader = reader.from_time(SystemTime::now() - ago);
+            let since = SystemTime::now().checked_sub(ago);
+            reader = reader.from_time(since.unwrap_or(SystemTime::UNIX_EPOCH));
         }
         if self.next {
             reader = reader.from_next();

@@ -134,6 +134,7 @@ fn told(verdict: ReceiptVerdict, level: Level) -> Option<&'static str> {
         ReceiptVerdict::Honoured | ReceiptVerdict::Settled => None,
         ReceiptVerdict::Lost if level == Level::Accepted => Some("lost, as its level allows"),
         ReceiptVerdict::Lost => Some("LOST"),
+        ReceiptVerdict::Unknown => Some("unknown: the log no longer reaches back to it"),
         ReceiptVerdict::OtherQueue => Some("of a queue that was deleted"),
         ReceiptVerdict::Unspecified => Some("not judged: the server is older than this program"),
     }

@@ -118,10 +118,13 @@ struct Reading {
     /// Where to go on, once something was answered.
     next: Option<u64>,
     at_least: u64,
+    group: u64,
     left: Option<u64>,
     backoff: Backoff,
     /// Since when nothing has helped.
     failing_since: Option<Instant>,
+    /// The end of the queue at the first answer, and whether a reader that does not follow has reached it.
+    end: Option<u64>,
     ended: bool,
 }
 
@@ -142,8 +145,10 @@ impl Reading {
             ready: VecDeque::new(),
             next: None,
             at_least: 0,
+            group: 0,
             backoff: Backoff::new(),
             failing_since: None,
+            end: None,
             ended: false,
         }
     }
@@ -174,11 +179,6 @@ impl Reading {
         let Some(open) = &mut self.stream else { return Ok(Ok(())) };
         match timeout(SILENCE_MAX, open.answers.message()).await {
             Ok(Ok(Some(answer))) => self.take(&answer).map(Ok),
-            // It reads to the end, and then ends.
-            Ok(Ok(None)) if !self.settings.follow => {
-                self.ended = true;
-                Ok(Ok(()))
-            }
             Ok(Ok(None)) => Ok(Err(Fault::transport(format!("{}: the stream ended", open.at)))),
             Ok(Err(status)) => Ok(Err(Fault::from(status))),
             Err(_) => Ok(Err(Fault::transport(format!("{}: silent for {SILENCE_MAX:?}", open.at)))),
@@ -200,6 +200,7 @@ impl Reading {
                 follow: self.settings.follow,
                 consistency: self.settings.consistency,
                 at_least_index: self.at_least,
+                group_id: self.group,
             };
             Ok(client.read(request).await.map_err(Fault::from)?.into_inner())
         };
@@ -228,6 +229,9 @@ impl Reading {
         self.left = self.left.map(|left| left.saturating_sub(self.ready.len() as u64));
         self.next = Some(position.next_offset);
         self.at_least = self.at_least.max(position.index);
+        self.group = position.group_id;
+        let end = *self.end.get_or_insert(position.end_offset);
+        self.ended = !self.settings.follow && position.next_offset >= end;
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
         self.backoff.reset();
         self.failing_since = None;

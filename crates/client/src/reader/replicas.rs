@@ -1,10 +1,13 @@
 //! Which replica a reader asks next: the nearest, and of those rather one that does not lead.
 
+use std::time::Duration;
+
 use quorate_proto::v1::{self, ReplicaRole};
+use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::fault::{Fault, Verdict};
 use crate::random;
 
@@ -12,36 +15,42 @@ use crate::random;
 pub(super) struct Replicas {
     /// Of the reader; empty if it does not say.
     zone: String,
-    /// Those not tried since the queue was last described, the next one last.
+    /// As the queue was last described, in order.
+    known: Vec<Address>,
+    /// Those not tried since, the next one last.
     left: Vec<Address>,
 }
 
+/// How long the queue's leader may take to describe it: without one, replicas can be read all the same.
+const DESCRIBE_MAX: Duration = Duration::from_secs(2);
+
 impl Replicas {
     pub fn new(zone: String) -> Self {
-        Self { zone, left: Vec::new() }
+        Self { zone, known: Vec::new(), left: Vec::new() }
     }
 
     /// The next one to ask; after the last, the queue is described again.
     pub async fn next(&mut self, client: &Client, queue: &str) -> Result<Address, Fault> {
         if self.left.is_empty() {
-            let described = client.describe_queue(queue).await.map_err(fault_of)?;
-            self.left = in_order(&described.replicas, &self.zone, random::choice());
-            self.left.reverse();
+            match timeout(DESCRIBE_MAX, client.describe_queue(queue)).await {
+                Ok(Ok(described)) => {
+                    self.known = in_order(&described.replicas, &self.zone, random::choice());
+                }
+                Ok(Err(Error::Refused(refusal))) => return Err(fault_of(refusal)),
+                // Those that are known, or any node: one without a replica forwards.
+                Ok(Err(_)) | Err(_) if self.known.is_empty() => {
+                    return Ok(client.nodes.current());
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+            self.left = self.known.iter().rev().cloned().collect();
         }
         self.left.pop().ok_or_else(|| Fault::transport("the queue has no replica with an address"))
     }
 }
 
-fn fault_of(error: Error) -> Fault {
-    match error {
-        Error::Refused(refusal) => {
-            Fault { verdict: Verdict::Refused, refusal, ..Fault::transport("") }
-        }
-        Error::Unavailable { last, .. } | Error::UnknownOutcome { last, .. } => {
-            Fault { refusal: last, ..Fault::transport("") }
-        }
-        Error::Invalid(why) => Fault::transport(why),
-    }
+fn fault_of(refusal: Refusal) -> Fault {
+    Fault { verdict: Verdict::Refused, refusal, ..Fault::transport("") }
 }
 
 /// Those of the zone first, followers before the leader; `choice` decides among equals, so that readers spread.

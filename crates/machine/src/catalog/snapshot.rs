@@ -18,7 +18,7 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. In version 1 no node is draining.
+/// Version of the snapshot layout. In version 1 no node is draining; it is written while none is.
 const VERSION: u8 = 2;
 
 /// The state with its checksum.
@@ -61,13 +61,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
 }
 
 fn state(catalog: &Catalog) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let is_old = !catalog.nodes.values().any(|node| node.draining);
+    let mut out = vec![if is_old { 1 } else { VERSION }];
     wire::put_option(&mut out, catalog.cluster_id, |out, id| out.put_u128_le(id));
     put_varint(&mut out, catalog.now.0);
     put_varint(&mut out, catalog.groups);
     put_varint(&mut out, catalog.nodes.len() as u64);
     for node in catalog.nodes.values() {
-        write_node(&mut out, node);
+        write_node(&mut out, node, is_old);
     }
     put_varint(&mut out, catalog.queues.len() as u64);
     for queue in catalog.queues.values() {
@@ -76,13 +77,15 @@ fn state(catalog: &Catalog) -> Vec<u8> {
     out
 }
 
-fn write_node(out: &mut Vec<u8>, node: &Node) {
+fn write_node(out: &mut Vec<u8>, node: &Node, is_old: bool) {
     put_varint(out, node.id.0);
     out.put_u128_le(node.incarnation);
     wire::put_bytes(out, node.address.as_bytes());
     wire::put_bytes(out, node.zone.as_bytes());
     put_varint(out, node.version.into());
-    out.put_u8(u8::from(node.draining));
+    if !is_old {
+        out.put_u8(u8::from(node.draining));
+    }
 }
 
 fn read_node(buf: &mut &[u8], version: u8) -> Result<Node, DecodeError> {

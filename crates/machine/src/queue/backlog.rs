@@ -105,6 +105,12 @@ impl Backlog {
         self.batches.range(at..).filter(|batch| batch.remaining > 0)
     }
 
+    /// The first offset left of those published at `time` or later: times go up with offsets.
+    pub fn first_since(&self, time: Millis) -> Option<u64> {
+        let at = self.batches.partition_point(|batch| batch.since < time);
+        self.batches.range(at..).find(|batch| batch.remaining > 0).map(|batch| batch.first)
+    }
+
     /// Messages `first..first + count` are gone; tells of each batch of which nothing is left.
     pub fn remove(&mut self, first: u64, count: u64, mut emptied: impl FnMut(Batch)) {
         let end = first + count;

@@ -94,6 +94,11 @@ impl Dedup {
         self.producers.len()
     }
 
+    /// When a producer was last heard of, if it is remembered under that epoch and no other.
+    pub fn last_used(&self, id: &ProducerId, epoch: u32) -> Option<Millis> {
+        self.producers.get(id).filter(|known| known.epoch == epoch).map(|known| known.used)
+    }
+
     /// All producers, by id.
     pub fn iter(&self) -> impl Iterator<Item = (&ProducerId, &Remembered)> {
         self.producers.iter()

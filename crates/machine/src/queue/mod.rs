@@ -53,6 +53,7 @@ pub use effect::{CloseReason, Effect, Run};
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
+pub use retained::RETAINED_MAX;
 pub use settings::{IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, Settings};
 pub use stats::{ConsumerInfo, Stats};
 

@@ -75,8 +75,8 @@ impl Queue {
     /// offset if there is none.
     #[must_use]
     pub fn offset_at(&self, time: Millis) -> Offset {
-        let found = self.readable(0).find(|batch| batch.since >= time);
-        Offset(found.map_or(self.ready.next(), |batch| batch.first))
+        let first = [self.retained.first_since(time), self.backlog.first_since(time)];
+        Offset(first.into_iter().flatten().min().unwrap_or(self.ready.next()))
     }
 
     /// The first offset that a reader may see, or the next one.

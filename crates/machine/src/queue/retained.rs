@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 use super::backlog::Batch;
 use crate::Millis;
 
+/// Most batches kept, whatever the settings say: they are part of every checkpoint and snapshot.
+pub const RETAINED_MAX: usize = 1 << 18;
+
 /// How much later than its age a batch may go when nothing else happens, so that many of them cost one
 /// tick. In milliseconds.
 const SLACK_MS: u64 = 10_000;
@@ -44,6 +47,12 @@ impl Retained {
         self.batches.range(self.batches.partition_point(|batch| batch.end() <= offset)..)
     }
 
+    /// The first offset published at `time` or later: times go up with offsets.
+    pub fn first_since(&self, time: Millis) -> Option<u64> {
+        let at = self.batches.partition_point(|batch| batch.since < time);
+        self.batches.get(at).map(|batch| batch.first)
+    }
+
     /// Takes in a batch of which no message is left.
     pub fn insert(&mut self, batch: Batch) {
         self.messages += u64::from(batch.count);
@@ -57,7 +66,9 @@ impl Retained {
     pub fn trim(&mut self, now: Millis, age_ms: Option<u64>, max_bytes: Option<u64>) {
         while let Some(oldest) = self.batches.front() {
             let is_old = age_ms.is_some_and(|age| oldest.since.plus(age) <= now);
-            if !is_old && max_bytes.is_none_or(|max| self.bytes <= max) {
+            let fits =
+                self.batches.len() <= RETAINED_MAX && max_bytes.is_none_or(|max| self.bytes <= max);
+            if !is_old && fits {
                 break;
             }
             self.messages -= u64::from(oldest.count);
@@ -109,6 +120,17 @@ mod tests {
         assert_eq!(from(2), [4, 6, 8]);
         assert_eq!(from(9), [8]);
         assert_eq!(from(10), [0; 0]);
+    }
+
+    #[test]
+    fn there_is_a_most_whatever_the_settings_say() {
+        let firsts: Vec<u64> = (0..RETAINED_MAX as u64 + 3).map(|n| n * 2).collect();
+        let mut retained = retained(&firsts);
+        retained.trim(Millis(0), Some(u64::MAX), None);
+        assert_eq!(
+            (retained.len(), retained.iter().next().map(|b| b.first)),
+            (RETAINED_MAX, Some(6))
+        );
     }
 
     #[test]

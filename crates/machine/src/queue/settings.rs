@@ -75,9 +75,18 @@ impl Settings {
         Self { version: 0, ..self.clone() } == Self { version: 0, ..other.clone() }
     }
 
+    fn says_nothing_new(&self) -> bool {
+        let default = Self::default();
+        self.min_in_sync == default.min_in_sync
+            && self.in_sync_lag_ms == default.in_sync_lag_ms
+            && !self.retains()
+    }
+
     /// Appends the persisted form.
     pub(crate) fn encode(&self, out: &mut impl BufMut) {
-        out.put_u8(VERSION);
+        // In the old form while they say nothing new: nodes that are upgraded one by one read it.
+        let is_old = self.says_nothing_new();
+        out.put_u8(if is_old { 1 } else { VERSION });
         out.put_u64_le(self.max_messages.unwrap_or(0));
         out.put_u64_le(self.max_bytes.unwrap_or(0));
         out.put_u32_le(self.max_deliveries);
@@ -86,6 +95,9 @@ impl Settings {
         out.put_u32_le(self.dedup_window);
         out.put_u64_le(self.dedup_age_ms);
         out.put_u64_le(self.version);
+        if is_old {
+            return;
+        }
         out.put_u8(self.min_in_sync);
         out.put_u32_le(self.in_sync_lag_ms);
         out.put_u64_le(self.retain_ms.unwrap_or(0));

@@ -40,7 +40,7 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. Version 1 has no retained batches.
+/// Version of the snapshot layout. Version 1 has no retained batches, and is written while there are none.
 const VERSION: u8 = 2;
 
 type Decoded<T> = Result<T, DecodeError>;
@@ -66,7 +66,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 
 fn state(queue: &Queue) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
-    out.put_u8(VERSION);
+    let is_old = queue.retained.len() == 0;
+    out.put_u8(if is_old { 1 } else { VERSION });
     queue.settings.encode(&mut out);
     let gone = &queue.gone;
     for number in [
@@ -85,7 +86,9 @@ fn state(queue: &Queue) -> Vec<u8> {
     write_batches(&mut out, &queue.backlog);
     write_consumers(&mut out, &queue.consumers);
     write_producers(&mut out, &queue.dedup);
-    write_retained(&mut out, &queue.retained);
+    if !is_old {
+        write_retained(&mut out, &queue.retained);
+    }
     out
 }
 

@@ -1,7 +1,8 @@
 //! What a queue tells about itself.
 
 use super::Queue;
-use super::ids::{Offset, Session, Token};
+use super::dedup::PRODUCERS_MAX;
+use super::ids::{Offset, ProducerId, Session, Token};
 use crate::{Millis, NodeId};
 
 /// Figures of a queue. `published` is the sum of the seven counts after it.
@@ -95,6 +96,20 @@ impl Queue {
     pub fn holds(&self, session: Session, token: Token, offset: Offset) -> bool {
         let lease = self.leased.overlapping(session, offset.0, offset.0 + 1);
         lease.is_some_and(|(_, lease)| lease.token == token)
+    }
+
+    /// When a producer last published, if the queue remembers it under that epoch, and is not about to forget
+    /// it for others.
+    #[must_use]
+    pub fn producer_used(&self, id: &ProducerId, epoch: u32) -> Option<Millis> {
+        let crowded = self.dedup.len() > PRODUCERS_MAX / 2;
+        self.dedup.last_used(id, epoch).filter(|_| !crowded)
+    }
+
+    /// The offset that the next message will have.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        Offset(self.ready.next())
     }
 
     /// The latest time that an entry was stamped with.

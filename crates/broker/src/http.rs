@@ -1,0 +1,90 @@
+//! What is served over plain HTTP, at the port of gRPC: metrics for Prometheus, and health for load balancers
+//! that do not speak `grpc.health.v1`.
+//!
+//! | path | 200 if | else |
+//! |---|---|---|
+//! | `/health/live` | the program answers and has not failed | 503 |
+//! | `/health/ready` | it can serve: the catalog has a majority, the node is neither ending nor being drained | 503 |
+//! | `/health/leader/{queue}` | this node leads the queue | 503, or 404 for no such queue |
+//! | `/metrics` | always; `?queue=NAME` (repeatable) or `?queues=all` for figures of queues | |
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::about::has_majority;
+use crate::member::Member;
+use crate::metrics::{self, Wanted};
+use crate::routing::queue_name;
+
+type Told = (StatusCode, String);
+
+pub(crate) fn routes(member: &Arc<Member>) -> Router {
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/health/leader/{queue}", get(leader))
+        .route("/metrics", get(scrape))
+        .with_state(member.clone())
+}
+
+fn told(is_so: bool, yes: &str, no: String) -> Told {
+    match is_so {
+        true => (StatusCode::OK, format!("{yes}\n")),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{no}\n")),
+    }
+}
+
+async fn live(State(member): State<Arc<Member>>) -> Told {
+    let failure = member.failure.get();
+    told(failure.is_none(), "live", format!("failed: {}", failure.unwrap_or_default()))
+}
+
+async fn ready(State(member): State<Arc<Member>>) -> Told {
+    let why_not = if member.shutdown.is_said() {
+        Some("it is ending")
+    } else if member.is_draining(member.id()) {
+        Some("it is being drained")
+    } else if !has_majority(&member) {
+        Some("the catalog has no leader with a majority")
+    } else {
+        None
+    };
+    told(why_not.is_none(), "ready", format!("not ready: {}", why_not.unwrap_or_default()))
+}
+
+async fn leader(State(member): State<Arc<Member>>, Path(queue): Path<String>) -> Told {
+    let name = queue_name(&queue).ok();
+    let known = name.and_then(|name| {
+        member.catalog.read(|catalog| catalog.queue(&name).map(|queue| queue.group.0))
+    });
+    let Some(group) = known else {
+        return (StatusCode::NOT_FOUND, format!("there is no queue {queue}\n"));
+    };
+    let leadership = member.queues.get(group).map(|local| local.handle.leadership());
+    let leads = leadership.is_some_and(|leadership| leadership.leads);
+    let elsewhere = leadership.and_then(|leadership| leadership.leader);
+    let who = match elsewhere.and_then(|node| Some((node, member.address_of(node)?))) {
+        Some((node, address)) => format!("node {node} at {address} leads"),
+        None => "this node does not lead, and knows of no leader".to_owned(),
+    };
+    told(leads, "leads", who)
+}
+
+async fn scrape(State(member): State<Arc<Member>>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let mut wanted = Wanted::Aggregates;
+    for part in query.as_deref().unwrap_or_default().split('&') {
+        match part.split_once('=') {
+            Some(("queues", "all")) => wanted = Wanted::AllQueues,
+            Some(("queue", name)) => wanted.add(name),
+            _ => {}
+        }
+    }
+    ([(CONTENT_TYPE, TYPE)], metrics::of(&member, &wanted).await)
+}
