@@ -49,8 +49,8 @@ impl PeerService {
 }
 
 /// This service with its limits.
-#[must_use]
-pub fn served(service: PeerService) -> PeerServer<PeerService> {
+#[cfg(not(madsim))]
+pub(crate) fn served(service: PeerService) -> PeerServer<PeerService> {
     PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -59,7 +59,10 @@ pub fn served(service: PeerService) -> PeerServer<PeerService> {
 /// A server of this service, to which others can be added.
 #[must_use]
 pub fn router(service: PeerService) -> Router {
-    tuning::server().add_service(served(service))
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    tuning::server().add_service(service)
 }
 
 #[tonic::async_trait]
