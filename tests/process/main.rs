@@ -3,6 +3,7 @@
 mod ack_levels;
 mod any_node;
 mod bench;
+mod beside;
 mod demo;
 mod faults;
 mod founding;
