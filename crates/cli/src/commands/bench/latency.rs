@@ -16,6 +16,7 @@ use crate::commands::bench::record::{Record, Recorder};
 use crate::commands::bench::report::Report;
 use crate::commands::bench::schedule::Schedule;
 use crate::commands::bench::stage::{Site, Stage};
+use crate::commands::verify::Level;
 use crate::failure::Failure;
 use crate::units;
 
@@ -30,6 +31,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
     producers: u64,
+    /// Where a message has to be before its receipt comes.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    ack: Level,
     #[command(flatten)]
     pub shape: Shape,
     #[command(flatten)]
@@ -83,7 +87,7 @@ async fn one_by_one(
     let (recorder, ended) = (Arc::new(recorder), Arc::new(AtomicBool::new(false)));
     let mut tasks = Tasks::new();
     for _ in 0..args.producers {
-        let producer = load::producer(client, queue, 1, size).await?;
+        let producer = load::producer_at(client, queue, 1, size, args.ack).await?;
         let (until, recorder) = (Until::Told(Arc::clone(&ended)), Arc::clone(&recorder));
         tasks.spawn(load::closed(producer, 1, until, Bodies::shared(size), origin, recorder));
     }
@@ -104,7 +108,7 @@ async fn at_a_rate(
     let (size, length) = (args.shape.size as usize, Duration::from_secs(args.shape.seconds));
     let mut producers = Vec::new();
     for _ in 0..args.producers {
-        producers.push(load::producer(client, queue, OPEN_IN_FLIGHT, size).await?);
+        producers.push(load::producer_at(client, queue, OPEN_IN_FLIGHT, size, args.ack).await?);
     }
     let begin = Instant::now();
     let from = begin + WARM_UP;

@@ -21,6 +21,7 @@ use crate::commands::bench::body::Bodies;
 use crate::commands::bench::record::{Recorder, Sent};
 use crate::commands::bench::schedule::{self, Lane, Schedule};
 use crate::commands::bench::usage::{Cost, Meter};
+use crate::commands::verify::Level;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session;
@@ -60,12 +61,24 @@ pub async fn producer(
     in_flight: usize,
     size: usize,
 ) -> Result<Producer, Failure> {
+    producer_at(client, queue, in_flight, size, Level::default()).await
+}
+
+/// The same, with receipts of this level.
+pub async fn producer_at(
+    client: &Client,
+    queue: &str,
+    in_flight: usize,
+    size: usize,
+    level: Level,
+) -> Result<Producer, Failure> {
     const BYTES_MIN: usize = 32 << 20;
     let building = client
         .producer(queue)
         .in_flight(in_flight)
         .max_in_flight_bytes((in_flight * (size + 64)).clamp(BYTES_MIN, IN_FLIGHT_BYTES_MAX))
         .deadline(PUBLISH_DEADLINE)
+        .ack(level.ack())
         .build();
     building.await.map_err(|error| session::failure("open producer", &error))
 }
