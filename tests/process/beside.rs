@@ -41,6 +41,19 @@ async fn get(address: &str, path: &str) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("no answer: {answer}")), body.to_owned())
 }
 
+/// Asks until it is told this.
+async fn until(address: &str, path: &str, status: u16, words: &str) {
+    let begun = Instant::now();
+    loop {
+        let told = get(address, path).await;
+        if told.0 == status && told.1.contains(words) {
+            return;
+        }
+        assert!(begun.elapsed() < SOON, "{path}: {told:?}, not {status} {words}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn figure(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find(|line| line.split([' ', '{']).next() == Some(name));
     let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
@@ -57,24 +70,23 @@ fn health_tells_who_lives_is_ready_and_leads() {
             let address = cluster.address(node);
             assert_eq!(get(&address, "/health/live").await.0, 200);
             assert_eq!(get(&address, "/health/ready").await.0, 200);
-            let (status, body) = get(&address, "/health/leader/orders").await;
-            assert_eq!(status, if node == leader { 200 } else { 503 }, "{body}");
-            assert!(node == leader || body.contains(&format!("node {leader} at")), "{body}");
+            let (leads, elsewhere) = ("leads\n".to_owned(), format!("node {leader} at"));
+            let told = if node == leader { leads } else { elsewhere };
+            let status = if node == leader { 200 } else { 503 };
+            until(&address, "/health/leader/orders", status, &told).await;
             assert_eq!(get(&address, "/health/leader/nowhere").await.0, 404);
+            for mistyped in ["/health", "/healthz", "/health/leader/", "/"] {
+                assert_eq!(get(&address, mistyped).await.0, 404, "{mistyped}");
+            }
         }
         let drained = cluster.address(leader);
         client.drain_node(leader, true).await.expect("drain");
-        let (status, body) = get(&drained, "/health/ready").await;
-        assert_eq!((status, body.as_str()), (503, "not ready: it is being drained\n"));
+        until(&drained, "/health/ready", 503, "not ready: it is being drained").await;
         client.drain_node(leader, false).await.expect("undrain");
         // Without a majority nobody is ready, and the one that is left lives.
         let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
         others.iter().for_each(|id| cluster.kill9(*id));
-        let begun = Instant::now();
-        while get(&drained, "/health/ready").await.0 == 200 {
-            assert!(begun.elapsed() < SOON, "it is ready without a majority");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until(&drained, "/health/ready", 503, "not ready: the catalog").await;
         assert_eq!(get(&drained, "/health/live").await.0, 200);
     });
 }

@@ -46,6 +46,31 @@ fn a_transfer_under_load_fails_no_publish() {
 }
 
 #[test]
+fn a_transfer_to_a_replica_that_is_catching_up_waits_for_it_and_stops_nobody() {
+    turn::alone(HEAVY, async {
+        let (mut cluster, load) = loaded().await;
+        let client = cluster.client().await;
+        let follower = cluster.follower_of(QUEUE).await;
+        cluster.kill9(follower);
+        load.confirmed_more(SOME * 3, SOON).await;
+        cluster.start_node(follower);
+        let begun = Instant::now();
+        let leader = loop {
+            // Refused while it is not there, or has not caught up.
+            match client.transfer_leader(QUEUE, Some(follower)).await {
+                Ok(leader) => break leader,
+                Err(error) => assert!(begun.elapsed() < SOON, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(leader.node_id, follower);
+        let history = load.finish(SOON).await;
+        println!("a transfer while it caught up: longest gap {:?}", history.summary().longest_gap);
+        assert_eq!(history.failures(), [""; 0]);
+    });
+}
+
+#[test]
 fn a_rolling_restart_with_drains_under_load_fails_no_publish() {
     turn::alone(HEAVY, async {
         let (mut cluster, load) = loaded().await;
@@ -57,8 +82,11 @@ fn a_rolling_restart_with_drains_under_load_fails_no_publish() {
             let drained = quorate(&["cluster", "drain", &id]).await;
             assert_eq!(drained.code, Some(0), "{}", drained.err);
             assert_ne!(cluster.leader_of(QUEUE).await, node);
-            let status = quorate(&["cluster", "status"]).await;
-            assert!(status.out.contains("draining"), "{}", status.out);
+            // Each node sees it once its replica of the catalog has it.
+            let begun = Instant::now();
+            while !quorate(&["cluster", "status"]).await.out.contains("draining") {
+                assert!(begun.elapsed() < SOON, "no node is shown as draining");
+            }
             cluster.stop(node).await;
             load.confirmed_more(SOME / 2, SOON).await;
             cluster.start_node(node);

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::about::has_majority;
@@ -31,6 +31,18 @@ pub(crate) fn routes(member: &Arc<Member>) -> Router {
         .route("/health/leader/{queue}", get(leader))
         .route("/metrics", get(scrape))
         .with_state(member.clone())
+}
+
+/// A call of gRPC that nobody serves is told so as gRPC does; any other path is not there. (To a load balancer, tonic's
+/// own answer to a mistyped health path would be 200.)
+pub(crate) async fn not_found(headers: HeaderMap) -> Response {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    match kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
+        true => tonic::Status::unimplemented("no such service or method").into_http(),
+        false => {
+            (StatusCode::NOT_FOUND, "not here: /health/... and /metrics are\n").into_response()
+        }
+    }
 }
 
 fn told(is_so: bool, yes: &str, no: String) -> Told {

@@ -7,6 +7,7 @@ use quorate_group::Handle;
 use quorate_machine::catalog::{self, Catalog};
 use quorate_machine::{Machine, NodeId};
 use quorate_proto::{reason, v1};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::member::Member;
@@ -37,10 +38,13 @@ pub(crate) async fn hand_over(member: &Member, even_drained: bool) {
             }
         });
     }
-    stream::iter(handing).buffer_unordered(AT_A_TIME).collect::<()>().await;
-    if let Some(heir) = heir(member, &member.catalog, even_drained) {
-        member.catalog.transfer(heir, HAND_OVER).await;
-    }
+    let queues = stream::iter(handing).buffer_unordered(AT_A_TIME).collect::<()>();
+    let catalog = async {
+        if let Some(heir) = heir(member, &member.catalog, even_drained) {
+            member.catalog.transfer(heir, HAND_OVER).await;
+        }
+    };
+    futures_util::join!(catalog, queues);
 }
 
 /// Who is to lead next: the voter that has most, rather one that is not being drained. None if this node does
@@ -134,6 +138,9 @@ impl Member {
 
     /// Gives each queue to its preferred leader, if that one may lead.
     pub(crate) async fn balance(&self) -> v1::BalanceLeadersResponse {
+        // What was drained or undrained before is to count; without a catalog, what is known does.
+        let current = self.catalog.complete_as_of(Instant::now());
+        let _ = tokio::time::timeout(HAND_OVER, current).await;
         let wanted: Vec<(String, u64, u64)> = self.catalog.read(|catalog| {
             let drained = |id: NodeId| Catalog::node(catalog, id).is_none_or(|node| node.draining);
             catalog

@@ -100,7 +100,7 @@ pub(crate) async fn of(member: &Member, wanted: &Wanted) -> String {
     let queues = member.queues.all();
     held(&queues, &mut figures);
     replication(&queues, &mut figures).await;
-    let shown = queues.iter().filter(|queue| wanted.includes(queue.name.as_str()));
+    let shown = led(&queues).filter(|queue| wanted.includes(queue.name.as_str()));
     for queue in shown.take(QUEUES_MAX) {
         single(queue, &mut figures).await;
     }
@@ -209,19 +209,28 @@ fn led(queues: &[Arc<Queue>]) -> impl Iterator<Item = &Arc<Queue>> {
 async fn replication(queues: &[Arc<Queue>], figures: &mut Figures) {
     let (mut in_sync, mut lagging, mut away) = (0u64, 0u64, 0u64);
     let (mut entries, mut bytes, mut oldest_ms) = (0u64, 0u64, 0u64);
+    // To tell how old the lag is, an entry is read for each.
+    let mut looks = LAGS_MAX;
     for queue in led(queues) {
         let handle = &queue.handle;
         let limit = handle.read(|machine| u64::from(machine.settings().in_sync_lag_ms));
         for seen in handle.progress() {
-            let behind = if seen.lag == 0 { 0 } else { handle.behind_ms(seen.matched).await };
+            let behind = match (seen.lag, looks) {
+                (0, _) => 0,
+                (_, 0) => limit,
+                _ => {
+                    looks -= 1;
+                    handle.behind_ms(seen.matched).await
+                }
+            };
             match (seen.is_there, behind <= limit) {
                 (false, _) => away += 1,
                 (true, true) => in_sync += 1,
                 (true, false) => lagging += 1,
             }
-            if seen.lag > 0 {
+            if let (Some(matched), 1..) = (seen.matched, seen.lag) {
                 entries += seen.lag;
-                bytes += handle.bytes_behind(seen.matched.unwrap_or(0));
+                bytes += if looks > 0 { handle.bytes_behind(matched) } else { 0 };
                 // One that the log no longer reaches back to is as old as it can be told.
                 oldest_ms = oldest_ms.max(if behind == u64::MAX { FOREVER_MS } else { behind });
             }
@@ -238,17 +247,16 @@ async fn replication(queues: &[Arc<Queue>], figures: &mut Figures) {
     figures.gauge("replication_lag_seconds", help, None, oldest_ms as f64 / 1000.0);
 }
 
+/// Replicas whose lag is looked up in one scrape, at most; of more, the first of so many count for the age and the
+/// bytes.
+const LAGS_MAX: u32 = 64;
 /// A lag beyond the log: a week.
 const FOREVER_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// One queue's own figures, at its leader.
 async fn single(queue: &Queue, figures: &mut Figures) {
     let handle = &queue.handle;
-    if !handle.leadership().leads {
-        return;
-    }
-    let name = queue.name.as_str();
-    let label = Some(("queue", name));
+    let label = Some(("queue", queue.name.as_str()));
     let stats = handle.read(|machine| machine.stats());
     figures.gauge("queue_ready_messages", "Messages ready", label, stats.ready as f64);
     figures.gauge("queue_leased_messages", "Messages leased", label, stats.leased as f64);

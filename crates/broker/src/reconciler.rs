@@ -75,7 +75,9 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
         }
         keep_catalog_members(&member).await;
         if member.is_draining(member.id()) {
-            leaders::hand_over(&member, false).await;
+            // What takes longer goes on at the next comparison.
+            let handing = leaders::hand_over(&member, false);
+            let _ = tokio::time::timeout(leaders::HAND_OVER, handing).await;
         }
         tokio::select! {
             biased;

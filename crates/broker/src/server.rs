@@ -299,7 +299,7 @@ fn router(member: &Arc<Member>) -> Result<Router, StartError> {
     let peers = PeerService::new(member.clone(), COMMANDS_VERSION, beat);
     let routes = tonic::service::Routes::new(peers::served(peers));
     let routes = about::add(add_services!(routes, Services::new(member.clone())), member)?;
-    let routes = routes.into_axum_router().merge(http::routes(member));
+    let routes = routes.into_axum_router().merge(http::routes(member)).fallback(http::not_found);
     Ok(peers::tuned_server().accept_http1(true).add_routes(routes.into()))
 }
 

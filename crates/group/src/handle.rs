@@ -25,7 +25,7 @@ use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, Pro
 use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::{Gauges, StateMachine};
-use crate::types::{Position, Raft};
+use crate::types::{OnDisk, Position, Raft};
 use crate::volumes::Volumes;
 
 /// How long followers may wait to be told of a commit, where nobody waits for them to apply it.
@@ -314,7 +314,7 @@ impl<M: Machine> Handle<M> {
         command: M::Command,
         bytes: usize,
         hold: Option<OwnedSemaphorePermit>,
-        written: Option<oneshot::Sender<Position>>,
+        written: Option<oneshot::Sender<OnDisk>>,
     ) -> Result<oneshot::Receiver<Outcome<M>>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
         let proposal = Proposal { command, bytes, written, reply: Answer { reply, _hold: hold } };
@@ -398,14 +398,32 @@ impl<M: Machine> Handle<M> {
         self.progress().into_iter().filter(could).collect()
     }
 
-    /// Hands leadership to another voter; false if this replica leads still after `patience`.
+    /// Hands leadership to another voter; false if this replica leads still after `patience`, as when the
+    /// other does not catch up. From when Raft begins it takes nothing more in, and a voter that lacks an
+    /// entry does not stand: so that one is waited for first.
     pub async fn transfer(&self, to: u64, patience: Duration) -> bool {
+        /// Entries under way, which it gets before it is told to stand.
+        const NEARLY: u64 = 4;
+        /// How long to wait for a moment without any.
+        const RATHER: Duration = Duration::from_millis(300);
         let _awake = self.replica.parking.hold();
+        let step = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        loop {
+            let heir = self.progress().into_iter().find(|seen| seen.node == to);
+            let Some(heir) = heir else { return !self.leadership().leads };
+            if heir.lag == 0 || (heir.lag <= NEARLY && waited >= RATHER) {
+                break;
+            }
+            if waited >= patience {
+                return false;
+            }
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
         if self.replica.raft.trigger().transfer_leader(to).await.is_err() {
             return false;
         }
-        let step = Duration::from_millis(5);
-        let mut waited = Duration::ZERO;
         while waited < patience && self.leadership().leads {
             tokio::time::sleep(step).await;
             waited += step;
@@ -445,10 +463,12 @@ impl<M: Machine> Handle<M> {
         Some(Position { term, index })
     }
 
-    /// Payload bytes of the entries behind `index` in this replica's log.
+    /// Payload bytes of the entries behind `index` in this replica's log; of many, of as many as are
+    /// counted without holding up the log.
     #[must_use]
     pub fn bytes_behind(&self, index: u64) -> u64 {
-        self.replica.log.log.bytes_from(self.replica.log.group, index + 1)
+        const COUNTED_MAX: usize = 20_000;
+        self.replica.log.log.bytes_from(self.replica.log.group, index + 1, COUNTED_MAX)
     }
 
     /// The last index of this replica's log.
@@ -481,7 +501,8 @@ impl<M: Machine> Handle<M> {
                     matched,
                     lag: last.saturating_sub(matched.unwrap_or(0)),
                     // A new leader has sent less than it knows of.
-                    sent: self.sent.to(*node).max(matched).filter(|_| *node != metrics.id),
+                    sent: (self.sent.to(*node).map(|sent| sent.min(last)).max(matched))
+                        .filter(|_| *node != metrics.id),
                     is_there: *node == metrics.id || self.replica.peers.is_there(*node),
                 }
             })

@@ -46,5 +46,5 @@ pub use handle::{
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError};
 pub use replica::Replica;
-pub use types::{Payload, Position, Replies, Types};
+pub use types::{OnDisk, Payload, Position, Replies, Types};
 pub use volumes::Volumes;

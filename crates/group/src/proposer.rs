@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::parking::Parking;
-use crate::types::{OnComplete, Payload, Position, Raft, Types, Written};
+use crate::types::{OnComplete, OnDisk, Payload, Position, Raft, Types, Written};
 
 /// Commands that may wait to be gathered.
 pub const COMMANDS_WAITING_MAX: usize = 4096;
@@ -58,7 +58,7 @@ pub(crate) struct Proposal<M: Machine> {
     /// Its size, encoded; roughly.
     pub(crate) bytes: usize,
     /// Told once the command is on this node's own disk, which is before a majority has it.
-    pub(crate) written: Option<oneshot::Sender<Position>>,
+    pub(crate) written: Option<oneshot::Sender<OnDisk>>,
     pub(crate) reply: Answer<M>,
 }
 
@@ -132,8 +132,9 @@ pub(crate) async fn run<M: Machine>(
         }
         // A group with work under way is awake, and its replicas are not parked behind it.
         parking.awake().await;
-        let commands = entry.freeze(Millis(clock.now_ms()));
-        let payload = Payload { commands, written: Written::new(written) };
+        let now_ms = clock.now_ms();
+        let commands = entry.freeze(Millis(now_ms));
+        let payload = Payload { commands, written: Written::new(written, now_ms) };
         let complete = OnComplete::new(move |result| answer::<M>(result, waiting, slot));
         if raft.client_write_ff(payload, Some(complete)).await.is_err() {
             // The waiting commands were dropped with the entry, which tells their proposers.

@@ -98,19 +98,31 @@ impl PartialEq for Payload {
     }
 }
 
+/// An entry that is on its leader's own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Where it is.
+    pub position: Position,
+    /// The leader's time that it was stamped with.
+    pub stamped_ms: u64,
+}
+
 /// Those who wait for an entry to be on its leader's own disk.
 #[derive(Clone)]
-pub(crate) struct Written(Arc<Mutex<Vec<oneshot::Sender<Position>>>>);
+pub(crate) struct Written {
+    waiting: Arc<Mutex<Vec<oneshot::Sender<OnDisk>>>>,
+    stamped_ms: u64,
+}
 
 impl Written {
-    pub(crate) fn new(waiting: Vec<oneshot::Sender<Position>>) -> Option<Self> {
-        (!waiting.is_empty()).then(|| Self(Arc::new(Mutex::new(waiting))))
+    pub(crate) fn new(waiting: Vec<oneshot::Sender<OnDisk>>, stamped_ms: u64) -> Option<Self> {
+        (!waiting.is_empty()).then(|| Self { waiting: Arc::new(Mutex::new(waiting)), stamped_ms })
     }
 
     pub(crate) fn tell(&self, position: Position) {
-        let waiting = std::mem::take(&mut *self.0.lock().expect("no panic while held"));
+        let waiting = std::mem::take(&mut *self.waiting.lock().expect("no panic while held"));
         for waiting in waiting {
-            let _ = waiting.send(position);
+            let _ = waiting.send(OnDisk { position, stamped_ms: self.stamped_ms });
         }
     }
 }

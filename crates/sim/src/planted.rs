@@ -4,7 +4,18 @@ use quorate_machine::planted::{self, Bug};
 
 use crate::options::Sweep;
 use crate::run::Report;
+use crate::scenarios::leader_back_before_it_is_missed;
 use crate::sweep::first_failure;
+
+/// Random faults find most; what needs one thing at one moment has a scenario of its own.
+fn scenario_of(bug: Bug, options: &Sweep) -> String {
+    match bug {
+        Bug::WrongLeaderRestore if options.scenario == "random" => {
+            leader_back_before_it_is_missed::NAME.to_owned()
+        }
+        _ => options.scenario.clone(),
+    }
+}
 
 /// Plants each bug, or the named one, and runs seeds until one fails. True if each is caught within
 /// so many seeds.
@@ -24,7 +35,8 @@ pub fn planted(name: Option<&str>, within: u64, options: &Sweep) -> Result<bool,
     let mut all = true;
     for bug in bugs {
         planted::plant(Some(bug));
-        let caught: Option<Report> = first_failure(options, within)?;
+        let options = Sweep { scenario: scenario_of(bug, options), ..options.clone() };
+        let caught: Option<Report> = first_failure(&options, within)?;
         planted::plant(None);
         let name = bug.name();
         match caught {

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quorate_group::{Applied, Outcome, Position};
+use quorate_group::{Applied, OnDisk, Outcome, Position};
 use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
 use quorate_proto::v1::{self, AckLevel};
@@ -34,7 +34,9 @@ pub(super) struct Submitted {
     sequence: u64,
     count: u32,
     /// For a batch whose receipt may be given before its outcome is known.
-    written: Option<oneshot::Receiver<Position>>,
+    written: Option<oneshot::Receiver<OnDisk>>,
+    /// Until when, by the leader's clock, the queue remembers the producer for certain.
+    remembered_ms: u64,
     outcome: oneshot::Receiver<Outcome<machine::Queue>>,
     deadline: Instant,
 }
@@ -55,10 +57,6 @@ struct Link {
     term: u64,
     next_sequence: u64,
 }
-
-/// A queue that forgets silent producers sooner gives no early receipts to producers, in milliseconds: a batch
-/// may wait for so long before its entry is made.
-const FORGETS_LATE_MS: u64 = 20_000;
 
 /// What a caller asks for, where it leaves it to us.
 pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
@@ -104,10 +102,12 @@ impl Publisher {
         if level == AckLevel::All {
             self.check_in_sync().await?;
         }
-        let (write, written) = match level == AckLevel::Accepted && self.is_sure_to_enter() {
-            true => Some(oneshot::channel()).unzip(),
-            false => (None, None),
+        let remembered = match level {
+            AckLevel::Accepted => self.remembered_until(),
+            _ => None,
         };
+        let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
+        let remembered_ms = remembered.unwrap_or_default();
         let count = frame.count;
         let memory = self.node.budget.memory(frame.messages.len()).await?;
         let bytes = frame.messages.len();
@@ -128,34 +128,34 @@ impl Publisher {
         match tokio::time::timeout(limit, submit).await {
             Ok(outcome) => {
                 let outcome = outcome?;
-                Ok(Submitted { level, sequence, count, written, outcome, deadline })
+                Ok(Submitted { level, sequence, count, written, remembered_ms, outcome, deadline })
             }
             Err(_) => Err(Refusal::not_taken()),
         }
     }
 
-    /// Whether nothing but the loss of this node can keep a batch out, if it goes on where the caller's last
-    /// one left off: only then may its receipt come before the queue has decided. A queue with limits may be
-    /// full; and a producer that the queue does not remember, or is about to forget, may leave a gap.
-    fn is_sure_to_enter(&self) -> bool {
-        let now = self.queue.handle.now_ms();
+    /// Until when, by the leader's clock, nothing but the loss of this node can keep a batch out that goes on
+    /// where the caller's last one left off: only then may its receipt come before the queue has decided. None
+    /// if something can: a queue with limits may be full; and a producer that the queue does not remember
+    /// may leave a gap.
+    fn remembered_until(&self) -> Option<u64> {
         self.queue.handle.read(|machine| {
             let settings = machine.settings();
-            let unlimited = settings.max_messages.is_none() && settings.max_bytes.is_none();
-            let age = settings.dedup_age_ms;
-            let remembered = self.producer.as_ref().is_none_or(|(id, epoch)| {
-                let used = machine.producer_used(id, *epoch);
-                age >= FORGETS_LATE_MS && used.is_some_and(|used| now < used.0 + age / 2)
-            });
-            unlimited && remembered
+            if settings.max_messages.is_some() || settings.max_bytes.is_some() {
+                return None;
+            }
+            let Some((id, epoch)) = &self.producer else { return Some(u64::MAX) };
+            Some(machine.producer_used(id, *epoch)?.0.saturating_add(settings.dedup_age_ms))
         })
     }
 
     /// Notes where a batch is; whether it goes on from the caller's last one, in the same leader's log.
     fn link(&self, sequence: u64, count: u32, position: Position) -> bool {
-        let next = Link { term: position.term, next_sequence: sequence + u64::from(count) };
-        let before = self.chain().replace(next);
-        before == Some(Link { term: position.term, next_sequence: sequence })
+        let term = position.term;
+        let next = sequence.checked_add(count.into());
+        let next = next.map(|next_sequence| Link { term, next_sequence });
+        let before = std::mem::replace(&mut *self.chain(), next);
+        before == Some(Link { term, next_sequence: sequence })
     }
 
     fn chain(&self) -> MutexGuard<'_, Option<Link>> {
@@ -195,6 +195,9 @@ impl Publisher {
             let limit = limits.max_frame_bytes.into();
             return Err(Refusal::message_too_large(bytes, limit, "max_frame_bytes"));
         }
+        if frame.count == 0 {
+            return Err(Refusal::invalid("a batch has at least one message"));
+        }
         frames::validate(&frame.messages, frame.count, limits.max_message_bytes).map_err(|error| {
             match error {
                 FrameError::TooLarge { bytes, limit, .. } => {
@@ -228,12 +231,12 @@ impl Publisher {
     async fn wait_for(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
         let deadline = submitted.deadline;
         let written = submitted.written.take();
-        let Submitted { level, sequence, count, .. } = submitted;
+        let Submitted { level, sequence, count, remembered_ms, .. } = submitted;
         let early = async {
             // One that does not go on from the last batch may be refused: the queue decides.
-            let position = written?.await.ok()?;
+            let OnDisk { position, stamped_ms } = written?.await.ok()?;
             let goes_on = self.link(sequence, count, position) || self.producer.is_none();
-            goes_on.then_some(position)
+            (goes_on && stamped_ms < remembered_ms).then_some(position)
         };
         let outcome = submitted.outcome;
         let first = async {
@@ -252,6 +255,10 @@ impl Publisher {
             Ok(Ok(Ok(Ok(Applied { reply, position })))) => match reply {
                 Reply::Published { first_offset, count, duplicate } => {
                     self.link(sequence, count, position);
+                    if duplicate {
+                        // What it repeats may end before what the queue has of this producer.
+                        *self.chain() = None;
+                    }
                     let receipt = v1::Receipt {
                         first_offset: first_offset.0,
                         duplicate,

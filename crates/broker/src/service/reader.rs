@@ -116,6 +116,7 @@ impl Reading {
         }
         // A replica that takes seconds to have what the leader had is as old as that, and may be good enough.
         let limit = bound.max(PATIENCE).min(most);
+        let mut asks_anew = false;
         loop {
             if self.node.shutdown.is_said() {
                 return Err(Refusal::shutting_down());
@@ -125,7 +126,10 @@ impl Reading {
                 return Err(self.stale("no leader answers it", None));
             }
             let since = match self.bound {
-                Bound::Staleness(bound) => Instant::now().checked_sub(bound).unwrap_or(begun),
+                Bound::Staleness(bound) if !asks_anew => {
+                    Instant::now().checked_sub(bound).unwrap_or(begun)
+                }
+                Bound::Staleness(_) => begun,
                 Bound::Linearizable => begun,
             };
             match tokio::time::timeout(left, self.queue.handle.complete_as_of(since)).await {
@@ -134,6 +138,10 @@ impl Reading {
                     let staleness = Duration::from_millis(seen.position.staleness_ms.into());
                     if self.bound == Bound::Linearizable || staleness <= bound {
                         return Ok(seen);
+                    }
+                    // What was known of it became too old while it was looked at: ask.
+                    if !std::mem::replace(&mut asks_anew, true) && as_of < begun {
+                        continue;
                     }
                     // The answer took longer to come than it was good for.
                     return Err(self.stale("the way to the leader is slower", Some(staleness)));
@@ -266,7 +274,11 @@ impl v1::reader_service_server::ReaderService for Services {
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
-        if !matches!(request.group_id, 0) && request.group_id != queue.handle.id() {
+        if request.group_id > queue.handle.id() {
+            // This node has not heard of the later queue yet.
+            return Err(Refusal::not_leader(None).into());
+        }
+        if request.group_id > 0 && request.group_id < queue.handle.id() {
             let mut refusal = Refusal::queue_not_found(&request.queue);
             refusal.message =
                 format!("queue `{}` was deleted and created again since", request.queue);

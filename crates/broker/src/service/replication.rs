@@ -105,12 +105,13 @@ impl Member {
                 node_id: seen.node,
                 sent_index: seen.sent,
                 flushed_index: seen.matched,
-                lag_entries: seen.lag,
-                lag_bytes: match seen.lag {
-                    0 => 0,
-                    _ => handle.bytes_behind(seen.matched.unwrap_or(0)),
+                // Of one that has not answered this leader nothing is known.
+                lag_entries: seen.matched.map_or(0, |_| seen.lag),
+                lag_bytes: match (seen.matched, seen.lag) {
+                    (Some(matched), 1..) => handle.bytes_behind(matched),
+                    _ => 0,
                 },
-                lag_ms: Some(behind).filter(|behind| *behind < u64::MAX),
+                lag_ms: Some(behind).filter(|b| *b < u64::MAX && seen.matched.is_some()),
                 in_sync: seen.voter && behind <= limit,
                 ..Default::default()
             };

@@ -5,6 +5,7 @@ mod bitrot_minority;
 mod disk_full_then_restart;
 mod healthy_soak;
 mod kill_during_create;
+pub(crate) mod leader_back_before_it_is_missed;
 mod leader_change_between_deliver_and_ack;
 mod leader_read_error;
 mod many_queues_restart;
@@ -58,6 +59,7 @@ pub static NAMED: &[&Scenario] = &[
     &healthy_soak::SCENARIO,
     &kill_during_create::SCENARIO,
     &leader_change_between_deliver_and_ack::SCENARIO,
+    &leader_back_before_it_is_missed::SCENARIO,
     &leader_read_error::SCENARIO,
     &many_queues_restart::SCENARIO,
     &membership_under_partition::SCENARIO,

@@ -168,11 +168,12 @@ impl Log {
         Some(self.shared.lock().groups.get(&group)?.index.get(index)?.term)
     }
 
-    /// Payload bytes of a group's stored entries from `index` on. Takes time in proportion to their number.
-    pub fn bytes_from(&self, group: GroupId, index: u64) -> u64 {
+    /// Payload bytes of a group's stored entries from `index` on, of the first `most` of them.
+    pub fn bytes_from(&self, group: GroupId, index: u64, most: usize) -> u64 {
         let state = self.shared.lock();
         let Some(group) = state.groups.get(&group) else { return 0 };
-        group.index.iter_from(index).map(|(_, slot)| u64::from(slot.payload_bytes)).sum()
+        let slots = group.index.iter_from(index).take(most);
+        slots.map(|(_, slot)| u64::from(slot.payload_bytes)).sum()
     }
 
     /// The stored ranges of a group, for verification.

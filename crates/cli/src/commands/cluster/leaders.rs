@@ -14,6 +14,9 @@ use crate::{session, units};
 /// Time between two looks whether a drained node leads nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Looks after which a node that does not answer leads nothing: it is down.
+const SILENT_LOOKS: u32 = 20;
+
 /// Options of `cluster transfer-leader`.
 #[derive(Debug, clap::Args)]
 pub struct Transfer {
@@ -56,11 +59,15 @@ pub async fn drain(args: &Drain, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     session::within(global, "drain the node", client.drain_node(args.node, true)).await?;
     let begun = Instant::now();
+    let mut silent = 0;
     loop {
-        let led = led_by(&client, args.node, global).await?;
-        if led == 0 {
-            break;
-        }
+        let led = match led_by(&client, args.node, global).await? {
+            Some(0) => break,
+            Some(led) => led,
+            None if silent == SILENT_LOOKS => break,
+            None => 0,
+        };
+        silent = if led == 0 { silent + 1 } else { 0 };
         if begun.elapsed() > global.timeout {
             let what = format!("node {} leads {} queues still", args.node, units::count(led));
             return Err(Failure::new(Exit::Failed, what).reason("TIMEOUT").cure(
@@ -93,12 +100,13 @@ fn told(global: &Global, node: u64, draining: bool, words: &str) -> Result<(), F
     Ok(())
 }
 
-/// Leaderships of a node; 0 for one that is down.
-async fn led_by(client: &Client, node: u64, global: &Global) -> Result<u64, Failure> {
+/// Leaderships of a node; `None` if it does not answer.
+async fn led_by(client: &Client, node: u64, global: &Global) -> Result<Option<u64>, Failure> {
     let status = session::within(global, "ask for the status", client.status()).await?;
     let catalog = status.catalog_leader.is_some_and(|leader| leader.node_id == node);
     let node = status.nodes.iter().find(|known| known.node_id == node);
-    Ok(node.map_or(0, |node| node.leaders) + u64::from(catalog))
+    let node = node.filter(|node| node.reachable);
+    Ok(node.map(|node| node.leaders + u64::from(catalog)))
 }
 
 /// Gives queues back to their leaders.

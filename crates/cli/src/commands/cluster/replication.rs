@@ -107,7 +107,8 @@ fn state(replica: &ReplicaProgress) -> &'static str {
 
 fn row(queue: &QueueReplication, replica: &ReplicaProgress) -> [String; 12] {
     let index = |index: Option<u64>| index.map_or("-".to_owned(), |index| index.to_string());
-    let known = replica.role() != ReplicaRole::Unspecified;
+    // One that has not answered its leader yet has no lag to tell.
+    let known = replica.flushed_index.is_some();
     let if_known = |figure: String| if known { figure } else { "-".to_owned() };
     let time = match replica.lag_ms {
         Some(ms) => units::duration(Duration::from_millis(ms)),
