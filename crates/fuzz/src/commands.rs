@@ -69,6 +69,15 @@ pub fn queue_commands() -> Vec<Command> {
         settle(3, &[(SettleKind::Nack { delay_ms: 5_000 }, 1, 1), (SettleKind::Ack, 0, 1)]),
         settle(5, &[(SettleKind::Extend { lease_ms: 60_000 }, 3, 1), (SettleKind::Reject, 4, 1)]),
         settle(5, &[(SettleKind::Nack { delay_ms: 0 }, 5, 1)]),
+        Command::Configure(Settings {
+            min_in_sync: 2,
+            retain_ms: Some(600_000),
+            retain_bytes: Some(1 << 20),
+            version: 2,
+            ..Settings::default()
+        }),
+        settle(5, &[(SettleKind::Ack, 3, 1)]),
+        settle(8, &[(SettleKind::Ack, 5, 1)]),
         attach(Session(8), 1, Some(1_000)),
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),

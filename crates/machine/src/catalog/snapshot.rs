@@ -45,6 +45,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         ascending(catalog.nodes.last_key_value().map(|(last, _)| last), &node.id, "node")?;
         catalog.nodes.insert(node.id, node);
     }
+    if version >= 2 && !catalog.nodes.values().any(|node| node.draining) {
+        return Err(SnapshotError::Inconsistent("the newer form says something new"));
+    }
     for _ in 0..item_count(&mut rest, 58)? {
         let queue = read_queue(&mut rest)?;
         ascending(catalog.queues.last_key_value().map(|(last, _)| last), &queue.name, "queue")?;

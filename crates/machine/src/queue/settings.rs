@@ -126,6 +126,12 @@ impl Settings {
             settings.in_sync_lag_ms = wire::u32(buf)?;
             settings.retain_ms = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
             settings.retain_bytes = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
+            if settings.says_nothing_new() {
+                return Err(DecodeError::Invalid {
+                    what: "settings",
+                    why: "they have an older form",
+                });
+            }
         }
         Ok(settings)
     }

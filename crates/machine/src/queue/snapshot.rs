@@ -111,6 +111,12 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     queue.dedup = read_producers(buf)?;
     if version >= 2 {
         queue.retained = read_retained(buf)?;
+        if queue.retained.len() == 0 {
+            return Err(DecodeError::Invalid {
+                what: "queue snapshot",
+                why: "it has an older form",
+            });
+        }
     }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
         (queue.ready, queue.gone) = (Ready::new(0, 0), Default::default());
