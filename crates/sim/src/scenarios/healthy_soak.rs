@@ -20,7 +20,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 async fn run(plan: Plan, record: Record) -> Result<(), String> {
     let cluster = Cluster::start(plan.nodes, record.clone());
     // Without what refuses messages: a limit, or a rival.
-    let load = Load { settings: steady().settings, rivals: false, ..Load::random() };
+    let settings = steady().settings;
+    let load = Load { settings, rivals: false, moves_leaders: false, ..Load::random() };
     let workload = Workload::start(&cluster, load).await?;
     let leaders = |record: &Record| {
         let groups = workload.queues().iter().map(|queue| queue.group);

@@ -16,6 +16,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     while !shared.is_quiet() {
         sleep(Duration::from_millis(thread_rng().gen_range(300..3_000))).await;
         match thread_rng().gen_range(0..14) {
+            9..=11 if !shared.load.moves_leaders => {}
             0..=5 => count(&shared, &client).await,
             6 => drop(client.status().await),
             7 => drop(client.list_queues().await),

@@ -51,6 +51,8 @@ pub struct Load {
     pub rivals: bool,
     /// Whether each client machine has a reader of each queue.
     pub readers: bool,
+    /// Whether the administrator moves leaderships: by transfers, drains and balancing.
+    pub moves_leaders: bool,
 }
 
 impl Load {
@@ -67,6 +69,7 @@ impl Load {
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
             readers: random.gen_bool(0.7),
+            moves_leaders: true,
         }
     }
 }
