@@ -50,7 +50,8 @@ fn a_slow_replica_delays_receipts_of_level_all_and_no_others() {
         let (of_quorum, of_all) = (median(&quorum).await, median(&all).await);
         println!("p50 of QUORUM {before:?}, with a slow replica {of_quorum:?}; of ALL {of_all:?}");
         assert!(of_all >= slowed, "ALL does not wait for the slow replica: {of_all:?}");
-        assert!(of_quorum < slowed / 2, "QUORUM waits for the slow replica: {of_quorum:?}");
+        let told = "QUORUM waits for the slow replica";
+        assert!(of_quorum + slowed * 3 / 5 < of_all, "{told}: {of_quorum:?}, ALL takes {of_all:?}");
         assert_eq!(publish(&all).await.in_sync, 3);
     });
 }

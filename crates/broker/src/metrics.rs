@@ -215,13 +215,11 @@ async fn replication(queues: &[Arc<Queue>], figures: &mut Figures) {
         let handle = &queue.handle;
         let limit = handle.read(|machine| u64::from(machine.settings().in_sync_lag_ms));
         for seen in handle.progress() {
-            let behind = match (seen.lag, looks) {
-                (0, _) => 0,
-                (_, 0) => limit,
-                _ => {
-                    looks -= 1;
-                    handle.behind_ms(seen.matched).await
-                }
+            let is_looked_up = seen.lag > 0 && looks > 0;
+            looks -= u32::from(is_looked_up);
+            let behind = match is_looked_up {
+                true => handle.behind_ms(seen.matched).await,
+                false => 0,
             };
             match (seen.is_there, behind <= limit) {
                 (false, _) => away += 1,
@@ -230,7 +228,7 @@ async fn replication(queues: &[Arc<Queue>], figures: &mut Figures) {
             }
             if let (Some(matched), 1..) = (seen.matched, seen.lag) {
                 entries += seen.lag;
-                bytes += if looks > 0 { handle.bytes_behind(matched) } else { 0 };
+                bytes += if is_looked_up { handle.bytes_behind(matched) } else { 0 };
                 // One that the log no longer reaches back to is as old as it can be told.
                 oldest_ms = oldest_ms.max(if behind == u64::MAX { FOREVER_MS } else { behind });
             }
@@ -247,8 +245,7 @@ async fn replication(queues: &[Arc<Queue>], figures: &mut Figures) {
     figures.gauge("replication_lag_seconds", help, None, oldest_ms as f64 / 1000.0);
 }
 
-/// Replicas whose lag is looked up in one scrape, at most; of more, the first of so many count for the age and the
-/// bytes.
+/// Replicas whose lag is looked up in one scrape, at most; only these count for its age and bytes, and as lagging.
 const LAGS_MAX: u32 = 64;
 /// A lag beyond the log: a week.
 const FOREVER_MS: u64 = 7 * 24 * 60 * 60 * 1000;

@@ -381,16 +381,6 @@ impl<M: Machine> Handle<M> {
         }
     }
 
-    /// Proves that this replica still leads and waits until everything committed before the call is
-    /// applied here: a read after it is linearizable.
-    ///
-    /// # Errors
-    /// When this replica does not lead or a quorum does not confirm it.
-    pub async fn ensure_leads(&self) -> Result<(), ProposeError> {
-        let index = self.replica.read_index().await?;
-        self.applied_at_least(index).await
-    }
-
     /// The other voters that are there, so could lead; none unless this replica leads.
     #[must_use]
     pub fn heirs(&self) -> Vec<Progress> {
