@@ -79,7 +79,7 @@ async fn caught_up(client: &quorate_client::Client, node: u64) {
         let replica = queue.replicas.iter().find(|replica| replica.node_id == node);
         let replica = replica.expect("a replica on that node");
         if replica.lag == 0 && replica.matched_index > 0 {
-            assert_ne!(replica.role(), ReplicaRole::Learner);
+            assert_ne!(replica.role(), ReplicaRole::Observer);
             return;
         }
         assert!(begun.elapsed() < SOON, "node {node} has not caught up: {replica:?}");

@@ -99,6 +99,9 @@ pub struct RaftConfig {
     /// A queue without traffic for so long, in milliseconds, is parked: it has no heartbeats and no
     /// timers, and wakes with the next call. 0 = never. Default 1,500.
     pub park_after_ms: u32,
+    /// The replicas of a node that was gone for so long, in milliseconds, move to other nodes, as far as
+    /// there are some that do not hold the queue yet. 0 = never. Default 600,000; at least 10,000.
+    pub replace_after_ms: u64,
 }
 
 impl Default for Config {
@@ -143,7 +146,12 @@ impl Default for StorageConfig {
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { heartbeat_ms: 150, election_timeout_ms: 750, park_after_ms: 1_500 }
+        Self {
+            heartbeat_ms: 150,
+            election_timeout_ms: 750,
+            park_after_ms: 1_500,
+            replace_after_ms: 600_000,
+        }
     }
 }
 
@@ -230,7 +238,11 @@ impl Config {
             "raft.election_timeout_ms",
             self.raft.election_timeout_ms >= 5 * self.raft.heartbeat_ms,
             || "must be at least five heartbeats".into(),
-        )
+        )?;
+        let replace_after_ms = self.raft.replace_after_ms;
+        check("raft.replace_after_ms", replace_after_ms == 0 || replace_after_ms >= 10_000, || {
+            "must be 0 (never) or at least 10000: a node that only restarts is not lost".into()
+        })
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
@@ -390,5 +402,6 @@ mod tests {
     #[test]
     fn an_election_timeout_below_five_heartbeats_is_refused() {
         assert_eq!(refused(|c| c.raft.election_timeout_ms = 200), "raft.election_timeout_ms");
+        assert_eq!(refused(|c| c.raft.replace_after_ms = 9_999), "raft.replace_after_ms");
     }
 }

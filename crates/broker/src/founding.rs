@@ -116,6 +116,10 @@ impl Directory for Fresh {
         std::future::ready(outcome).boxed()
     }
 
+    fn placed(&self, _: u64, _: u64) -> BoxFuture<'_, Result<(), Status>> {
+        std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
+    }
+
     fn accepts_entries(&self) -> bool {
         false
     }

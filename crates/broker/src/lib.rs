@@ -29,6 +29,7 @@ mod founding;
 // For `quorate-fuzz` alone: how requests are checked is private.
 #[doc(hidden)]
 pub mod fuzz;
+mod healing;
 #[cfg(not(madsim))]
 mod http;
 mod leaders;
@@ -37,6 +38,7 @@ mod log_writer;
 mod member;
 #[cfg(not(madsim))]
 mod metrics;
+mod moves;
 mod opening;
 pub mod peers;
 mod queue;

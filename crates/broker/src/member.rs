@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quorate_group::{Handle, Replica};
 use quorate_machine::NodeId;
-use quorate_machine::catalog::Catalog;
+use quorate_machine::catalog::{Catalog, GroupId};
 use quorate_proto::internal as pb;
 use quorate_storage::{Identity, Log, Meta};
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::counts::Counts;
 use crate::peers::{Addresses, Connections, Directory};
 use crate::queue::Queue;
+use crate::reconciler::removed;
 use crate::shutdown::Shutdown;
 
 /// Version of the log commands and peer messages that this build knows.
@@ -142,6 +143,9 @@ impl Directory for Member {
                 self.cluster_id()
             )));
         }
+        if self.catalog.read(|catalog| catalog.is_removed(NodeId(hello.node_id))) {
+            return Err(Status::failed_precondition(removed(hello.node_id)));
+        }
         let known = self
             .catalog
             .read(|catalog| catalog.node(NodeId(hello.node_id)).map(|node| node.incarnation));
@@ -186,6 +190,12 @@ impl Directory for Member {
             )))
         })
         .boxed()
+    }
+
+    fn placed(&self, group: u64, moved: u64) -> BoxFuture<'_, Result<(), Status>> {
+        Member::placed(self, GroupId(group), moved)
+            .map(|outcome| outcome.map_err(Status::from))
+            .boxed()
     }
 
     fn accepts_entries(&self) -> bool {

@@ -1,18 +1,20 @@
 //! Makes this node what the catalog says: starts replicas of queues that are placed on it, removes
-//! those of deleted queues, keeps the address book; and, where the catalog is led, brings all
-//! nodes into the catalog's own group.
+//! those of queues that were deleted or have moved away, and keeps the address book.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use quorate_group::{EffectsAt, Event, Handle, Progress, Replica, Spec, Timing};
-use quorate_machine::catalog::{self, Catalog, GroupId};
+use quorate_group::{EffectsAt, Event, Handle, Replica, Spec, Timing};
+use quorate_machine::NodeId;
+use quorate_machine::catalog::{self, Catalog, GroupId, QueueName};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::config::RaftConfig;
 use crate::leaders;
-use crate::member::{CATALOG, Member};
+use crate::member::Member;
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
 
@@ -22,10 +24,10 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 const STARTS_AT_A_TIME: usize = 32;
 /// How long the other replicas of a new queue leave its preferred leader to begin.
 const PREFERENCE: Duration = Duration::from_secs(2);
-/// Longest wait for one change of the catalog's members.
-const CHANGE_LIMIT: Duration = Duration::from_secs(5);
-/// Voters of the catalog at most; further nodes follow it as learners.
-const CATALOG_VOTERS_MAX: usize = 5;
+/// Longest wait for what the catalog's leader knows.
+const CATALOG_LIMIT: Duration = Duration::from_secs(2);
+/// Pause before the catalog's leader is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ADDRESS_PREFIX: &[u8] = b"address/";
 
 pub(crate) fn timing(raft: &RaftConfig) -> Timing {
@@ -73,7 +75,10 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             member.fail(reason);
             return;
         }
-        keep_catalog_members(&member).await;
+        if member.catalog.read(|catalog| catalog.is_removed(NodeId(member.id()))) {
+            member.fail(removed(member.id()));
+            return;
+        }
         if member.is_draining(member.id()) {
             // What takes longer goes on at the next comparison.
             let handing = leaders::hand_over(&member, false);
@@ -144,10 +149,10 @@ async fn keep_queues(
     member: &Arc<Member>,
     resting: &mpsc::UnboundedSender<Replica>,
 ) -> Result<(), String> {
-    let me = quorate_machine::NodeId(member.id());
+    let me = NodeId(member.id());
     let here = member.queues.groups();
     let wanted: Vec<catalog::Queue> = member.catalog.read(|catalog| {
-        let mine = catalog.queues().filter(|queue| queue.replicas.contains(&me));
+        let mine = catalog.queues().filter(|queue| queue.holders().any(|node| node == me));
         mine.filter(|queue| !here.contains(&queue.group.0)).cloned().collect()
     });
     let mut starts = stream::iter(wanted)
@@ -178,7 +183,56 @@ async fn keep_queues(
         let removed = quorate_group::forget(&member.log, &member.meta, group).await;
         removed.map_err(|error| format!("remove group {group}: {error}"))?;
     }
+    leave_queues(member).await
+}
+
+/// Lets go of the replicas of queues that have moved away.
+async fn leave_queues(member: &Member) -> Result<(), String> {
+    let me = NodeId(member.id());
+    let stored = quorate_group::stored_groups(&member.log);
+    let moved_away = |groups: &BTreeSet<u64>| -> Vec<(u64, QueueName)> {
+        member.catalog.read(|catalog| {
+            let known = groups.iter().filter_map(|group| catalog.by_group(GroupId(*group)));
+            let away = known.filter(|queue| queue.holders().all(|node| node != me));
+            away.map(|queue| (queue.group.0, queue.name.clone())).collect()
+        })
+    };
+    let mut groups = moved_away(&stored);
+    groups.retain(|(group, _)| {
+        member.queues.get(*group).is_some()
+            || quorate_group::has_more_than_vote(&member.log, *group)
+    });
+    if groups.is_empty() {
+        return Ok(());
+    }
+    // What this node knows may be of before the queue came here a second time.
+    if !knows_all(member).await {
+        return Ok(());
+    }
+    for (group, name) in moved_away(&groups.into_iter().map(|(group, _)| group).collect()) {
+        tracing::info!(node = member.id(), queue = %name, "has moved away");
+        let left = match member.queues.remove(group) {
+            Some(queue) => queue.handle.leave().await,
+            None => quorate_group::leave(&member.log, &member.meta, group).await,
+        };
+        left.map_err(|error| format!("let go of queue {name}: {error}"))?;
+    }
     Ok(())
+}
+
+/// Whether this node has applied all that the catalog's leader had when it was asked.
+async fn knows_all(member: &Member) -> bool {
+    let asked = member.catalog.complete_as_of(Instant::now());
+    matches!(tokio::time::timeout(CATALOG_LIMIT, asked).await, Ok(Ok(_)))
+}
+
+/// What a node says that finds itself removed.
+pub(crate) fn removed(node: u64) -> String {
+    format!(
+        "node {node} was removed from the cluster; all that it held is on other nodes, and its data \
+         directory can be deleted. To take this machine in again, let it join as a new node: \
+         `quorate cluster join`"
+    )
 }
 
 async fn start(
@@ -211,8 +265,9 @@ async fn start(
     Ok(())
 }
 
-/// Makes a new group exist. Every replica may do it, with the same voters; the preferred leader
-/// does it at once, the others only if it does not.
+/// Makes a new group exist. Every replica that the queue was created on may do it, with the same voters; the
+/// preferred leader does it at once, the others only if it does not. Never once the queue has moved: it has a
+/// history then, and this node gets it from the leader.
 async fn begin(member: Arc<Member>, queue: Arc<Queue>, known: catalog::Queue) {
     if known.preferred_leader.0 != member.id() {
         tokio::time::sleep(PREFERENCE).await;
@@ -220,47 +275,23 @@ async fn begin(member: Arc<Member>, queue: Arc<Queue>, known: catalog::Queue) {
             return;
         }
     }
-    let voters = known.replicas.iter().map(|node| node.0).collect();
+    let voters = loop {
+        // A queue that was moved while this node was away looks new from where it left off.
+        if knows_all(&member).await {
+            let me = NodeId(member.id());
+            let founders = member.catalog.read(|catalog| {
+                let queue = catalog.by_group(known.group).filter(|queue| queue.moved == 0);
+                queue.filter(|queue| queue.replicas.contains(&me)).map(|q| q.replicas.clone())
+            });
+            let Some(founders) = founders else { return };
+            break founders.iter().map(|node| node.0).collect();
+        }
+        if member.shutdown.is_said() || queue.handle.leadership().leader.is_some() {
+            return;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    };
     if let Err(error) = queue.handle.initialize(&voters).await {
         tracing::warn!(queue = %queue.name, %error, "begin the queue's group");
     }
-}
-
-async fn keep_catalog_members(member: &Member) {
-    if !member.catalog.leadership().leads {
-        return;
-    }
-    let nodes: Vec<u64> = member.catalog.read(|catalog| catalog.nodes().map(|n| n.id.0).collect());
-    let progress = member.catalog.progress();
-    for node in nodes {
-        let reachable = node == member.id() || member.connections.reachable(node);
-        let seen = progress.iter().find(|seen| seen.node == node);
-        let outcome = match seen {
-            None => tokio::time::timeout(CHANGE_LIMIT, member.catalog.add_learner(node)).await,
-            // A voter that is not there would stop the catalog: it has to have answered.
-            Some(seen) if !seen.voter && reachable && is_caught_up(seen) => {
-                let voters = progress.iter().filter(|seen| seen.voter).count();
-                if voters >= CATALOG_VOTERS_MAX {
-                    continue;
-                }
-                tokio::time::timeout(CHANGE_LIMIT, member.catalog.promote(node)).await
-            }
-            Some(_) => continue,
-        };
-        match outcome {
-            Ok(Ok(())) => tracing::info!(group = CATALOG, node, "changed the catalog's members"),
-            Ok(Err(error)) => {
-                tracing::debug!(group = CATALOG, node, %error, "change the catalog's members");
-            }
-            Err(_) => tracing::warn!(group = CATALOG, node, "the catalog's members change slowly"),
-        }
-        // One change at a time; the next at the next comparison.
-        return;
-    }
-}
-
-fn is_caught_up(seen: &Progress) -> bool {
-    /// A learner that lacks fewer entries is caught up.
-    const ENTRIES: u64 = 100;
-    seen.matched.is_some() && seen.lag < ENTRIES
 }

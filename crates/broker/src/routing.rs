@@ -127,7 +127,7 @@ impl Member {
     pub(crate) async fn place_to_read(&self, name: &str, hops: u32) -> Result<Place, Refusal> {
         let name = queue_name(name)?;
         let known = self.catalog.read(|catalog| {
-            catalog.queue(&name).map(|queue| (queue.group, queue.replicas.clone()))
+            catalog.queue(&name).map(|queue| (queue.group, queue.members().collect::<Vec<_>>()))
         });
         if let Some((group, replicas)) = known {
             if let Some(queue) = self.queues.get(group.0) {

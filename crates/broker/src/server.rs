@@ -22,12 +22,14 @@ use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
 use crate::founding;
+use crate::healing;
 #[cfg(not(madsim))]
 use crate::http;
 use crate::leaders;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
 use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
+use crate::moves;
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
@@ -154,6 +156,8 @@ impl Node {
         let (resting, opened) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(reconciler::run(member.clone(), resting));
         tokio::spawn(opening::run(member.clone(), opened));
+        tokio::spawn(moves::run(member.clone()));
+        tokio::spawn(healing::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));

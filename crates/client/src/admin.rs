@@ -330,6 +330,57 @@ impl Client {
         Ok(())
     }
 
+    /// Changes which nodes hold a queue and which of them vote: those in `change` become voters, become observers,
+    /// or hold it no more; the others stay as they are. Returns once that is to be; `moving` in
+    /// [`describe_queue`](Self::describe_queue) tells when it is so. Producers and consumers go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` when there is no such node, or the
+    /// queue would not have 1, 3 or 5 voters.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::ChangeReplicasRequest;
+    /// // Node 4 takes the place of node 3.
+    /// let change = ChangeReplicasRequest { voters: vec![4], remove: vec![3], ..Default::default() };
+    /// let placed = client.change_replicas("orders", change).await?;
+    /// println!("voters: {:?}", placed.voters);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn change_replicas(
+        &self,
+        queue: impl Into<String>,
+        change: v1::ChangeReplicasRequest,
+    ) -> Result<v1::ChangeReplicasResponse, Error> {
+        let request = v1::ChangeReplicasRequest { queue: queue.into(), ..change };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).change_replicas(request).await }
+        };
+        Ok(self.nodes.call(Effect::Writes, ask).await?)
+    }
+
+    /// Takes a node out of the cluster, alive or dead: what it holds moves to other nodes, then it is forgotten.
+    /// Returns how many replicas it holds still; [`status`](Self::status) shows it until it holds none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `INVALID_ARGUMENT` when there is no such node or it is the last, or with
+    /// `NOT_ENOUGH_NODES` when a queue has nowhere to go.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// println!("{} replicas move away", client.remove_node(3).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn remove_node(&self, node_id: u64) -> Result<u64, Error> {
+        let ask = |channel| async move {
+            cluster(channel).remove_node(v1::RemoveNodeRequest { node_id }).await
+        };
+        Ok(self.nodes.call(Effect::Writes, ask).await?.replicas)
+    }
+
     /// Gives each queue to the leader that it was placed with, where that one may lead.
     ///
     /// # Errors

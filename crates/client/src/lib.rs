@@ -52,8 +52,9 @@ pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
-    AckLevel, ConsumerDescription, GetStatusResponse as ClusterStatus, Leader, LogPosition,
-    NodeDescription, QueueCounts, QueueDescription, QueueReplication, QueueSettings, ReadPosition,
-    ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole, ReplicaState,
+    AckLevel, ChangeReplicasRequest, ConsumerDescription, GetStatusResponse as ClusterStatus,
+    Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueReplication,
+    QueueSettings, ReadPosition, ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole,
+    ReplicaState,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};

@@ -499,30 +499,6 @@ impl<M: Machine> Handle<M> {
             .collect()
     }
 
-    /// Has a node follow this group without counting for its quorum. Returns once it is in the
-    /// membership; it catches up by itself.
-    ///
-    /// # Errors
-    /// When this replica does not lead, or another change is under way.
-    pub async fn add_learner(&self, node: u64) -> Result<(), StartError> {
-        let _awake = self.replica.parking.hold();
-        self.replica.parking.awake().await;
-        let added = self.replica.raft.add_learner(node, EmptyNode {}, false).await;
-        added.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
-    }
-
-    /// Makes a learner a voter.
-    ///
-    /// # Errors
-    /// When this replica does not lead, or another change is under way.
-    pub async fn promote(&self, node: u64) -> Result<(), StartError> {
-        let _awake = self.replica.parking.hold();
-        self.replica.parking.awake().await;
-        let change = openraft::ChangeMembers::AddVoterIds(BTreeSet::from([node]));
-        let changed = self.replica.raft.change_membership(change, true).await;
-        changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
-    }
-
     /// Stops the replica; its state stays.
     pub async fn shutdown(&self) {
         // Nobody is to wait for one that stopped to leave its rest.
@@ -551,7 +527,7 @@ pub fn stored_groups(log: &Log) -> BTreeSet<u64> {
 }
 
 /// The node of a replica that does not run.
-const NOBODY: u64 = 0;
+pub(crate) const NOBODY: u64 = 0;
 
 /// Forgets the state of a group that does not run here, for ever.
 ///

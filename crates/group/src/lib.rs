@@ -24,6 +24,7 @@ mod in_sync;
 mod keeper;
 mod liveness;
 mod log_store;
+mod members;
 mod network;
 mod parking;
 mod proposer;
@@ -43,6 +44,7 @@ pub use handle::{
     EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing, forget, stored_groups,
     without_checkpoint,
 };
+pub use members::{Members, has_more_than_vote, leave};
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError};
 pub use replica::Replica;

@@ -82,10 +82,11 @@ fn commands() -> impl Strategy<Value = Command> {
 }
 
 fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
-    use catalog::{Command, CreateQueue, RegisterNode};
+    use catalog::{Command, CreateQueue, GroupId, PlaceQueue, RegisterNode};
     let name = || "[A-Za-z0-9][A-Za-z0-9._-]{0,127}".prop_map(|n| QueueName::parse(&n).unwrap());
     let register = (any::<u64>(), any::<u128>(), ".{0,40}", ".{0,20}", any::<u32>(), any::<bool>());
     let create = (name(), settings(), any::<u8>(), prop::collection::vec(any::<u64>(), 0..9));
+    let nodes = |most: usize| prop::collection::vec(any::<u64>(), 0..=most);
     prop_oneof![
         any::<u128>().prop_map(|cluster_id| Command::Bootstrap { cluster_id }),
         register.prop_map(|(id, incarnation, address, zone, version, replace)| {
@@ -99,6 +100,17 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
         name().prop_map(|name| Command::DeleteQueue { name }),
         (any::<u64>(), any::<bool>())
             .prop_map(|(id, draining)| Command::DrainNode { id: NodeId(id), draining }),
+        (any::<u64>(), any::<u64>(), nodes(5), nodes(16)).prop_map(
+            |(group, moved, replicas, observers)| Command::PlaceQueue(PlaceQueue {
+                group: GroupId(group),
+                moved,
+                replicas: replicas.into_iter().map(NodeId).collect(),
+                observers: observers.into_iter().map(NodeId).collect(),
+            })
+        ),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(group, moved)| Command::QueuePlaced { group: GroupId(group), moved }),
+        any::<u64>().prop_map(|id| Command::RemoveNode { id: NodeId(id) }),
         (name(), settings()).prop_map(|(name, settings)| Command::UpdateQueue { name, settings }),
         Just(Command::Tick),
         any::<u64>().prop_map(Catalog::leader_changed),

@@ -135,6 +135,12 @@ pub trait Directory: Send + Sync + 'static {
     /// When it belongs to another one, or cannot keep what it was told.
     fn welcome(&self, request: pb::WelcomeRequest) -> BoxFuture<'_, Result<(), tonic::Status>>;
 
+    /// Notes that a queue is where the catalog, which this node leads, wants it.
+    ///
+    /// # Errors
+    /// When this node does not lead the catalog, or cannot write it.
+    fn placed(&self, group: u64, moved: u64) -> BoxFuture<'_, Result<(), tonic::Status>>;
+
     /// False while this node's disk is too full to take entries in: appends that carry entries are
     /// refused, so that the leader sees the replica lag instead of losing it.
     fn accepts_entries(&self) -> bool;

@@ -124,6 +124,17 @@ impl Peer for PeerService {
         self.directory.welcome(request.into_inner()).await?;
         Ok(Response::new(pb::WelcomeResponse {}))
     }
+
+    async fn placed(
+        &self,
+        request: Request<pb::PlacedRequest>,
+    ) -> Result<Response<pb::Done>, Status> {
+        let request = request.into_inner();
+        let hello = request.hello.ok_or_else(|| Status::invalid_argument("say Hello first"))?;
+        self.directory.admit(&hello)?;
+        self.directory.placed(request.group, request.moved).await?;
+        Ok(Response::new(pb::Done {}))
+    }
 }
 
 /// What goes back on an accepted stream. It owns the task that reads the requests, so that this one

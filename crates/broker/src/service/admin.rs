@@ -91,11 +91,18 @@ impl Member {
             name: queue.name.as_str().into(),
             settings: Some(settings_to(&queue.settings, queue.replicas.len())),
             group_id: queue.group.0,
-            replicas: queue.replicas.iter().map(|node| self.replica(node.0, None)).collect(),
+            replicas: queue.holders().map(|node| self.replica(node.0, None)).collect(),
+            moving: queue.is_moving,
             ..Default::default()
         };
         if let Some(local) = local {
             self.describe_local(&local, &mut description);
+        }
+        for replica in &mut description.replicas {
+            replica.leaving = queue.leaving.contains(&NodeId(replica.node_id));
+            if queue.observers.contains(&NodeId(replica.node_id)) {
+                replica.role = v1::ReplicaRole::Observer.into();
+            }
         }
         description
     }
@@ -116,6 +123,7 @@ impl Member {
                 .catalog
                 .read(|catalog| catalog.node(NodeId(node)).map(|node| node.zone.clone()))
                 .unwrap_or_default(),
+            leaving: false,
         }
     }
 
@@ -130,7 +138,7 @@ impl Member {
                 replica.matched_index = seen.matched.unwrap_or(0);
                 replica.lag = seen.lag;
                 if !seen.voter {
-                    replica.role = v1::ReplicaRole::Learner.into();
+                    replica.role = v1::ReplicaRole::Observer.into();
                 }
             }
         }
@@ -165,7 +173,7 @@ impl Member {
             .collect();
     }
 
-    fn known(&self, name: &QueueName) -> Option<catalog::Queue> {
+    pub(super) fn known(&self, name: &QueueName) -> Option<catalog::Queue> {
         self.catalog.read(|catalog| catalog.queue(name).cloned())
     }
 

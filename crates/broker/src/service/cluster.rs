@@ -75,8 +75,8 @@ impl Member {
             (nodes, catalog.queues().cloned().collect::<Vec<_>>())
         });
         let mut replicas: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for node in queues.iter().flat_map(|queue| &queue.replicas) {
-            *replicas.entry(*node).or_default() += 1;
+        for node in queues.iter().flat_map(catalog::Queue::holders) {
+            *replicas.entry(node).or_default() += 1;
         }
         let lags = self.lags();
         let asked = join_all(nodes.iter().map(|node| self.ask(node.id.0))).await;
@@ -93,6 +93,7 @@ impl Member {
             process_id: told.as_ref().map_or(0, |told| told.process_id),
             lag: lags.get(&node.id.0).copied().unwrap_or(0),
             draining: node.draining,
+            leaving: node.leaving,
         });
         let leadership = self.catalog.leadership();
         let leaderless = |queue: &&catalog::Queue| {
@@ -127,7 +128,7 @@ impl Member {
         let (taken, next, peers) = self.catalog.read(|catalog| {
             let taken =
                 catalog.nodes().find(|node| node.address == request.address).map(|node| node.id);
-            let next = catalog.nodes().map(|node| node.id.0).max().unwrap_or(0) + 1;
+            let next = catalog.next_node().0;
             let peers =
                 catalog.nodes().map(|node| format!("{}={}", node.id.0, node.address)).collect();
             (taken, next, peers)
@@ -240,6 +241,32 @@ impl v1::cluster_service_server::ClusterService for Services {
         }
         self.node.drain(&request).await?;
         Ok(Response::new(v1::DrainNodeResponse {}))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let mut client = Client::new(self.node.channel(node)?);
+            return client.change_replicas(forwarded(request, hops)).await.map_err(passed_on);
+        }
+        Ok(Response::new(self.node.change_replicas(&request).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let mut client = Client::new(self.node.channel(node)?);
+            return client.remove_node(forwarded(request, hops)).await.map_err(passed_on);
+        }
+        Ok(Response::new(self.node.remove_node(request.node_id).await?))
     }
 
     async fn balance_leaders(

@@ -82,7 +82,7 @@ impl Member {
         let mut part = v1::QueueReplication {
             queue: queue.name.as_str().into(),
             group_id: queue.group.0,
-            replicas: queue.replicas.iter().map(|node| replica(node.0)).collect(),
+            replicas: queue.holders().map(|node| replica(node.0)).collect(),
             ..Default::default()
         };
         if let Some(local) = self.queues.get(queue.group.0) {
@@ -118,7 +118,7 @@ impl Member {
             replica.set_role(match (seen.node == self.id(), seen.voter) {
                 (true, _) => ReplicaRole::Leader,
                 (false, true) => ReplicaRole::Follower,
-                (false, false) => ReplicaRole::Learner,
+                (false, false) => ReplicaRole::Observer,
             });
             replica.set_state(match (seen.is_there, behind <= limit) {
                 (false, _) => ReplicaState::Away,

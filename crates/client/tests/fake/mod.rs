@@ -571,6 +571,20 @@ impl ClusterService for Node {
         Err(Status::unimplemented("replication"))
     }
 
+    async fn change_replicas(
+        &self,
+        _request: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn remove_node(
+        &self,
+        _request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn drain_node(
         &self,
         _: Request<v1::DrainNodeRequest>,

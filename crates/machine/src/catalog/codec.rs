@@ -9,14 +9,17 @@
 //! 5 UpdateQueue    name text | settings
 //! 6 Tick   7 LeaderChanged  node u64
 //! 8 DrainNode      id u64 | draining u8
+//! 9 PlaceQueue     group u64 | moved u64 | voters u8 | node u64 ... | observers u8 | node u64 ...
+//! 10 QueuePlaced   group u64 | moved u64
+//! 11 RemoveNode    id u64
 //! text             length u32 | UTF-8
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::NODES_MAX;
-use super::command::{Command, CreateQueue, RegisterNode};
+use super::command::{Command, CreateQueue, PlaceQueue, RegisterNode};
 use super::names::QueueName;
+use super::{GroupId, NODES_MAX};
 use crate::NodeId;
 use crate::queue::Settings;
 use crate::wire::{self, DecodeError};
@@ -32,6 +35,9 @@ const UPDATE_QUEUE: u8 = 5;
 const TICK: u8 = 6;
 const LEADER_CHANGED: u8 = 7;
 const DRAIN_NODE: u8 = 8;
+const PLACE_QUEUE: u8 = 9;
+const QUEUE_PLACED: u8 = 10;
+const REMOVE_NODE: u8 = 11;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -61,6 +67,22 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u8(DRAIN_NODE);
             out.put_u64_le(id.0);
             out.put_u8(u8::from(*draining));
+        }
+        Command::PlaceQueue(place) => {
+            out.put_u8(PLACE_QUEUE);
+            out.put_u64_le(place.group.0);
+            out.put_u64_le(place.moved);
+            encode_nodes(&place.replicas, out);
+            encode_nodes(&place.observers, out);
+        }
+        Command::QueuePlaced { group, moved } => {
+            out.put_u8(QUEUE_PLACED);
+            out.put_u64_le(group.0);
+            out.put_u64_le(*moved);
+        }
+        Command::RemoveNode { id } => {
+            out.put_u8(REMOVE_NODE);
+            out.put_u64_le(id.0);
         }
     }
 }
@@ -102,10 +124,39 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             id: NodeId(wire::u64(buf)?),
             draining: wire::flag(buf, "draining flag")?,
         },
+        PLACE_QUEUE => Command::PlaceQueue(PlaceQueue {
+            group: GroupId(wire::u64(buf)?),
+            moved: wire::u64(buf)?,
+            replicas: decode_nodes(buf, "voters", PlaceQueue::VOTERS_MAX)?,
+            observers: decode_nodes(buf, "observers", PlaceQueue::OBSERVERS_MAX)?,
+        }),
+        QUEUE_PLACED => {
+            Command::QueuePlaced { group: GroupId(wire::u64(buf)?), moved: wire::u64(buf)? }
+        }
+        REMOVE_NODE => Command::RemoveNode { id: NodeId(wire::u64(buf)?) },
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;
     Ok(command)
+}
+
+fn encode_nodes(nodes: &[NodeId], out: &mut BytesMut) {
+    out.put_u8(u8::try_from(nodes.len()).expect("a queue has few replicas"));
+    for node in nodes {
+        out.put_u64_le(node.0);
+    }
+}
+
+fn decode_nodes(
+    buf: &mut impl Buf,
+    what: &'static str,
+    limit: usize,
+) -> Result<Vec<NodeId>, DecodeError> {
+    let count = wire::u8(buf)?;
+    if usize::from(count) > limit {
+        return Err(DecodeError::TooLong { what, length: count.into(), limit: limit as u64 });
+    }
+    (0..count).map(|_| wire::u64(buf).map(NodeId)).collect()
 }
 
 /// Reads the name of a queue.

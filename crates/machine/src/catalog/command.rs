@@ -31,12 +31,27 @@ pub enum Command {
         /// The new settings; their version is set by the catalog.
         settings: Settings,
     },
-    /// Keeps leaderships away from a node, or lets it have them again.
+    /// Keeps leaderships away from a node, or lets it have them again; that also takes back that it is to
+    /// leave.
     DrainNode {
         /// The node.
         id: NodeId,
         /// Whether it is to lead nothing.
         draining: bool,
+    },
+    /// Says on which nodes a queue is to be from now on.
+    PlaceQueue(PlaceQueue),
+    /// A queue is where it is to be: no other node is a member of its group any more.
+    QueuePlaced {
+        /// Its Raft group.
+        group: GroupId,
+        /// [`Queue::moved`] of the placement that is reached; that of another changes nothing.
+        moved: u64,
+    },
+    /// Takes a node out of the cluster, once it holds nothing; until then it gets nothing more.
+    RemoveNode {
+        /// The node.
+        id: NodeId,
     },
     /// Lets time pass.
     Tick,
@@ -84,6 +99,26 @@ pub struct CreateQueue {
     pub candidates: Vec<NodeId>,
 }
 
+/// Where a queue is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceQueue {
+    /// Its Raft group.
+    pub group: GroupId,
+    /// [`Queue::moved`] of the placement that this was decided on.
+    pub moved: u64,
+    /// Voters: 1, 3 or 5.
+    pub replicas: Vec<NodeId>,
+    /// At most [`PlaceQueue::OBSERVERS_MAX`].
+    pub observers: Vec<NodeId>,
+}
+
+impl PlaceQueue {
+    /// Most voters of a queue.
+    pub const VOTERS_MAX: usize = 5;
+    /// Most observers of a queue.
+    pub const OBSERVERS_MAX: usize = 16;
+}
+
 /// Answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -105,6 +140,11 @@ pub enum Reply {
         group: GroupId,
         /// Version of the settings now in force; unchanged if they are the same as before.
         version: u64,
+    },
+    /// The queue is to be there.
+    Placed {
+        /// [`Queue::moved`] of the placement now in force; unchanged if it is the same as before.
+        moved: u64,
     },
     /// Refused; nothing has changed.
     Rejected(Rejection),
@@ -164,6 +204,42 @@ pub enum Rejection {
         /// Replicas asked for.
         need: u32,
     },
+    /// The node was taken out of the cluster; its id is not given again.
+    #[error("node {} was removed from the cluster", id.0)]
+    NodeRemoved {
+        /// The node.
+        id: NodeId,
+    },
+    /// No node would be left that takes anything.
+    #[error("node {} is the last one that is not leaving", id.0)]
+    LastNode {
+        /// The node.
+        id: NodeId,
+    },
+    /// The node is to leave, and takes nothing more.
+    #[error("node {} is leaving the cluster", id.0)]
+    NodeLeaving {
+        /// The node.
+        id: NodeId,
+    },
+    /// The queue has another placement by now.
+    #[error("the placement of the queue was changed meanwhile")]
+    PlacementChanged {
+        /// [`Queue::moved`] of the placement in force.
+        moved: u64,
+    },
+    /// A node was named as a voter and as an observer.
+    #[error("node {} cannot be both a voter and an observer", id.0)]
+    TwoRoles {
+        /// The node.
+        id: NodeId,
+    },
+    /// No room for another observer.
+    #[error("a queue has at most {limit} observers")]
+    TooManyObservers {
+        /// The most observers.
+        limit: u32,
+    },
     /// No room for another queue.
     #[error("cluster has {limit} queues, the most it can have", limit = QUEUES_MAX)]
     TooManyQueues {
@@ -200,6 +276,13 @@ pub enum Change {
         /// Its Raft group.
         group: GroupId,
     },
+    /// A queue is to be elsewhere, or is where it was to be.
+    QueueMoved {
+        /// Its name.
+        name: QueueName,
+        /// Its Raft group.
+        group: GroupId,
+    },
     /// A queue was deleted.
     QueueDeleted {
         /// Its name.
@@ -224,6 +307,8 @@ pub struct Node {
     pub version: u32,
     /// It is to lead nothing, and gets new replicas only where there are too few other nodes.
     pub draining: bool,
+    /// It gets no new replicas, and is forgotten once it holds none; it is draining too.
+    pub leaving: bool,
 }
 
 /// A queue, as the catalog wants it.
@@ -235,10 +320,30 @@ pub struct Queue {
     pub group: GroupId,
     /// Its settings.
     pub settings: Settings,
-    /// The nodes that hold it, in order of their ids.
+    /// The nodes that hold it and vote, in order of their ids.
     pub replicas: Vec<NodeId>,
+    /// The nodes that follow it without a vote, in order of their ids.
+    pub observers: Vec<NodeId>,
+    /// The nodes that held it before and may still be members of its group, in order of their ids.
+    pub leaving: Vec<NodeId>,
+    /// Index of the entry that last said where it is to be; 0 = it was not moved since it was created.
+    pub moved: u64,
+    /// Its group's members are not yet known to be those.
+    pub is_moving: bool,
     /// The one of them that should lead when all are well.
     pub preferred_leader: NodeId,
     /// When it was created.
     pub created_at: Millis,
+}
+
+impl Queue {
+    /// The nodes that hold a replica of it, or are to, or may still.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().chain(&self.observers).chain(&self.leaving).copied()
+    }
+
+    /// The nodes that are to hold it.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().chain(&self.observers).copied()
+    }
 }

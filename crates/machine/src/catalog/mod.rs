@@ -4,7 +4,7 @@
 //! catalog, at every [`Effect::Changed`], and starts or stops what differs. Settings go to a queue
 //! through a [`crate::queue::Command::Configure`], with the version that the catalog gave them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use bytes::{Bytes, BytesMut};
@@ -15,12 +15,13 @@ use crate::{At, Machine, Millis, NodeId};
 
 mod codec;
 mod command;
+mod moves;
 mod names;
 mod placement;
 mod snapshot;
 
 pub use command::{
-    Change, Command, CreateQueue, Effect, Node, Queue, RegisterNode, Rejection, Reply,
+    Change, Command, CreateQueue, Effect, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
 };
 pub use names::{QueueName, QueueNameError};
 
@@ -47,8 +48,12 @@ pub struct Catalog {
     /// Groups given so far.
     groups: u64,
     nodes: BTreeMap<NodeId, Node>,
+    /// Ids of nodes that were removed: they are not given again.
+    removed: BTreeSet<NodeId>,
     queues: BTreeMap<QueueName, Queue>,
     by_group: BTreeMap<GroupId, QueueName>,
+    /// The queues that are moving.
+    moving: BTreeSet<GroupId>,
     loads: placement::Loads,
 }
 
@@ -99,6 +104,24 @@ impl Catalog {
         self.nodes.values()
     }
 
+    /// Whether a node was taken out of the cluster.
+    #[must_use]
+    pub fn is_removed(&self, id: NodeId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// The id for the next node that joins.
+    #[must_use]
+    pub fn next_node(&self) -> NodeId {
+        let last = self.nodes.last_key_value().map(|(id, _)| id);
+        NodeId(last.max(self.removed.last()).map_or(1, |last| last.0 + 1))
+    }
+
+    /// The queues that are not yet known to be where they are to be, by group.
+    pub fn moving(&self) -> impl ExactSizeIterator<Item = &Queue> {
+        self.moving.iter().map(|group| &self.queues[&self.by_group[group]])
+    }
+
     /// The newest command set that every node can apply; none without nodes.
     #[must_use]
     pub fn min_version(&self) -> Option<u32> {
@@ -115,6 +138,9 @@ impl Catalog {
 
     fn register(&mut self, register: RegisterNode) -> Result<Done, Rejection> {
         let RegisterNode { id, incarnation, address, zone, version, replace } = register;
+        if self.removed.contains(&id) {
+            return Err(Rejection::NodeRemoved { id });
+        }
         let known = self.nodes.get(&id);
         if known.is_none() && self.nodes.len() >= NODES_MAX as usize {
             return Err(Rejection::TooManyNodes { limit: NODES_MAX });
@@ -123,7 +149,8 @@ impl Catalog {
             return Err(Rejection::IncarnationMismatch { id, known: known.incarnation });
         }
         let draining = known.is_some_and(|known| known.draining);
-        let node = Node { id, incarnation, address, zone, version, draining };
+        let leaving = known.is_some_and(|known| known.leaving);
+        let node = Node { id, incarnation, address, zone, version, draining, leaving };
         let is_news = known != Some(&node);
         self.nodes.insert(id, node);
         Ok((Reply::Done, is_news.then_some(Change::Node(id))))
@@ -131,7 +158,10 @@ impl Catalog {
 
     fn drain(&mut self, id: NodeId, draining: bool) -> Result<Done, Rejection> {
         let node = self.nodes.get_mut(&id).ok_or(Rejection::UnknownNode { id })?;
-        let is_news = std::mem::replace(&mut node.draining, draining) != draining;
+        let before = (node.draining, node.leaving);
+        node.draining = draining;
+        node.leaving &= draining;
+        let is_news = before != (node.draining, node.leaving);
         Ok((Reply::Done, is_news.then_some(Change::Node(id))))
     }
 
@@ -156,6 +186,10 @@ impl Catalog {
             group,
             settings: Settings { version: at.index, ..settings },
             replicas: placement.replicas,
+            observers: Vec::new(),
+            leaving: Vec::new(),
+            moved: 0,
+            is_moving: false,
             preferred_leader: placement.preferred_leader,
             created_at: self.now,
         });
@@ -170,7 +204,8 @@ impl Catalog {
         let mut candidates = candidates.to_vec();
         candidates.sort_unstable();
         candidates.dedup();
-        let known: Vec<&Node> = candidates.iter().filter_map(|id| self.nodes.get(id)).collect();
+        let known = candidates.iter().filter_map(|id| self.nodes.get(id));
+        let known: Vec<&Node> = known.filter(|node| !node.leaving).collect();
         self.loads
             .place(&known, replicas.into())
             .ok_or(Rejection::NotEnoughNodes { have: known.len() as u32, need: replicas.into() })
@@ -179,6 +214,9 @@ impl Catalog {
     fn insert(&mut self, queue: Queue) {
         self.loads.add(&queue);
         self.by_group.insert(queue.group, queue.name.clone());
+        if queue.is_moving {
+            self.moving.insert(queue.group);
+        }
         self.queues.insert(queue.name.clone(), queue);
     }
 
@@ -186,6 +224,8 @@ impl Catalog {
         let queue = self.queues.remove(&name).ok_or(Rejection::NotFound)?;
         self.loads.remove(&queue);
         self.by_group.remove(&queue.group);
+        self.moving.remove(&queue.group);
+        self.retire(queue.holders());
         let group = queue.group;
         Ok((Reply::Deleted { group }, Some(Change::QueueDeleted { name, group })))
     }
@@ -232,6 +272,9 @@ impl Machine for Catalog {
             Command::DeleteQueue { name } => self.delete(name),
             Command::UpdateQueue { name, settings } => self.update(at, name, settings),
             Command::DrainNode { id, draining } => self.drain(id, draining),
+            Command::PlaceQueue(place) => self.place_queue(at, place),
+            Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
+            Command::RemoveNode { id } => self.remove_node(id),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -1,8 +1,9 @@
-//! Which nodes hold a new queue.
+//! Which nodes hold a queue.
 //!
-//! Replicas are picked one by one: of the candidates that are not being drained, or else of all, one
-//! that hosts the fewest replicas, among equals one in the zone that this queue uses least so far,
-//! among those the lowest id. The replica that is the preferred leader of the fewest queues becomes
+//! Replicas are picked one by one: of the candidates that are not being drained, or else of all, one in
+//! the zone that this queue uses least so far, among equals one that hosts the fewest replicas, among
+//! those the lowest id. So a queue is spread over as many zones as there are, whatever that means for the
+//! load of a zone with few nodes. The replica that is the preferred leader of the fewest queues becomes
 //! that of this one, if it is not being drained.
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(super) struct Placement {
 /// What a node carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
+    /// Replicas that it holds, is to hold, or may still hold.
     pub replicas: u64,
     pub leaders: u64,
 }
@@ -33,7 +35,7 @@ pub(super) struct Loads(BTreeMap<NodeId, Load>);
 impl Loads {
     /// Counts a queue.
     pub fn add(&mut self, queue: &Queue) {
-        for &node in &queue.replicas {
+        for node in queue.holders() {
             self.0.entry(node).or_default().replicas += 1;
         }
         self.0.entry(queue.preferred_leader).or_default().leaders += 1;
@@ -41,13 +43,18 @@ impl Loads {
 
     /// Counts a queue no more.
     pub fn remove(&mut self, queue: &Queue) {
-        for node in &queue.replicas {
+        self.release(&queue.holders().collect::<Vec<_>>());
+        if let Some(load) = self.0.get_mut(&queue.preferred_leader) {
+            load.leaders -= 1;
+        }
+    }
+
+    /// Counts one replica less at each of the nodes.
+    pub fn release(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
             if let Some(load) = self.0.get_mut(node) {
                 load.replicas -= 1;
             }
-        }
-        if let Some(load) = self.0.get_mut(&queue.preferred_leader) {
-            load.leaders -= 1;
         }
     }
 
@@ -55,25 +62,39 @@ impl Loads {
         self.0.get(&node).copied().unwrap_or_default()
     }
 
+    /// Whether no queue has a replica there.
+    pub fn holds_nothing(&self, node: NodeId) -> bool {
+        self.of(node).replicas == 0
+    }
+
     /// Chooses `count` of the candidates, at least 1; none if they are too few.
     pub fn place(&self, candidates: &[&Node], count: usize) -> Option<Placement> {
         let mut candidates = candidates.to_vec();
-        let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut replicas = Vec::with_capacity(count);
+        let mut replicas: Vec<&Node> = Vec::with_capacity(count);
         while replicas.len() < count {
-            let rank = |node: &Node| {
-                let in_zone = zones.get(node.zone.as_str()).copied().unwrap_or_default();
-                (node.draining, self.of(node.id).replicas, in_zone, node.id)
-            };
-            let best = (0..candidates.len()).min_by_key(|&at| rank(candidates[at]))?;
-            let chosen = candidates.swap_remove(best);
-            *zones.entry(&chosen.zone).or_default() += 1;
-            replicas.push(chosen);
+            let zones: Vec<&str> = replicas.iter().map(|node| node.zone.as_str()).collect();
+            let best = self.best(&candidates, &zones)?;
+            candidates.retain(|candidate| candidate.id != best.id);
+            replicas.push(best);
         }
         replicas.sort_unstable_by_key(|node| node.id);
-        let lightest = |node: &&&Node| (node.draining, self.of(node.id).leaders, node.id);
-        let preferred_leader = replicas.iter().min_by_key(lightest)?.id;
+        let preferred_leader = self.preferred_leader(replicas.iter().copied())?;
         let replicas = replicas.iter().map(|node| node.id).collect();
         Some(Placement { replicas, preferred_leader })
+    }
+
+    /// The best of the candidates beside replicas in these zones.
+    pub fn best<'a>(&self, candidates: &[&'a Node], zones: &[&str]) -> Option<&'a Node> {
+        let rank = |node: &&&Node| {
+            let in_zone = zones.iter().filter(|zone| **zone == node.zone).count();
+            (node.draining, in_zone, self.of(node.id).replicas, node.id)
+        };
+        candidates.iter().min_by_key(rank).copied()
+    }
+
+    /// Which of a queue's nodes is to lead it.
+    pub fn preferred_leader<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> Option<NodeId> {
+        let lightest = |node: &&Node| (node.draining, self.of(node.id).leaders, node.id);
+        nodes.min_by_key(lightest).map(|node| node.id)
     }
 }

@@ -1,16 +1,21 @@
 //! The catalog as bytes: what a checkpoint keeps, and what the state hash is of.
 //!
 //! ```text
-//! snapshot = version u8 | cluster id? u128 | now | groups | node* | queue* | checksum u64
+//! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
-//! node     = id | incarnation u128 | address | zone | version | draining u8
+//! node     = id | incarnation u128 | address | zone | version | duty u8
+//! duty     = 0 serves | 1 draining | 2 leaving
+//! removed  = id
 //! queue    = name | group | settings | replica* | preferred leader | created at
+//!            | moved | (observer* | leaving* | is moving u8) if moved > 0
 //! ```
+
+use std::collections::BTreeSet;
 
 use bytes::BufMut;
 
-use super::command::{Node, Queue, RegisterNode};
-use super::{Catalog, GroupId, codec};
+use super::command::{Node, PlaceQueue, Queue, RegisterNode};
+use super::{Catalog, GroupId, NODES_MAX, codec};
 use crate::digest::digest;
 use crate::queue::Settings;
 use crate::wire::{
@@ -18,8 +23,9 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. In version 1 no node is draining; it is written while none is.
-const VERSION: u8 = 2;
+/// Version of the snapshot layout, the oldest that has room for the state is written: in version 1 no node
+/// is draining, in version 2 none is leaving or removed, and no queue was moved.
+const VERSION: u8 = 3;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -45,11 +51,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         ascending(catalog.nodes.last_key_value().map(|(last, _)| last), &node.id, "node")?;
         catalog.nodes.insert(node.id, node);
     }
-    if version >= 2 && !catalog.nodes.values().any(|node| node.draining) {
-        return Err(SnapshotError::Inconsistent("the newer form says something new"));
+    if version >= 3 {
+        for _ in 0..item_count(&mut rest, 1)? {
+            let id = NodeId(counter(&mut rest, "removed node")?);
+            ascending(catalog.removed.last(), &id, "removed node")?;
+            if catalog.nodes.contains_key(&id) {
+                return Err(SnapshotError::Inconsistent("a node that was removed is not there"));
+            }
+            catalog.removed.insert(id);
+        }
     }
     for _ in 0..item_count(&mut rest, 58)? {
-        let queue = read_queue(&mut rest)?;
+        let queue = read_queue(&mut rest, version)?;
         ascending(catalog.queues.last_key_value().map(|(last, _)| last), &queue.name, "queue")?;
         if queue.group.0 == 0 || queue.group.0 > catalog.groups {
             return Err(SnapshotError::Inconsistent("a group was given before it is used"));
@@ -60,75 +73,164 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
     if catalog.queues.len() != catalog.by_group.len() {
         return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
     }
+    if version != needed_version(&catalog) {
+        return Err(SnapshotError::Inconsistent("the newer form says something new"));
+    }
+    let leaves = |node: &&Node| node.leaving && catalog.loads.holds_nothing(node.id);
+    if catalog.nodes.values().any(|node| leaves(&node)) {
+        return Err(SnapshotError::Inconsistent("a node that is leaving holds something"));
+    }
     Ok(catalog)
 }
 
+/// The oldest version that has room for the state.
+fn needed_version(catalog: &Catalog) -> u8 {
+    let any = |what: fn(&Node) -> bool| catalog.nodes.values().any(what);
+    let moved = catalog.queues.values().any(|queue| queue.moved > 0);
+    match () {
+        () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
+        () if any(|node| node.draining) => 2,
+        () => 1,
+    }
+}
+
 fn state(catalog: &Catalog) -> Vec<u8> {
-    let is_old = !catalog.nodes.values().any(|node| node.draining);
-    let mut out = vec![if is_old { 1 } else { VERSION }];
+    let version = needed_version(catalog);
+    let mut out = vec![version];
     wire::put_option(&mut out, catalog.cluster_id, |out, id| out.put_u128_le(id));
     put_varint(&mut out, catalog.now.0);
     put_varint(&mut out, catalog.groups);
     put_varint(&mut out, catalog.nodes.len() as u64);
     for node in catalog.nodes.values() {
-        write_node(&mut out, node, is_old);
+        write_node(&mut out, node, version);
+    }
+    if version >= 3 {
+        put_nodes(&mut out, catalog.removed.iter());
     }
     put_varint(&mut out, catalog.queues.len() as u64);
     for queue in catalog.queues.values() {
-        write_queue(&mut out, queue);
+        write_queue(&mut out, queue, version);
     }
     out
 }
 
-fn write_node(out: &mut Vec<u8>, node: &Node, is_old: bool) {
+fn write_node(out: &mut Vec<u8>, node: &Node, version: u8) {
     put_varint(out, node.id.0);
     out.put_u128_le(node.incarnation);
     wire::put_bytes(out, node.address.as_bytes());
     wire::put_bytes(out, node.zone.as_bytes());
     put_varint(out, node.version.into());
-    if !is_old {
-        out.put_u8(u8::from(node.draining));
+    if version >= 2 {
+        out.put_u8(u8::from(node.draining) + u8::from(node.leaving));
     }
 }
 
+fn put_nodes<'a>(out: &mut Vec<u8>, nodes: impl ExactSizeIterator<Item = &'a NodeId>) {
+    put_varint(out, nodes.len() as u64);
+    nodes.for_each(|node| put_varint(out, node.0));
+}
+
+/// Reads at most `limit` ids.
+fn read_nodes(
+    buf: &mut &[u8],
+    what: &'static str,
+    limit: usize,
+) -> Result<Vec<NodeId>, DecodeError> {
+    let count = item_count(buf, 1)?;
+    if count > limit {
+        return Err(DecodeError::TooLong { what, length: count as u64, limit: limit as u64 });
+    }
+    let mut nodes = Vec::with_capacity(count);
+    for _ in 0..count {
+        let node = NodeId(varint(buf)?);
+        ascending(nodes.last(), &node, what)?;
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
 fn read_node(buf: &mut &[u8], version: u8) -> Result<Node, DecodeError> {
-    Ok(Node {
+    let mut node = Node {
         id: NodeId(varint(buf)?),
         incarnation: wire::u128(buf)?,
         address: wire::string(buf, "address", RegisterNode::ADDRESS_BYTES_MAX)?,
         zone: wire::string(buf, "zone", RegisterNode::ZONE_BYTES_MAX)?,
         version: varint32(buf)?,
-        draining: version >= 2 && wire::flag(buf, "draining flag")?,
-    })
+        draining: false,
+        leaving: false,
+    };
+    let duty = if version >= 2 { wire::u8(buf)? } else { 0 };
+    (node.draining, node.leaving) = match duty {
+        0 => (false, false),
+        1 => (true, false),
+        2 if version >= 3 => (true, true),
+        _ => return Err(DecodeError::Invalid { what: "duty of a node", why: "there is no such" }),
+    };
+    Ok(node)
 }
 
-fn write_queue(out: &mut Vec<u8>, queue: &Queue) {
+fn write_queue(out: &mut Vec<u8>, queue: &Queue, version: u8) {
     wire::put_bytes(out, queue.name.as_str().as_bytes());
     put_varint(out, queue.group.0);
     queue.settings.encode(out);
-    put_varint(out, queue.replicas.len() as u64);
-    for node in &queue.replicas {
-        put_varint(out, node.0);
-    }
+    put_nodes(out, queue.replicas.iter());
     put_varint(out, queue.preferred_leader.0);
     put_varint(out, queue.created_at.0);
+    if version >= 3 {
+        put_varint(out, queue.moved);
+        if queue.moved > 0 {
+            put_nodes(out, queue.observers.iter());
+            put_nodes(out, queue.leaving.iter());
+            out.put_u8(u8::from(queue.is_moving));
+        }
+    }
 }
 
-fn read_queue(buf: &mut &[u8]) -> Result<Queue, DecodeError> {
+fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
     let name = codec::name(buf)?;
     let group = GroupId(varint(buf)?);
     let settings = Settings::decode(buf)?;
     wire::check_counter(settings.version, "settings version")?;
-    let replicas =
-        (0..item_count(buf, 1)?).map(|_| varint(buf).map(NodeId)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Queue {
+    let replicas = read_nodes(buf, "replicas", PlaceQueue::VOTERS_MAX)?;
+    let mut queue = Queue {
         name,
         group,
         settings,
         replicas,
+        observers: Vec::new(),
+        leaving: Vec::new(),
+        moved: 0,
+        is_moving: false,
         preferred_leader: NodeId(varint(buf)?),
         created_at: Millis(varint(buf)?),
-    })
+    };
+    if version >= 3 {
+        queue.moved = counter(buf, "moved")?;
+    }
+    if queue.moved > 0 {
+        queue.observers = read_nodes(buf, "observers", PlaceQueue::OBSERVERS_MAX)?;
+        queue.leaving = read_nodes(buf, "leaving nodes", NODES_MAX as usize)?;
+        queue.is_moving = wire::flag(buf, "moving flag")?;
+    }
+    check_placement(&queue)?;
+    Ok(queue)
+}
+
+fn check_placement(queue: &Queue) -> Result<(), SnapshotError> {
+    let holders: Vec<NodeId> = queue.holders().collect();
+    let distinct: BTreeSet<&NodeId> = holders.iter().collect();
+    match () {
+        () if !queue.replicas.contains(&queue.preferred_leader) => {
+            Err(SnapshotError::Inconsistent("the preferred leader holds the queue"))
+        }
+        () if distinct.len() != holders.len() => {
+            Err(SnapshotError::Inconsistent("a node has one part in a queue"))
+        }
+        () if !queue.leaving.is_empty() && !queue.is_moving => {
+            Err(SnapshotError::Inconsistent("nodes leave a queue while it moves"))
+        }
+        () => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +244,10 @@ mod tests {
             group: GroupId(group),
             settings: Settings { version, ..Settings::default() },
             replicas: vec![NodeId(1)],
+            observers: Vec::new(),
+            leaving: Vec::new(),
+            moved: 0,
+            is_moving: false,
             preferred_leader: NodeId(1),
             created_at: Millis(0),
         }

@@ -5,6 +5,8 @@
 //! register ID [incarnation=N] [zone=NAME] [version=N] [replace]
 //! create NAME [replicas=N] [on=1,2,3] [max_messages=N]
 //! update NAME [max_messages=N]   delete NAME   leader N
+//! drain ID   undrain ID   remove ID
+//! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
 //! show   restore
 //! ```
 
@@ -13,7 +15,8 @@ use std::fmt::Write as _;
 use quorate_machine::Machine;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{
-    Catalog, Change, Command, CreateQueue, Effect, QueueName, RegisterNode, Reply,
+    Catalog, Change, Command, CreateQueue, Effect, GroupId, PlaceQueue, QueueName, RegisterNode,
+    Reply,
 };
 use quorate_machine::queue::Settings;
 
@@ -38,21 +41,30 @@ impl Script {
         )
         .unwrap();
         for node in catalog.nodes() {
-            writeln!(
-                output,
-                "node {} zone {} incarnation {}",
-                node.id.0, node.zone, node.incarnation
-            )
-            .unwrap();
+            let (id, zone, incarnation) = (node.id.0, &node.zone, node.incarnation);
+            let duty = match (node.draining, node.leaving) {
+                (_, true) => ", leaving",
+                (true, false) => ", draining",
+                (false, false) => "",
+            };
+            writeln!(output, "node {id} zone {zone} incarnation {incarnation}{duty}").unwrap();
         }
         for queue in catalog.queues() {
-            let replicas: Vec<u64> = queue.replicas.iter().map(|node| node.0).collect();
-            writeln!(
+            let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
+            let replicas = ids(&queue.replicas);
+            write!(
                 output,
                 "queue {} group {} on {replicas:?} led by {}, settings {}",
                 queue.name, queue.group.0, queue.preferred_leader.0, queue.settings.version
             )
             .unwrap();
+            if queue.moved > 0 {
+                let (observers, leaving) = (ids(&queue.observers), ids(&queue.leaving));
+                let state = if queue.is_moving { "moving" } else { "placed" };
+                write!(output, ", {state} {} observed by {observers:?}", queue.moved).unwrap();
+                write!(output, " leaving {leaving:?}").unwrap();
+            }
+            output.push('\n');
             assert_eq!(catalog.by_group(queue.group), Some(queue));
             assert!(!catalog.is_deleted(queue.group));
         }
@@ -67,7 +79,7 @@ impl Runner for Script {
         if line == "show" {
             return self.show(output);
         }
-        let commands: Vec<Command> = line.split(';').map(command).collect();
+        let commands: Vec<Command> = line.split(';').map(|line| self.command(line)).collect();
         let (replies, effects) = self.log.apply(&commands);
         for reply in &replies {
             show_reply(self.log.index, reply, output);
@@ -78,8 +90,36 @@ impl Runner for Script {
     }
 }
 
-fn command(line: &str) -> Command {
-    let words = Words::parse(line);
+impl Script {
+    /// The group of a queue, and where it was moved last.
+    fn placement(&self, words: &Words) -> (GroupId, u64) {
+        let queue = self.log.machine.queue(&name(words)).expect("the queue is there");
+        (queue.group, words.get("moved").unwrap_or(queue.moved))
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let words = Words::parse(line);
+        match words.verb {
+            "place" => {
+                let (group, moved) = self.placement(&words);
+                let (replicas, observers) = (nodes(&words, "on"), nodes(&words, "observers"));
+                Command::PlaceQueue(PlaceQueue { group, moved, replicas, observers })
+            }
+            "placed" => {
+                let (group, moved) = self.placement(&words);
+                Command::QueuePlaced { group, moved }
+            }
+            _ => command(&words),
+        }
+    }
+}
+
+fn nodes(words: &Words, key: &str) -> Vec<NodeId> {
+    let ids = words.text(key).unwrap_or_default().split(',').filter(|id| !id.is_empty());
+    ids.map(|id| NodeId(id.parse().unwrap())).collect()
+}
+
+fn command(words: &Words) -> Command {
     match words.verb {
         "bootstrap" => Command::Bootstrap { cluster_id: words.number(0).into() },
         "register" => Command::RegisterNode(RegisterNode {
@@ -91,13 +131,16 @@ fn command(line: &str) -> Command {
             replace: words.has("replace"),
         }),
         "create" => Command::CreateQueue(CreateQueue {
-            name: name(&words),
-            settings: settings(&words),
+            name: name(words),
+            settings: settings(words),
             replicas: words.get("replicas").unwrap_or(3),
-            candidates: candidates(&words),
+            candidates: candidates(words),
         }),
-        "update" => Command::UpdateQueue { name: name(&words), settings: settings(&words) },
-        "delete" => Command::DeleteQueue { name: name(&words) },
+        "update" => Command::UpdateQueue { name: name(words), settings: settings(words) },
+        "delete" => Command::DeleteQueue { name: name(words) },
+        "drain" => Command::DrainNode { id: NodeId(words.number(0)), draining: true },
+        "undrain" => Command::DrainNode { id: NodeId(words.number(0)), draining: false },
+        "remove" => Command::RemoveNode { id: NodeId(words.number(0)) },
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
     }
@@ -122,6 +165,7 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
         Reply::Created { group } => format!("created as group {}", group.0),
         Reply::Deleted { group } => format!("deleted group {}", group.0),
         Reply::Updated { group, version } => format!("updated group {} to {version}", group.0),
+        Reply::Placed { moved } => format!("placed by {moved}"),
         Reply::Rejected(rejection) => format!("rejected: {rejection} ({rejection:?})"),
     };
     writeln!(output, "[{index}] {text}").unwrap();
@@ -133,6 +177,7 @@ fn show_change(change: &Change, output: &mut String) {
         Change::Node(id) => format!("node {}", id.0),
         Change::QueueCreated { name, group } => format!("created {name} as {}", group.0),
         Change::QueueUpdated { name, group } => format!("updated {name}, {}", group.0),
+        Change::QueueMoved { name, group } => format!("moved {name}, {}", group.0),
         Change::QueueDeleted { name, group } => format!("deleted {name}, {}", group.0),
     };
     writeln!(output, "  changed: {text}").unwrap();

@@ -81,6 +81,10 @@ impl Directory for Scripted {
         async { Ok(()) }.boxed()
     }
 
+    fn placed(&self, _: u64, _: u64) -> BoxFuture<'_, Result<(), Status>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn accepts_entries(&self) -> bool {
         !self.full.load(Ordering::Acquire)
     }

@@ -2,6 +2,7 @@
 
 mod join;
 mod leaders;
+mod remove;
 mod replication;
 mod status;
 
@@ -19,6 +20,8 @@ pub enum Command {
     Replication(replication::Args),
     /// Register a new node and prepare its data directory; start it with `quorate server` then.
     Join(join::Args),
+    /// Take a node out of the cluster, alive or dead; what it holds moves to other nodes.
+    RemoveNode(remove::Args),
     /// Hand the leadership of a queue to another of its replicas.
     TransferLeader(leaders::Transfer),
     /// Have a node lead nothing, before its maintenance.
@@ -35,6 +38,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Status => status::run(global).await,
         Command::Replication(args) => replication::run(&args, global).await,
         Command::Join(args) => join::run(&args, global).await,
+        Command::RemoveNode(args) => remove::run(&args, global).await,
         Command::TransferLeader(args) => leaders::transfer(&args, global).await,
         Command::Drain(args) => leaders::drain(&args, global).await,
         Command::Undrain(args) => leaders::undrain(&args, global).await,

@@ -91,7 +91,7 @@ fn role(replica: &ReplicaProgress) -> &'static str {
     match replica.role() {
         ReplicaRole::Leader => "leader",
         ReplicaRole::Follower => "follower",
-        ReplicaRole::Learner => "learner",
+        ReplicaRole::Observer => "observer",
         ReplicaRole::Unspecified => "unknown",
     }
 }

@@ -50,11 +50,13 @@ fn text(status: &ClusterStatus) -> String {
     ];
     let mut table = Table::new(&headers);
     for node in &status.nodes {
-        let state = match (node.reachable, node.disk_full, node.draining) {
-            (false, _, _) => "unreachable",
-            (true, true, _) => "disk full",
-            (true, false, true) => "draining",
-            (true, false, false) => "up",
+        let state = match (node.reachable, node.disk_full, node.leaving, node.draining) {
+            (false, _, true, _) => "unreachable, leaving",
+            (false, _, false, _) => "unreachable",
+            (true, true, _, _) => "disk full",
+            (true, false, true, _) => "leaving",
+            (true, false, false, true) => "draining",
+            (true, false, false, false) => "up",
         };
         let up = |figure: String| if node.reachable { figure } else { String::new() };
         table.row([
@@ -87,7 +89,7 @@ fn json(status: &ClusterStatus) -> Value {
             "reachable": node.reachable, "replicas": node.replicas, "leaders": node.leaders,
             "version": node.version, "disk_full": node.disk_full,
             "disk_free_bytes": node.disk_free_bytes, "process_id": node.process_id,
-            "lag": node.lag, "draining": node.draining,
+            "lag": node.lag, "draining": node.draining, "leaving": node.leaving,
         })).collect::<Vec<_>>(),
     })
 }

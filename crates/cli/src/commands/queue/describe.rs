@@ -40,6 +40,9 @@ fn text(queue: &QueueDescription) -> String {
             format!("node {} at {}, term {}", leader.node_id, leader.address, leader.term)
         }),
     );
+    if queue.moving {
+        facts.fact("replicas", "being changed");
+    }
     settings(queue, &mut facts);
     counts(queue, &mut facts);
     let mut text = facts.to_string();
@@ -104,12 +107,13 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
 }
 
 fn replicas(queue: &QueueDescription) -> Table {
-    let mut table = Table::new(&[">node", "address", "role", ">matched", ">lag"]);
+    let mut table = Table::new(&[">node", "zone", "address", "role", ">matched", ">lag"]);
     for replica in &queue.replicas {
         table.row([
             replica.node_id.to_string(),
+            replica.zone.clone(),
             replica.address.clone(),
-            role(replica.role()).to_owned(),
+            if replica.leaving { "leaving" } else { role(replica.role()) }.to_owned(),
             units::count(replica.matched_index),
             units::count(replica.lag),
         ]);
@@ -135,7 +139,7 @@ fn role(role: ReplicaRole) -> &'static str {
     match role {
         ReplicaRole::Leader => "leader",
         ReplicaRole::Follower => "follower",
-        ReplicaRole::Learner => "learner",
+        ReplicaRole::Observer => "observer",
         ReplicaRole::Unspecified => "unknown",
     }
 }
@@ -171,8 +175,10 @@ pub fn json(queue: &QueueDescription) -> Value {
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),
-            "matched_index": replica.matched_index, "lag": replica.lag,
+            "matched_index": replica.matched_index, "lag": replica.lag, "zone": replica.zone,
+            "leaving": replica.leaving,
         })).collect::<Vec<_>>(),
+        "moving": queue.moving,
         "consumers": queue.consumers.iter().map(|consumer| json!({
             "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
             "leased": consumer.leased, "connected": consumer.connected,

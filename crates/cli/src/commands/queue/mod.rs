@@ -6,6 +6,7 @@ mod delete;
 mod describe;
 mod list;
 mod purge;
+mod replica;
 
 use clap::Subcommand;
 
@@ -21,6 +22,9 @@ pub enum Command {
     List,
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
+    /// Change which nodes hold a queue.
+    #[command(subcommand)]
+    Replica(replica::Command),
     /// Drop every message of a queue.
     Purge(purge::Args),
     /// Remove a queue and its messages.
@@ -33,6 +37,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Create(args) => create::run(args, global).await,
         Command::List => list::run(global).await,
         Command::Describe(args) => describe::run(&args, global).await,
+        Command::Replica(command) => replica::run(command, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

@@ -1,6 +1,8 @@
 //! Steps of a catalog's log, in a small world: few nodes, few names, few settings.
 
-use quorate_machine::catalog::{Catalog, Command, CreateQueue, QueueName, RegisterNode};
+use quorate_machine::catalog::{
+    Catalog, Command, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
+};
 use quorate_machine::queue::Settings;
 use quorate_machine::{Machine, NodeId};
 
@@ -21,6 +23,9 @@ pub enum Op {
     Update { name: u8, max_messages: u8, version: u8 },
     Delete { name: u8 },
     Drain { node: u8, draining: bool },
+    Place { group: u8, moved: u64, replicas: Vec<u8>, observers: Vec<u8> },
+    Placed { group: u8, moved: u64 },
+    Remove { node: u8 },
     Tick,
     LeaderChanged,
 }
@@ -57,6 +62,19 @@ impl Op {
             &Self::Drain { node, draining } => {
                 Command::DrainNode { id: NodeId(node.into()), draining }
             }
+            Self::Place { group, moved, replicas, observers } => {
+                let nodes = |ids: &[u8]| ids.iter().map(|&id| NodeId(id.into())).collect();
+                Command::PlaceQueue(PlaceQueue {
+                    group: GroupId((*group).into()),
+                    moved: *moved,
+                    replicas: nodes(replicas),
+                    observers: nodes(observers),
+                })
+            }
+            &Self::Placed { group, moved } => {
+                Command::QueuePlaced { group: GroupId(group.into()), moved }
+            }
+            &Self::Remove { node } => Command::RemoveNode { id: NodeId(node.into()) },
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),
         }

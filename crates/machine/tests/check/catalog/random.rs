@@ -25,7 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1]) {
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 2]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -38,8 +38,26 @@ fn op(rng: &mut Rng, names: u64) -> Op {
         4 => Op::Delete { name },
         5 => Op::Tick,
         6 => Op::Drain { node: rng.below(NODES) as u8, draining: rng.one_in(2) },
-        _ => Op::LeaderChanged,
+        7 => Op::LeaderChanged,
+        8 => {
+            let count = rng.pick(&[1, 1, 3, 3, 3, 5, 0, 2]);
+            let replicas = (0..count).map(|_| rng.below(NODES + 1) as u8).collect();
+            let observers = (0..rng.below(3)).map(|_| rng.below(NODES + 1) as u8).collect();
+            Op::Place { group: group(rng), moved: moved(rng), replicas, observers }
+        }
+        9 => Op::Placed { group: group(rng), moved: moved(rng) },
+        _ => Op::Remove { node: rng.below(NODES) as u8 },
     }
+}
+
+/// Mostly one of the first queues.
+fn group(rng: &mut Rng) -> u8 {
+    1 + rng.below(4) as u8
+}
+
+/// Mostly that of a queue which was not moved, or at one of the next entries.
+fn moved(rng: &mut Rng) -> u64 {
+    if rng.one_in(2) { 0 } else { 1 + rng.below(12) }
 }
 
 fn register(rng: &mut Rng) -> Op {

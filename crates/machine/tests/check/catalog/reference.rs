@@ -1,8 +1,11 @@
 //! A catalog that is obviously right: lists, searched from the first to the last, and loads that
 //! are counted anew for every queue that is placed.
 
+use std::collections::BTreeSet;
+
 use quorate_machine::catalog::{
-    Change, Command, CreateQueue, GroupId, Node, Queue, QueueName, RegisterNode, Rejection, Reply,
+    Change, Command, CreateQueue, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
+    Rejection, Reply,
 };
 use quorate_machine::queue::Settings;
 use quorate_machine::{Millis, NodeId};
@@ -13,6 +16,7 @@ pub struct Reference {
     pub now: u64,
     /// By id.
     pub nodes: Vec<Node>,
+    pub removed: Vec<NodeId>,
     /// By name.
     pub queues: Vec<Queue>,
     /// Every group that a queue was ever given.
@@ -36,6 +40,7 @@ impl Reference {
             Command::DeleteQueue { name } => match self.find(name) {
                 Some(at) => {
                     let Queue { name, group, .. } = self.queues.remove(at);
+                    self.forget_those_that_left();
                     (Reply::Deleted { group }, Some(Change::QueueDeleted { name, group }))
                 }
                 None => rejected(Rejection::NotFound),
@@ -43,14 +48,35 @@ impl Reference {
             Command::UpdateQueue { name, settings } => self.update(index, name, settings),
             Command::DrainNode { id, draining } => {
                 match self.nodes.iter_mut().find(|node| node.id == *id) {
-                    Some(node) if node.draining == *draining => (Reply::Done, None),
+                    Some(node) if node.draining == *draining && (*draining || !node.leaving) => {
+                        (Reply::Done, None)
+                    }
                     Some(node) => {
                         node.draining = *draining;
+                        node.leaving = node.leaving && *draining;
                         (Reply::Done, Some(Change::Node(*id)))
                     }
                     None => rejected(Rejection::UnknownNode { id: *id }),
                 }
             }
+            Command::PlaceQueue(place) => self.place(index, place),
+            Command::QueuePlaced { group, moved } => {
+                match self.queues.iter_mut().find(|queue| queue.group == *group) {
+                    None => rejected(Rejection::NotFound),
+                    Some(queue) if queue.moved != *moved => {
+                        rejected(Rejection::PlacementChanged { moved: queue.moved })
+                    }
+                    Some(queue) if !queue.is_moving => (Reply::Done, None),
+                    Some(queue) => {
+                        queue.is_moving = false;
+                        queue.leaving.clear();
+                        let name = queue.name.clone();
+                        self.forget_those_that_left();
+                        (Reply::Done, Some(Change::QueueMoved { name, group: *group }))
+                    }
+                }
+            }
+            Command::RemoveNode { id } => self.remove(*id),
             Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
         }
     }
@@ -62,7 +88,11 @@ impl Reference {
     fn register(&mut self, register: &RegisterNode) -> (Reply, Option<Change>) {
         let RegisterNode { id, incarnation, address, zone, version, replace } = register.clone();
         let draining = self.is_draining(id);
-        let node = Node { id, incarnation, address, zone, version, draining };
+        if self.removed.contains(&id) {
+            return rejected(Rejection::NodeRemoved { id });
+        }
+        let leaving = self.is_leaving(id);
+        let node = Node { id, incarnation, address, zone, version, draining, leaving };
         match self.nodes.iter_mut().find(|known| known.id == id) {
             Some(known) if *known == node => return (Reply::Done, None),
             Some(known) if known.incarnation != incarnation && !replace => {
@@ -88,23 +118,30 @@ impl Reference {
         if ![1, 3, 5].contains(replicas) {
             return rejected(Rejection::InvalidReplicas { replicas: *replicas });
         }
-        let is_candidate = |node: &&Node| candidates.contains(&node.id);
+        let is_candidate = |node: &&Node| candidates.contains(&node.id) && !node.leaving;
         let there: Vec<Node> = self.nodes.iter().filter(is_candidate).cloned().collect();
         if there.len() < count {
             let (have, need) = (there.len() as u32, (*replicas).into());
             return rejected(Rejection::NotEnoughNodes { have, need });
         }
         let replicas = self.choose(there, count);
-        let led = |node: NodeId| self.queues.iter().filter(|q| q.preferred_leader == node).count();
-        let preferred_leader = *replicas
-            .iter()
-            .min_by_key(|&&node| (self.is_draining(node), led(node), node))
-            .unwrap();
+        let preferred_leader = self.who_leads(&replicas);
         let group = GroupId(self.groups.len() as u64 + 1);
         let settings = Settings { version: index, ..settings.clone() };
         let (name, created_at) = (name.clone(), Millis(self.now));
         let change = Change::QueueCreated { name: name.clone(), group };
-        let queue = Queue { name, group, settings, replicas, preferred_leader, created_at };
+        let queue = Queue {
+            name,
+            group,
+            settings,
+            replicas,
+            observers: Vec::new(),
+            leaving: Vec::new(),
+            moved: 0,
+            is_moving: false,
+            preferred_leader,
+            created_at,
+        };
         assert!(!self.groups.contains(&group), "a group is never used again");
         self.groups.push(group);
         self.queues.push(queue);
@@ -112,15 +149,106 @@ impl Reference {
         (Reply::Created { group }, Some(change))
     }
 
-    /// One by one: one that is not drained, then the node with the fewest replicas, then the one in the zone used least by this
-    /// queue, then the lowest id.
+    fn place(&mut self, index: u64, place: &PlaceQueue) -> (Reply, Option<Change>) {
+        let Some(at) = self.queues.iter().position(|queue| queue.group == place.group) else {
+            return rejected(Rejection::NotFound);
+        };
+        let known = self.queues[at].clone();
+        if known.moved != place.moved {
+            return rejected(Rejection::PlacementChanged { moved: known.moved });
+        }
+        let distinct = |nodes: &[NodeId]| -> Vec<NodeId> {
+            nodes.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let (replicas, observers) = (distinct(&place.replicas), distinct(&place.observers));
+        if ![1, 3, 5].contains(&replicas.len()) {
+            return rejected(Rejection::InvalidReplicas { replicas: replicas.len() as u8 });
+        }
+        if let Some(&id) = replicas.iter().find(|node| observers.contains(node)) {
+            return rejected(Rejection::TwoRoles { id });
+        }
+        let wanted: Vec<NodeId> = [replicas.clone(), observers.clone()].concat();
+        let had: Vec<NodeId> = [known.replicas.clone(), known.observers.clone()].concat();
+        for &id in wanted.iter().filter(|node| !had.contains(node)) {
+            match self.nodes.iter().find(|node| node.id == id) {
+                None => return rejected(Rejection::UnknownNode { id }),
+                Some(node) if node.leaving => return rejected(Rejection::NodeLeaving { id }),
+                Some(_) => {}
+            }
+        }
+        if known.replicas == replicas && known.observers == observers {
+            return (Reply::Placed { moved: known.moved }, None);
+        }
+        let mut leaving = [had, known.leaving.clone()].concat();
+        leaving.retain(|node| !wanted.contains(node));
+        let others = self.queues.remove(at);
+        let preferred_leader = match replicas.contains(&others.preferred_leader) {
+            true => others.preferred_leader,
+            false => self.who_leads(&replicas),
+        };
+        let moved = if index > known.moved { index } else { known.moved + 1 };
+        let leaving = distinct(&leaving);
+        let queue = Queue {
+            replicas,
+            observers,
+            leaving,
+            moved,
+            is_moving: true,
+            preferred_leader,
+            ..others
+        };
+        let change = Change::QueueMoved { name: queue.name.clone(), group: queue.group };
+        self.queues.insert(at, queue);
+        (Reply::Placed { moved }, Some(change))
+    }
+
+    fn remove(&mut self, id: NodeId) -> (Reply, Option<Change>) {
+        if self.removed.contains(&id) {
+            return (Reply::Done, None);
+        }
+        if !self.nodes.iter().any(|node| node.id == id) {
+            return rejected(Rejection::UnknownNode { id });
+        }
+        if self.nodes.iter().all(|node| node.id == id || node.leaving) {
+            return rejected(Rejection::LastNode { id });
+        }
+        let node = self.nodes.iter_mut().find(|node| node.id == id).unwrap();
+        let change = (!node.leaving).then_some(Change::Node(id));
+        (node.draining, node.leaving) = (true, true);
+        self.forget_those_that_left();
+        (Reply::Done, change)
+    }
+
+    fn forget_those_that_left(&mut self) {
+        for node in self.nodes.clone() {
+            let holds = self.queues.iter().any(|queue| holds(queue, node.id));
+            if node.leaving && !holds {
+                self.nodes.retain(|known| known.id != node.id);
+                self.removed.push(node.id);
+            }
+        }
+    }
+
+    fn is_leaving(&self, id: NodeId) -> bool {
+        self.nodes.iter().any(|node| node.id == id && node.leaving)
+    }
+
+    /// One that is not drained, then the one that leads the fewest queues, then the lowest id.
+    fn who_leads(&self, replicas: &[NodeId]) -> NodeId {
+        let led = |node: NodeId| self.queues.iter().filter(|q| q.preferred_leader == node).count();
+        let rank = |node: &&NodeId| (self.is_draining(**node), led(**node), **node);
+        *replicas.iter().min_by_key(rank).unwrap()
+    }
+
+    /// One by one: one that is not drained, then one in the zone used least by this queue, then the node with the
+    /// fewest replicas, then the lowest id.
     fn choose(&self, mut there: Vec<Node>, count: usize) -> Vec<NodeId> {
         let mut chosen: Vec<Node> = Vec::new();
         while chosen.len() < count {
             let rank = |node: &Node| {
-                let hosted = self.queues.iter().filter(|q| q.replicas.contains(&node.id)).count();
+                let hosted = self.queues.iter().filter(|q| holds(q, node.id)).count();
                 let in_zone = chosen.iter().filter(|other| other.zone == node.zone).count();
-                (node.draining, hosted, in_zone, node.id)
+                (node.draining, in_zone, hosted, node.id)
             };
             there.sort_by_key(rank);
             chosen.push(there.remove(0));
@@ -150,6 +278,10 @@ impl Reference {
     fn find(&self, name: &QueueName) -> Option<usize> {
         self.queues.iter().position(|queue| queue.name == *name)
     }
+}
+
+fn holds(queue: &Queue, node: NodeId) -> bool {
+    [&queue.replicas, &queue.observers, &queue.leaving].iter().any(|nodes| nodes.contains(&node))
 }
 
 /// But for their versions. In this world settings differ in one limit only.

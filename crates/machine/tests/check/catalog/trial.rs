@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use quorate_machine::catalog::{Catalog, Change, Effect, GroupId, Queue, Reply};
-use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
+use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
 use super::Tally;
 use super::op::{Entry, queue_name};
@@ -83,6 +83,15 @@ impl<'a> Trial<'a> {
             let deleted = reference.groups.contains(&group) && queue.is_none();
             assert_eq!(leader.is_deleted(group), deleted, "a group whose data can go");
         }
+        let moving: BTreeSet<_> = leader.moving().map(|queue| queue.group).collect();
+        let expected = reference.queues.iter().filter(|queue| queue.is_moving);
+        assert_eq!(moving, expected.map(|queue| queue.group).collect(), "queues that move");
+        for node in 0..12 {
+            let removed = reference.removed.contains(&NodeId(node));
+            assert_eq!(leader.is_removed(NodeId(node)), removed, "nodes that were removed");
+        }
+        assert!(leader.node(leader.next_node()).is_none(), "the next node is new");
+        assert!(!leader.is_removed(leader.next_node()), "and was never there");
         let middle = queue_name(1);
         let after = reference.queues.iter().filter(|queue| queue.name > middle);
         assert!(leader.queues_after(&middle).eq(after), "the queues after a name");
@@ -92,11 +101,12 @@ impl<'a> Trial<'a> {
     /// What holds of any placement, however it is chosen.
     fn check_placement(&self, queue: &Queue) {
         let nodes: BTreeSet<_> = queue.replicas.iter().collect();
-        assert_eq!(nodes.len(), queue.replicas.len(), "a node holds one replica of a queue");
+        let holders: BTreeSet<_> = queue.holders().collect();
+        assert_eq!(holders.len(), queue.holders().count(), "a node holds one replica of a queue");
         assert!([1, 3, 5].contains(&nodes.len()), "as many as are offered");
         assert!(nodes.contains(&queue.preferred_leader), "the leader is one of them");
         let known = |node| self.leader.node(node).is_some();
-        assert!(queue.replicas.iter().all(|&node| known(node)), "replicas are on known nodes");
+        assert!(holders.iter().all(|&node| known(node)), "replicas are on known nodes");
     }
 
     fn count(&mut self, reply: &Reply, change: Option<&Change>) {
@@ -107,6 +117,7 @@ impl<'a> Trial<'a> {
             Reply::Created { .. } => "created",
             Reply::Deleted { .. } => "deleted",
             Reply::Updated { .. } => "updated",
+            Reply::Placed { .. } => "placed",
             Reply::Rejected(_) => "refused",
         };
         self.tally.add(event, 1);

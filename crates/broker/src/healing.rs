@@ -1,0 +1,257 @@
+//! Where the catalog is led: replaces what was lost. A replica on a node that is gone for too long, or that
+//! is to leave the cluster, moves to another node; and the catalog's own members follow the cluster's nodes.
+//!
+//! Only a few queues move at a time: each brings its messages over the network and to another disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_machine::NodeId;
+use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, Reply};
+use tokio::time::Instant;
+
+use crate::member::{CATALOG, Member};
+use crate::moves::{self, Goal, Step};
+
+/// Time between two looks at who is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Queues that move at a time because a node was lost.
+const MOVES_AT_A_TIME: usize = 8;
+/// Longest wait for a queue's leader to be found: one without cannot move.
+const FIND_LEADER: Duration = Duration::from_secs(2);
+/// Voters of the catalog at most; further nodes follow it as learners.
+const CATALOG_VOTERS_MAX: usize = 5;
+
+/// Since when nodes are gone, as long as the catalog is led here.
+#[derive(Default)]
+struct Absences(BTreeMap<u64, Instant>);
+
+impl Absences {
+    fn look(&mut self, member: &Member) {
+        let nodes: Vec<u64> =
+            member.catalog.read(|catalog| catalog.nodes().map(|node| node.id.0).collect());
+        self.0.retain(|node, _| nodes.contains(node));
+        for node in nodes {
+            if node == member.id() || member.connections.reachable(node) {
+                self.0.remove(&node);
+            } else {
+                self.0.entry(node).or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn is_there(&self, node: u64) -> bool {
+        !self.0.contains_key(&node)
+    }
+
+    /// Gone for longer than anybody should wait; never if `replace_after` is zero.
+    fn is_lost(&self, node: u64, replace_after: Duration) -> bool {
+        let gone = self.0.get(&node).is_some_and(|since| since.elapsed() >= replace_after);
+        gone && !replace_after.is_zero()
+    }
+}
+
+/// Goes on until the node ends.
+pub(crate) async fn run(member: Arc<Member>) {
+    let mut absences = Absences::default();
+    while !member.shutdown.is_said() {
+        if member.catalog.leadership().leads {
+            absences.look(&member);
+            keep_catalog_members(&member, &absences).await;
+            replace(&member, &absences).await;
+        } else {
+            // What another leader has seen is not known here: the time begins anew.
+            absences.0.clear();
+        }
+        tokio::select! {
+            biased;
+            () = member.shutdown.said() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Has queues move away from nodes that are lost or leaving.
+async fn replace(member: &Member, absences: &Absences) {
+    let replace_after = Duration::from_millis(member.config.raft.replace_after_ms);
+    let wanted: Vec<(catalog::Queue, PlaceQueue)> = member.catalog.read(|catalog| {
+        let leaving = |id: NodeId| catalog.node(id).is_some_and(|node| node.leaving);
+        let is_lost = |id: NodeId| leaving(id) || absences.is_lost(id.0, replace_after);
+        if !catalog.nodes().any(|node| is_lost(node.id)) {
+            return Vec::new();
+        }
+        let there = catalog.nodes().map(|node| node.id).filter(|id| absences.is_there(id.0));
+        let there: Vec<NodeId> = there.filter(|id| !is_lost(*id)).collect();
+        let room = MOVES_AT_A_TIME.saturating_sub(catalog.moving().len());
+        let queues = catalog.queues().filter_map(|queue| {
+            let place = without(catalog, queue, &there, is_lost, leaving)?;
+            Some((queue.clone(), place))
+        });
+        // One that moves already, to where it cannot be, takes no further room.
+        let mut room = room;
+        queues
+            .filter(|(queue, _)| {
+                let takes = queue.is_moving || room > 0;
+                room = room.saturating_sub(usize::from(!queue.is_moving));
+                takes
+            })
+            .take(MOVES_AT_A_TIME)
+            .collect()
+    });
+    for (queue, place) in wanted {
+        let leader = member.locate(queue.name.as_str(), 0);
+        if !matches!(tokio::time::timeout(FIND_LEADER, leader).await, Ok(Ok(_))) {
+            tracing::warn!(queue = %queue.name, "a lost replica cannot be replaced: no leader");
+            continue;
+        }
+        let (from, to) = (queue.replicas, place.replicas.clone());
+        match member.propose_catalog(Command::PlaceQueue(place)).await {
+            Ok(Reply::Placed { .. }) => {
+                tracing::info!(queue = %queue.name, ?from, ?to, "moves a replica to another node");
+            }
+            Ok(reply) => tracing::debug!(queue = %queue.name, ?reply, "move a lost replica"),
+            Err(refusal) => {
+                tracing::debug!(queue = %queue.name, %refusal.message, "move a lost replica")
+            }
+        }
+    }
+}
+
+/// The placement of a queue without the nodes that are lost; `None` if it has none, or nobody can take their
+/// place.
+fn without(
+    catalog: &Catalog,
+    queue: &catalog::Queue,
+    there: &[NodeId],
+    is_lost: impl Fn(NodeId) -> bool,
+    is_leaving: impl Fn(NodeId) -> bool,
+) -> Option<PlaceQueue> {
+    let mut placed = queue.clone();
+    // An observer that is gone for a while hurts nobody; one that leaves is given up.
+    placed.observers.retain(|id| !is_leaving(*id));
+    for lost in queue.replicas.iter().copied().filter(|id| is_lost(*id)) {
+        if let Some(substitute) = catalog.substitute(&placed, lost, there) {
+            placed.replicas.retain(|id| *id != lost);
+            placed.replicas.push(substitute);
+        }
+    }
+    placed.replicas.sort_unstable();
+    let changed = (&placed.replicas, &placed.observers) != (&queue.replicas, &queue.observers);
+    changed.then_some(PlaceQueue {
+        group: queue.group,
+        moved: queue.moved,
+        replicas: placed.replicas,
+        observers: placed.observers,
+    })
+}
+
+/// Brings all nodes into the catalog's own group, and those out that are no more.
+async fn keep_catalog_members(member: &Member, absences: &Absences) {
+    let replace_after = Duration::from_millis(member.config.raft.replace_after_ms);
+    let members = member.catalog.members();
+    let current: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
+    let nodes: Vec<Candidate> = member.catalog.read(|catalog| {
+        let candidate = |node: &catalog::Node| Candidate {
+            id: node.id.0,
+            zone: node.zone.clone(),
+            is_there: absences.is_there(node.id.0),
+            is_lost: node.leaving || absences.is_lost(node.id.0, replace_after),
+            is_leaving: node.leaving,
+        };
+        catalog.nodes().map(candidate).collect()
+    });
+    if nodes.is_empty() {
+        return;
+    }
+    let voters = catalog_voters(&nodes, &current);
+    let all: BTreeSet<u64> = nodes.iter().map(|node| node.id).collect();
+    let goal = Goal { observers: &all - &voters, voters };
+    let step = moves::next_step(member.id(), &goal, &members, &member.catalog.progress());
+    // One step; the next at the next look.
+    if !matches!(step, Step::Wait | Step::Done) && moves::take(&member.catalog, &step).await {
+        tracing::info!(group = CATALOG, ?step, "changes the catalog's members");
+    }
+}
+
+/// A node that could have a vote in the catalog.
+struct Candidate {
+    id: u64,
+    zone: String,
+    is_there: bool,
+    is_lost: bool,
+    is_leaving: bool,
+}
+
+/// Who is to have a vote in the catalog: 5 nodes, or 3 of 3 or 4, or all of fewer. Those that have one keep it,
+/// unless they are lost and another can take it; others are taken from the zones that have the fewest.
+fn catalog_voters(nodes: &[Candidate], current: &BTreeSet<u64>) -> BTreeSet<u64> {
+    let count = match nodes.iter().filter(|node| !node.is_leaving).count() {
+        few @ 0..3 => few.max(1),
+        3 | 4 => 3,
+        _ => CATALOG_VOTERS_MAX,
+    };
+    let votes = |node: &&Candidate| current.contains(&node.id);
+    let mut chosen: Vec<&Candidate> =
+        nodes.iter().filter(votes).filter(|node| !node.is_lost).take(count).collect();
+    while chosen.len() < count {
+        let zones = |zone: &str| chosen.iter().filter(|node| node.zone == zone).count();
+        let free = nodes.iter().filter(|node| !node.is_lost && node.is_there);
+        let free = free.filter(|node| !chosen.iter().any(|chosen| chosen.id == node.id));
+        let Some(next) = free.min_by_key(|node| (zones(&node.zone), node.id)) else { break };
+        chosen.push(next);
+    }
+    // Better one that is gone than none: it may come back.
+    let kept = nodes.iter().filter(votes).filter(|node| node.is_lost && !node.is_leaving);
+    let missing = count.saturating_sub(chosen.len());
+    let chosen: BTreeSet<u64> =
+        chosen.into_iter().chain(kept.take(missing)).map(|n| n.id).collect();
+    if chosen.is_empty() { current.clone() } else { chosen }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `there`, `gone` for a while, `lost` for good, or `leaving`; in a zone.
+    fn nodes(states: &[(&str, &str)]) -> Vec<Candidate> {
+        let candidate = |(at, (state, zone)): (usize, &(&str, &str))| Candidate {
+            id: at as u64 + 1,
+            zone: (*zone).to_owned(),
+            is_there: matches!(*state, "there" | "leaving"),
+            is_lost: matches!(*state, "lost" | "leaving"),
+            is_leaving: *state == "leaving",
+        };
+        states.iter().enumerate().map(candidate).collect()
+    }
+
+    fn voters(states: &[(&str, &str)], current: &[u64]) -> Vec<u64> {
+        let current = current.iter().copied().collect();
+        catalog_voters(&nodes(states), &current).into_iter().collect()
+    }
+
+    #[test]
+    fn the_catalog_has_an_odd_number_of_voters_that_stay() {
+        let there = ("there", "");
+        assert_eq!(voters(&[there; 1], &[1]), [1]);
+        assert_eq!(voters(&[there; 2], &[1]), [1, 2]);
+        assert_eq!(voters(&[there; 3], &[1, 2]), [1, 2, 3]);
+        assert_eq!(voters(&[there; 4], &[2, 3, 4]), [2, 3, 4], "those that vote go on");
+        assert_eq!(voters(&[there; 7], &[1, 2, 3]), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_lost_voter_of_the_catalog_is_replaced_if_another_is_there() {
+        let there = ("there", "");
+        assert_eq!(voters(&[there, there, ("gone", ""), there], &[1, 2, 3]), [1, 2, 3]);
+        assert_eq!(voters(&[there, there, ("lost", ""), there], &[1, 2, 3]), [1, 2, 4]);
+        assert_eq!(voters(&[there, there, ("lost", "")], &[1, 2, 3]), [1, 2, 3], "nobody can");
+        assert_eq!(voters(&[there, ("leaving", ""), there, there], &[1, 2, 3]), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_new_voter_of_the_catalog_comes_from_the_zone_with_the_fewest() {
+        let (a, b) = (("there", "a"), ("there", "b"));
+        assert_eq!(voters(&[a, a, a, b], &[1]), [1, 2, 4]);
+    }
+}

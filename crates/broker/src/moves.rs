@@ -1,0 +1,268 @@
+//! Moves queues: changes the members of the groups that this node leads, one step after the other, until
+//! they are where the catalog wants them; then tells the catalog.
+//!
+//! ```text
+//!  Add(node) ─► it catches up ─► HandOver, if the leader is to go ─► Vote: old and new voters ─► Remove ─► Done
+//!            (bodies, then the log; nobody waits)                    (both majorities, then the new one)
+//! ```
+//!
+//! What is next follows from who belongs to the group now, so it does not matter who led when a step was
+//! taken, nor whether the goal has changed since.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use quorate_group::{Handle, Members, Progress};
+use quorate_machine::Machine;
+use quorate_machine::catalog::{self, Command, GroupId, Reply};
+use quorate_proto::internal as pb;
+
+use crate::leaders::HAND_OVER;
+use crate::member::Member;
+use crate::peers::Directory;
+use crate::refusal::Refusal;
+
+/// Time between two looks while nothing moves.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Time between two steps of a queue.
+const STEP_EVERY: Duration = Duration::from_millis(25);
+/// Queues whose members are changed at a time.
+const AT_A_TIME: usize = 16;
+/// Longest wait for one step.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
+/// A learner that lacks fewer entries has caught up.
+const CAUGHT_UP: u64 = 100;
+
+/// Who is to belong to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Goal {
+    pub(crate) voters: BTreeSet<u64>,
+    pub(crate) observers: BTreeSet<u64>,
+}
+
+impl Goal {
+    fn all(&self) -> BTreeSet<u64> {
+        &self.voters | &self.observers
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A change is under way, or a new voter is catching up.
+    Wait,
+    /// Has a node follow the group.
+    Add(u64),
+    /// Has another lead, since this node is to have no vote.
+    HandOver(u64),
+    /// Makes these the voters.
+    Vote(BTreeSet<u64>),
+    /// Has nodes follow the group no more.
+    Remove(BTreeSet<u64>),
+    /// The group's members are those that it is to have.
+    Done,
+}
+
+/// The next step of the leader `me`.
+pub(crate) fn next_step(me: u64, goal: &Goal, members: &Members, progress: &[Progress]) -> Step {
+    if !members.is_committed {
+        return Step::Wait;
+    }
+    if let Some(missing) = goal.all().difference(&members.all).next() {
+        return Step::Add(*missing);
+    }
+    if members.voters != [goal.voters.clone()] {
+        let voting: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
+        // A voter that is not there could stop the group: a new one has to have answered.
+        let follows = |node: &u64| {
+            let seen = progress.iter().find(|seen| seen.node == *node);
+            seen.is_some_and(|seen| seen.is_there && seen.matched.is_some() && seen.lag < CAUGHT_UP)
+        };
+        if !goal.voters.difference(&voting).all(follows) {
+            return Step::Wait;
+        }
+        let mut heirs = goal.voters.intersection(&voting).copied();
+        return match heirs.find(follows).filter(|_| !goal.voters.contains(&me)) {
+            Some(heir) => Step::HandOver(heir),
+            None => Step::Vote(goal.voters.clone()),
+        };
+    }
+    let surplus = &members.all - &goal.all();
+    if surplus.is_empty() { Step::Done } else { Step::Remove(surplus) }
+}
+
+/// Takes one step; false if there is none to take, or it did not succeed.
+pub(crate) async fn take<M: Machine>(handle: &Handle<M>, step: &Step) -> bool {
+    let taken = async {
+        match step {
+            Step::Wait | Step::Done => Ok(false),
+            Step::Add(node) => handle.add_learner(*node).await.map(|()| true),
+            Step::HandOver(node) => Ok(handle.transfer(*node, HAND_OVER).await),
+            Step::Vote(voters) => handle.change_voters(voters.clone()).await.map(|()| true),
+            Step::Remove(nodes) => handle.remove_learners(nodes.clone()).await.map(|()| true),
+        }
+    };
+    match tokio::time::timeout(STEP_LIMIT, taken).await {
+        Ok(Ok(taken)) => taken,
+        Ok(Err(error)) => {
+            tracing::debug!(group = handle.id(), ?step, %error, "change the group's members");
+            false
+        }
+        Err(_) => {
+            tracing::warn!(group = handle.id(), ?step, "the group's members change slowly");
+            false
+        }
+    }
+}
+
+/// Goes on until the node ends.
+pub(crate) async fn run(member: Arc<Member>) {
+    while !member.shutdown.is_said() {
+        let moving: Vec<catalog::Queue> =
+            member.catalog.read(|catalog| catalog.moving().cloned().collect());
+        let pause = if moving.is_empty() { LOOK_EVERY } else { STEP_EVERY };
+        let steps = moving.iter().map(|wanted| step(&member, wanted));
+        let steps: Vec<_> = steps.collect();
+        stream::iter(steps).buffer_unordered(AT_A_TIME).collect::<()>().await;
+        tokio::select! {
+            biased;
+            () = member.shutdown.said() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn step(member: &Member, wanted: &catalog::Queue) {
+    let Some(queue) = member.queues.get(wanted.group.0) else { return };
+    if !queue.handle.leadership().leads {
+        return;
+    }
+    let ids = |nodes: &[quorate_machine::NodeId]| nodes.iter().map(|node| node.0).collect();
+    let goal = Goal { voters: ids(&wanted.replicas), observers: ids(&wanted.observers) };
+    let (members, progress) = (queue.handle.members(), queue.handle.progress());
+    let step = next_step(member.id(), &goal, &members, &progress);
+    if step == Step::Done {
+        if let Err(error) = report(member, wanted.group, wanted.moved).await {
+            tracing::debug!(queue = %wanted.name, %error, "tell the catalog that a queue has moved");
+        }
+    } else if take(&queue.handle, &step).await {
+        tracing::info!(node = member.id(), queue = %wanted.name, ?step, "moves");
+    }
+}
+
+/// Tells the catalog, wherever it is led, that a queue is where it is to be.
+async fn report(member: &Member, group: GroupId, moved: u64) -> Result<(), String> {
+    let leader = member.catalog_place(0).await.map_err(|refusal| refusal.message)?;
+    let Some(leader) = leader else {
+        return member.placed(group, moved).await.map_err(|refusal| refusal.message);
+    };
+    let channel = member.connections.channel(leader).map_err(|error| error.to_string())?;
+    let me = member.identify();
+    let hello = pb::Hello {
+        cluster_id: me.cluster_id,
+        node_id: me.node_id,
+        incarnation: me.incarnation,
+        ..Default::default()
+    };
+    let request = pb::PlacedRequest { hello: Some(hello), group: group.0, moved };
+    let mut client = pb::peer_client::PeerClient::new(channel);
+    match tokio::time::timeout(STEP_LIMIT, client.placed(request)).await {
+        Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+impl Member {
+    /// Notes in the catalog, which is led here, that a queue is where it is to be.
+    pub(crate) async fn placed(&self, group: GroupId, moved: u64) -> Result<(), Refusal> {
+        match self.propose_catalog(Command::QueuePlaced { group, moved }).await? {
+            // Deleted, or moved on: there is nothing to note.
+            Reply::Done | Reply::Rejected(_) => Ok(()),
+            _ => Err(Refusal::unknown_outcome()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(nodes: &[u64]) -> BTreeSet<u64> {
+        nodes.iter().copied().collect()
+    }
+
+    fn goal(voters: &[u64], observers: &[u64]) -> Goal {
+        Goal { voters: set(voters), observers: set(observers) }
+    }
+
+    fn members(voters: &[&[u64]], all: &[u64]) -> Members {
+        let voters = voters.iter().map(|voters| set(voters)).collect();
+        Members { voters, all: set(all), is_committed: true }
+    }
+
+    /// All are there and have all of it, but those that lag.
+    fn progress(lagging: &[u64]) -> Vec<Progress> {
+        let seen = |node: u64| {
+            let lag = if lagging.contains(&node) { CAUGHT_UP } else { 0 };
+            let matched = Some(1_000 - lag);
+            Progress { node, voter: true, matched, lag, sent: None, is_there: true }
+        };
+        (1..=6).map(seen).collect()
+    }
+
+    #[test]
+    fn a_replica_is_replaced_in_five_steps() {
+        let goal = goal(&[1, 2, 4], &[]);
+        let next =
+            |members: Members, lagging: &[u64]| next_step(1, &goal, &members, &progress(lagging));
+        assert_eq!(next(members(&[&[1, 2, 3]], &[1, 2, 3]), &[]), Step::Add(4));
+        let added = members(&[&[1, 2, 3]], &[1, 2, 3, 4]);
+        assert_eq!(next(added.clone(), &[4]), Step::Wait, "it catches up first");
+        assert_eq!(next(added.clone(), &[3]), Step::Vote(set(&[1, 2, 4])), "one that goes may lag");
+        let uncommitted = Members { is_committed: false, ..added };
+        assert_eq!(next(uncommitted, &[]), Step::Wait);
+        let joint = members(&[&[1, 2, 3], &[1, 2, 4]], &[1, 2, 3, 4]);
+        assert_eq!(
+            next(joint, &[]),
+            Step::Vote(set(&[1, 2, 4])),
+            "a leader did not live to end it"
+        );
+        let voted = members(&[&[1, 2, 4]], &[1, 2, 3, 4]);
+        assert_eq!(next(voted, &[]), Step::Remove(set(&[3])));
+        assert_eq!(next(members(&[&[1, 2, 4]], &[1, 2, 4]), &[]), Step::Done);
+    }
+
+    #[test]
+    fn a_leader_that_is_to_go_hands_over_first_to_one_that_stays() {
+        let members = members(&[&[1, 2, 3]], &[1, 2, 3, 4]);
+        let goal = goal(&[2, 3, 4], &[]);
+        assert_eq!(next_step(1, &goal, &members, &progress(&[2])), Step::HandOver(3));
+        assert_eq!(next_step(3, &goal, &members, &progress(&[2])), Step::Vote(set(&[2, 3, 4])));
+    }
+
+    #[test]
+    fn a_leader_of_which_nothing_stays_is_voted_out() {
+        let members = members(&[&[1]], &[1, 2]);
+        let goal = goal(&[2], &[]);
+        assert_eq!(next_step(1, &goal, &members, &progress(&[])), Step::Vote(set(&[2])));
+    }
+
+    #[test]
+    fn an_observer_becomes_a_voter_and_a_voter_an_observer() {
+        let now = members(&[&[1, 2, 3]], &[1, 2, 3, 4]);
+        let goal = goal(&[1, 2, 4], &[3]);
+        assert_eq!(next_step(1, &goal, &now, &progress(&[])), Step::Vote(set(&[1, 2, 4])));
+        let then = members(&[&[1, 2, 4]], &[1, 2, 3, 4]);
+        assert_eq!(next_step(1, &goal, &then, &progress(&[])), Step::Done);
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_does_not_become_a_voter() {
+        let now = members(&[&[1, 2, 3]], &[1, 2, 3, 4]);
+        let mut progress = progress(&[]);
+        progress[3].is_there = false;
+        assert_eq!(next_step(1, &goal(&[1, 2, 4], &[]), &now, &progress), Step::Wait);
+    }
+}
