@@ -13,6 +13,7 @@ mod leases;
 mod python;
 mod readers;
 mod refusals;
+mod replicas;
 mod replication;
 mod startup;
 

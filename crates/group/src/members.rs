@@ -17,7 +17,7 @@ use quorate_storage::{Log, Meta};
 
 use crate::checkpoint::Checkpoints;
 use crate::handle::{Handle, NOBODY, StartError};
-use crate::replica_log::{ReplicaLog, durable};
+use crate::replica_log::ReplicaLog;
 
 /// Who belongs to a group, as one of its replicas knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,11 +114,7 @@ pub async fn leave(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<()
 }
 
 async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
-    let vote = log.log.state(log.group).map(|state| state.vote).unwrap_or_default();
     // In this order: a log that relies on a checkpoint which is gone counts as damage.
-    log.remove().await?;
-    if !vote.is_empty() {
-        durable(|done| log.log.save_vote(log.group, vote, done)).await?;
-    }
+    log.reset().await?;
     checkpoints.remove().await
 }

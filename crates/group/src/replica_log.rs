@@ -157,6 +157,13 @@ impl ReplicaLog {
         log.groups().into_iter().map(|group| group.0 & !BODIES).collect()
     }
 
+    /// Forgets the replica, but for its vote.
+    pub(crate) async fn reset(&self) -> io::Result<()> {
+        durable(|done| self.log.reset_group(self.group, done)).await?;
+        self.log.retain(self.bodies, u64::MAX, &[]);
+        Ok(())
+    }
+
     /// Forgets the replica for ever.
     pub(crate) async fn remove(&self) -> io::Result<()> {
         for group in [self.group, self.bodies] {

@@ -74,6 +74,7 @@ impl World {
             90..94 => self.commit(id),
             94..97 => self.put_again(id),
             97 => self.remove(id, slot),
+            98 => self.reset(id),
             _ => drop(self.writer.step()),
         }
     }
@@ -174,6 +175,18 @@ impl World {
         let entries = vec![Entry { index: *index, term: *term, payload: payload.clone() }];
         let at = self.model.put(id, &entries);
         self.log.put(id, entries, self.done(at));
+    }
+
+    fn reset(&mut self, id: GroupId) {
+        if !self.model.now.contains_key(&id) {
+            return;
+        }
+        let at = self.model.change(id, |group| {
+            group.entries.retain(|index, _| !group.raft.contains(index));
+            group.raft.clear();
+            (group.last, group.purged) = (None, None);
+        });
+        self.log.reset_group(id, self.done(at));
     }
 
     fn remove(&mut self, id: GroupId, slot: u64) {

@@ -116,6 +116,14 @@ impl Log {
         }
     }
 
+    /// Forgets the Raft log of a group, with its floor and what is committed, but not its vote: as if nothing
+    /// had ever been appended.
+    pub fn reset_group(&self, group: GroupId, done: Done) {
+        self.submit(group, done, |_| {
+            Ok(move |state: &mut State, done| state.reset_group(group, done))
+        });
+    }
+
     /// Forgets a group for ever. Its id is not to be used again.
     pub fn remove_group(&self, group: GroupId, done: Done) {
         self.submit(group, done, |_| {

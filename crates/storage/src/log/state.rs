@@ -349,6 +349,14 @@ impl State {
         self.forget(id, dropped);
     }
 
+    pub fn reset_group(&mut self, id: GroupId, done: Done) {
+        let state = &mut self.groups.entry(id).or_default().state;
+        *state = GroupState { vote: std::mem::take(&mut state.vote), ..GroupState::default() };
+        self.dirty.remove(&id);
+        self.enqueue_state(id, Some(done));
+        self.drop_raft_above(id, None);
+    }
+
     pub fn remove_group(&mut self, id: GroupId, done: Done) {
         let op = self.enqueue(Work::Tombstone { group: id }, 0, Some(done));
         let group = self.groups.remove(&id).unwrap_or_default();
