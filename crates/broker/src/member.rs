@@ -144,7 +144,7 @@ impl Directory for Member {
             )));
         }
         if self.catalog.read(|catalog| catalog.is_removed(NodeId(hello.node_id))) {
-            return Err(Status::failed_precondition(removed(hello.node_id)));
+            return Err(Status::permission_denied(removed(hello.node_id)));
         }
         let known = self
             .catalog

@@ -213,7 +213,7 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
         tracing::info!(node = member.id(), queue = %name, "has moved away");
         let left = match member.queues.remove(group) {
             Some(queue) => queue.handle.leave().await,
-            None => quorate_group::leave(&member.log, &member.meta, group).await,
+            None => quorate_group::leave(&member.log, &member.meta, member.id(), group).await,
         };
         left.map_err(|error| format!("let go of queue {name}: {error}"))?;
     }

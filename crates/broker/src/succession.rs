@@ -20,6 +20,7 @@ use quorate_group::Replica;
 
 use crate::member::Member;
 use crate::peers::{AbortOnDrop, Changes, Presence};
+use crate::reconciler;
 
 /// The election timeout's share that a rank waits for the one before.
 pub(crate) const RANK_SHARE: u32 = 8;
@@ -41,6 +42,10 @@ pub(crate) async fn run(member: Arc<Member>, mut changes: Changes) {
             change = changes.recv() => change,
         };
         let Some((node, presence)) = change else { return };
+        if presence == Presence::Dismissed {
+            // It may have been away then: nobody else would tell it.
+            return member.fail(reconciler::removed(member.id()));
+        }
         let replicas = replicas(&member);
         for replica in &replicas {
             replica.node_changed(node);

@@ -134,6 +134,9 @@ pub struct Handle<M: Machine> {
     led_since: Arc<AtomicU64>,
     freshness: Freshness,
     sent: Sent,
+    /// Held while members or the leader are changed: a leader that hands over to one which has no vote any
+    /// more takes nothing in, and never leads again.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<M: Machine> Clone for Handle<M> {
@@ -146,11 +149,12 @@ impl<M: Machine> Clone for Handle<M> {
             led_since: self.led_since.clone(),
             freshness: self.freshness.clone(),
             sent: self.sent.clone(),
+            changing: self.changing.clone(),
         }
     }
 }
 
-fn raft_config(spec: &Spec, rests: bool) -> openraft::Config {
+fn raft_config(spec: &Spec, rests: bool, may_lead: bool) -> openraft::Config {
     let election = spec.timing.election_timeout.as_millis() as u64;
     openraft::Config {
         cluster_name: format!("group {}", spec.group),
@@ -170,6 +174,7 @@ fn raft_config(spec: &Spec, rests: bool) -> openraft::Config {
         enable_leader_restore: Some(planted::is(Bug::WrongLeaderRestore)),
         enable_pre_vote: Some(true),
         enable_tick: !rests,
+        enable_elect: may_lead,
         // What is allocated for each group. Commands come gathered into few entries.
         api_batch_capacity: 64,
         log_stage_capacity: Some(16),
@@ -218,7 +223,7 @@ impl<M: Machine> Handle<M> {
         let network = Network::new(spec.group, spec.peers.clone(), commit_patience, sent.clone());
         let mut store = LogStore::new(log.clone());
         let resting = store.read_vote().await?.filter(|_| spec.rests);
-        let config = raft_config(&spec, resting.is_some())
+        let config = raft_config(&spec, resting.is_some(), log.had().is_none())
             .validate()
             .map_err(|error| StartError::Raft(error.to_string()))?;
         #[cfg(feature = "planted")]
@@ -249,8 +254,16 @@ impl<M: Machine> Handle<M> {
         };
         let led_since = Arc::new(AtomicU64::new(0));
         let freshness = Freshness::default();
-        let handle =
-            Self { replica, machine, proposals, clock: clock.clone(), led_since, freshness, sent };
+        let handle = Self {
+            replica,
+            machine,
+            proposals,
+            clock: clock.clone(),
+            led_since,
+            freshness,
+            sent,
+            changing: Arc::default(),
+        };
         let keeper = Keeper {
             handle: handle.clone(),
             raft,
@@ -396,11 +409,12 @@ impl<M: Machine> Handle<M> {
         const NEARLY: u64 = 4;
         /// How long to wait for a moment without any.
         const RATHER: Duration = Duration::from_millis(300);
+        let _alone = self.changing.lock().await;
         let _awake = self.replica.parking.hold();
         let step = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
         loop {
-            let heir = self.progress().into_iter().find(|seen| seen.node == to);
+            let heir = self.heirs().into_iter().find(|seen| seen.node == to);
             let Some(heir) = heir else { return !self.leadership().leads };
             if heir.lag == 0 || (heir.lag <= NEARLY && waited >= RATHER) {
                 break;

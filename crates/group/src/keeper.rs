@@ -45,6 +45,7 @@ impl<M: Machine> Keeper<M> {
         let mut state = self.raft.metrics();
         let mut led_term = None;
         let mut asked_at = Instant::now();
+        let mut may_lead = self.handle.replica().may_lead();
         loop {
             let running = state.borrow_watched().running_state.clone();
             if let Err(fatal) = running {
@@ -53,6 +54,10 @@ impl<M: Machine> Keeper<M> {
                     let _ = self.events.send(Event::Failed(fatal.to_string()));
                 }
                 return;
+            }
+            if !may_lead && self.handle.replica().may_lead() {
+                may_lead = true;
+                self.raft.runtime_config().elect(true);
             }
             let now = metrics.borrow_and_update().clone();
             self.handle.replica().parking.follow(&now.vote);

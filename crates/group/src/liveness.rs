@@ -12,7 +12,7 @@ use quorate_proto::internal::rpc::Body;
 
 use crate::parking::Next;
 use crate::replica::Replica;
-use crate::types::{LogId, Types, Vote};
+use crate::types::{LogId, Types, Vote, term_of};
 use crate::wire::{self, WireError};
 
 /// Longest wait for a replica's answer to being asked to park.
@@ -73,7 +73,7 @@ impl Replica {
 
     /// Asks the other voters whether this replica, which rests, may lead. If not, it goes on resting.
     pub async fn stand(&self) {
-        if self.parking.is_resting() {
+        if self.parking.is_resting() && self.may_lead() {
             let _ = self.raft.trigger().elect(true).await;
         }
     }
@@ -124,10 +124,26 @@ impl Replica {
     /// was not heard of in the meantime; and wakes it.
     pub async fn take_over(&self, from: u64) {
         let leads_on = self.peers.is_there(from) && self.parking.heard_lately();
-        if !leads_on && !self.heirs(from).is_empty() {
+        if !leads_on && self.may_lead() && !self.heirs(from).is_empty() {
             let _ = self.raft.trigger().elect(true).await;
             self.parking.touch();
         }
+    }
+
+    /// Whether it has as much of the log as it ever had.
+    pub(crate) fn may_lead(&self) -> bool {
+        self.log.had().is_none()
+    }
+
+    /// The answer to a vote or pre-vote for one that has less than this replica once had.
+    pub(crate) fn refuse_for_less(
+        &self,
+        request: &VoteRequest<Types>,
+    ) -> Option<VoteResponse<Types>> {
+        let had = self.log.had()?;
+        let theirs = request.last_log_id.as_ref().map(|id| (term_of(id), id.index));
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        (theirs < Some(had)).then(|| VoteResponse::new(vote, None, false))
     }
 
     /// The answer to a pre-vote that needs no look at Raft's state: as long as the leader's node is

@@ -136,7 +136,12 @@ impl RaftLogStorage<Types> for LogStore {
 
     // The record is queued behind the entries that it speaks of, in one log with one writer, so it
     // can never be durable before them.
+    //
+    // While the replica has less than it had, that is kept in its place.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        if self.log.had().is_some() {
+            return Ok(());
+        }
         let mut bytes = BytesMut::with_capacity(17);
         codec::put_log_id(committed.as_ref(), &mut bytes);
         self.log.log.save_committed(self.log.group, bytes.freeze());

@@ -74,6 +74,7 @@ impl<M: Machine> Handle<M> {
     }
 
     async fn change(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), StartError> {
+        let _alone = self.changing.lock().await;
         let replica = self.replica();
         let _awake = replica.parking.hold();
         replica.parking.awake().await;
@@ -81,9 +82,10 @@ impl<M: Machine> Handle<M> {
         changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
     }
 
-    /// Stops the replica and forgets its state, but for its vote: should it come to this node again, it must
-    /// not vote a second time in a term. To be called once no configuration that has this node as a member is
-    /// in force.
+    /// Stops the replica and forgets its state, but for its vote and for how much it had: should it come to this
+    /// node again, it must not vote a second time in a term, nor have one lead that knows nothing of what it once
+    /// had. (A replica that was cut off since long before may think still that the two are a majority.) To be
+    /// called once no configuration that has this node as a member is in force.
     ///
     /// # Errors
     /// When the log or the checkpoint store fails.
@@ -108,12 +110,16 @@ pub fn has_more_than_vote(log: &Log, group: u64) -> bool {
 ///
 /// # Errors
 /// When the log or the checkpoint store fails.
-pub async fn leave(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<()> {
-    let stored = ReplicaLog::new(log.clone(), NOBODY, group);
+pub async fn leave(log: &Log, meta: &Arc<dyn Meta>, node: u64, group: u64) -> io::Result<()> {
+    let stored = ReplicaLog::new(log.clone(), node, group);
     forget_but_vote(&stored, &Checkpoints::new(meta.clone(), group)).await
 }
 
 async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
+    #[cfg(madsim)]
+    if let Some(observer) = crate::sim::World::current().observer() {
+        observer.left(log.node, log.group.0);
+    }
     // In this order: a log that relies on a checkpoint which is gone counts as damage.
     log.reset().await?;
     checkpoints.remove().await

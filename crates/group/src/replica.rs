@@ -83,12 +83,16 @@ impl Replica {
         match request {
             Body::Vote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
-                let answer = self.raft.vote(vote).boxed().await.map_err(text)?;
+                let answer = match self.refuse_for_less(&vote) {
+                    Some(refused) => refused,
+                    None => self.raft.vote(vote).boxed().await.map_err(text)?,
+                };
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::PreVote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
-                let answer = match self.refuse_pre_vote(&vote) {
+                let refused = self.refuse_for_less(&vote);
+                let answer = match refused.or_else(|| self.refuse_pre_vote(&vote)) {
                     Some(refused) => refused,
                     None => self.raft.pre_vote(vote).boxed().await.map_err(text)?,
                 };

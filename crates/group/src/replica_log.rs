@@ -12,10 +12,13 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use quorate_storage::{Done, Entry, GroupId, Log};
+use bytes::BytesMut;
+use quorate_storage::{Done, Entry, GroupId, GroupState, Log};
 use tokio::sync::oneshot;
 
+use crate::codec;
 use crate::runtime::blocking;
+use crate::types::{log_id, term_of};
 
 /// Bit of a log group's id that marks the bodies received with snapshots.
 const BODIES: u64 = 1 << 63;
@@ -32,6 +35,8 @@ pub(crate) struct ReplicaLog {
     pub(crate) bodies: GroupId,
     /// What the last durable checkpoint refers to.
     kept: Mutex<Kept>,
+    /// See [`ReplicaLog::had`].
+    had: Mutex<Option<Had>>,
     /// Snapshot transfers under way: nothing they may still read is released.
     pins: AtomicUsize,
     /// Who reads an entry that stays in memory afterwards, by its index: consumers that want parts of
@@ -58,7 +63,12 @@ impl Drop for Pin {
 
 impl ReplicaLog {
     pub(crate) fn new(log: Log, node: u64, group: u64) -> Self {
+        let had = log.state(GroupId(group)).and_then(|state| {
+            let committed = committed(&state);
+            committed.filter(|committed| last(&state).as_ref() < Some(committed))
+        });
         Self {
+            had: Mutex::new(had),
             log,
             node,
             group: GroupId(group),
@@ -157,9 +167,26 @@ impl ReplicaLog {
         log.groups().into_iter().map(|group| group.0 & !BODIES).collect()
     }
 
-    /// Forgets the replica, but for its vote.
+    /// The position up to which this replica once had the log, while it has less: it has left its node and come
+    /// back, or a crash came while it installed a snapshot. Its place in majorities of then counts on what it
+    /// had: until it has as much again it must not lead, nor have one lead that has less.
+    pub(crate) fn had(&self) -> Option<Had> {
+        let mut had = self.had.lock().expect("no panic while held");
+        if had.is_some() {
+            let last = self.log.state(self.group).and_then(|state| last(&state));
+            *had = had.filter(|had| last.as_ref() < Some(had));
+        }
+        *had
+    }
+
+    /// Forgets the replica, but for its vote and how much it had.
     pub(crate) async fn reset(&self) -> io::Result<()> {
-        durable(|done| self.log.reset_group(self.group, done)).await?;
+        let state = self.log.state(self.group).unwrap_or_default();
+        let had = last(&state).max(committed(&state)).max(self.had());
+        *self.had.lock().expect("no panic while held") = had;
+        let mut bytes = BytesMut::new();
+        codec::put_log_id(had.map(|(term, index)| log_id(term, index)).as_ref(), &mut bytes);
+        durable(|done| self.log.reset_group(self.group, bytes.freeze(), done)).await?;
         self.log.retain(self.bodies, u64::MAX, &[]);
         Ok(())
     }
@@ -171,6 +198,18 @@ impl ReplicaLog {
         }
         Ok(())
     }
+}
+
+/// A position in a log, the later one being the greater: term, index.
+pub(crate) type Had = (u64, u64);
+
+fn last(state: &GroupState) -> Option<Had> {
+    state.last.or(state.purged).map(|(index, term)| (term, index))
+}
+
+fn committed(state: &GroupState) -> Option<Had> {
+    let committed = codec::decode_log_id(&state.committed).ok().flatten()?;
+    Some((term_of(&committed), committed.index))
 }
 
 /// Queues an operation of the log and waits until it is durable.

@@ -93,6 +93,13 @@ pub enum Event<'a> {
         /// The term.
         term: u64,
     },
+    /// A replica has forgotten all but its vote.
+    Left {
+        /// Where.
+        node: u64,
+        /// Of which group.
+        group: u64,
+    },
     /// A replica was parked, or has woken.
     Parked {
         /// Where.
@@ -429,6 +436,9 @@ impl State {
                 self.counters.applied += 1;
                 self.applied.insert((*node, *group), *index);
             }
+            Event::Left { node, group } => {
+                self.applied.remove(&(*node, *group));
+            }
             Event::Restored { node, group, index } => {
                 self.applied.insert((*node, *group), *index);
             }
@@ -479,6 +489,10 @@ impl Observer for Record {
 
     fn restored(&self, node: u64, group: u64, index: u64) {
         self.tell(Event::Restored { node, group, index });
+    }
+
+    fn left(&self, node: u64, group: u64) {
+        self.tell(Event::Left { node, group });
     }
 
     fn leads(&self, node: u64, group: u64, term: u64) {

@@ -186,7 +186,7 @@ impl World {
             group.raft.clear();
             (group.last, group.purged) = (None, None);
         });
-        self.log.reset_group(id, self.done(at));
+        self.log.reset_group(id, Bytes::new(), self.done(at));
     }
 
     fn remove(&mut self, id: GroupId, slot: u64) {

@@ -373,7 +373,12 @@ async fn connect(
     let (sending, ended) = oneshot::channel();
     let requests = requests(myself.hello(peer.pulse.beat), outgoing, ended);
     let opened = async {
-        let status = |status: tonic::Status| describe(&status);
+        let status = |status: tonic::Status| {
+            if status.code() == tonic::Code::PermissionDenied {
+                let _ = peer.changes.send((peer.node, Presence::Dismissed));
+            }
+            describe(&status)
+        };
         let mut incoming = client.exchange(requests).await.map_err(status)?.into_inner();
         let first = incoming.message().await.map_err(status)?;
         let hello = first.and_then(|first| first.hello);

@@ -84,6 +84,8 @@ pub enum Presence {
     /// Its connection broke and was not made again at once: the process is gone, or the way to it. Told
     /// once until it is there again.
     Gone,
+    /// It says that this node was removed from the cluster.
+    Dismissed,
 }
 
 /// What this node tells of itself when it connects.
@@ -123,7 +125,8 @@ pub trait Directory: Send + Sync + 'static {
     ///
     /// # Errors
     /// Refuses a peer of another cluster, of an unknown or another incarnation, or of an unknown
-    /// version, with a message that names the cure.
+    /// version, with a message that names the cure; one that was removed from the cluster with
+    /// `PERMISSION_DENIED`.
     fn admit(&self, hello: &pb::Hello) -> Result<(), tonic::Status>;
 
     /// Who this node is.

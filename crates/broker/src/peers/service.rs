@@ -82,7 +82,7 @@ impl Peer for PeerService {
         self.directory.admit(&hello)?;
         let (answers, outgoing) = outbox(self.beat);
         let (ended_sender, ended) = oneshot::channel();
-        let serving = Serving::new(self.directory.clone(), answers, hello.node_id);
+        let serving = Serving::new(self.directory.clone(), answers, hello);
         let task = tokio::spawn(async move {
             let _ = ended_sender.send(serving.run(incoming).await);
         });

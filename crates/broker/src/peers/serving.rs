@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_stream::stream;
 use futures_util::{Stream, StreamExt};
@@ -18,6 +19,7 @@ use quorate_group::Replica;
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::outbox::Outbox;
@@ -31,6 +33,9 @@ pub const STREAMS_MAX: usize = 65_536;
 /// loses its stream.
 pub const APPENDS_WAITING_MAX: usize = 2 * LINK_APPENDS_MAX;
 
+/// A caller is let in again this often.
+const ADMIT_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) const NO_ENTRIES: &str =
     "the disk of this node is too full to take entries in: free space on it";
 
@@ -42,6 +47,7 @@ pub(super) struct Serving {
     directory: Arc<dyn Directory>,
     answers: Outbox,
     peer: u64,
+    hello: pb::Hello,
     calls: Arc<Semaphore>,
     /// By group and id.
     streams: BTreeMap<(u64, u64), Appends>,
@@ -57,13 +63,15 @@ struct Appends {
 }
 
 impl Serving {
-    pub(super) fn new(directory: Arc<dyn Directory>, answers: Outbox, peer: u64) -> Self {
+    pub(super) fn new(directory: Arc<dyn Directory>, answers: Outbox, hello: pb::Hello) -> Self {
         let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        Self { directory, answers, peer, calls, streams: BTreeMap::new() }
+        let peer = hello.node_id;
+        Self { directory, answers, peer, hello, calls, streams: BTreeMap::new() }
     }
 
     /// Serves until the connection ends; says why it did.
     pub(super) async fn run(mut self, mut incoming: Streaming<pb::Envelope>) -> Status {
+        let mut admitted_at = Instant::now();
         loop {
             let envelope = match tokio::time::timeout(SILENCE_MAX, incoming.message()).await {
                 Ok(Ok(Some(envelope))) => envelope,
@@ -71,6 +79,13 @@ impl Serving {
                 Ok(Err(status)) => return status,
                 Err(_) => return Status::deadline_exceeded("the caller was silent for too long"),
             };
+            // The caller may have been removed from the cluster since.
+            if admitted_at.elapsed() >= ADMIT_EVERY {
+                admitted_at = Instant::now();
+                if let Err(refused) = self.directory.admit(&self.hello) {
+                    return refused;
+                }
+            }
             for rpc in envelope.rpcs {
                 let (group, id) = (rpc.group, rpc.id);
                 match rpc.body {

@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::world::{Cluster, Status};
 
+pub(crate) use membership::settled;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -72,10 +74,14 @@ pub enum Kind {
     IsolateClient,
     /// A further node joins the cluster.
     Join,
+    /// A queue moves to other nodes.
+    Move,
+    /// A node leaves the cluster.
+    Leave,
 }
 
 /// All of them.
-pub const ALL: [Kind; 26] = [
+pub const ALL: [Kind; 28] = [
     Kind::KillLeader,
     Kind::KillSome,
     Kind::Pause,
@@ -102,6 +108,8 @@ pub const ALL: [Kind; 26] = [
     Kind::PauseClient,
     Kind::IsolateClient,
     Kind::Join,
+    Kind::Move,
+    Kind::Leave,
 ];
 
 /// What faults act on.
@@ -203,6 +211,8 @@ pub async fn inject(target: &Target, kind: Kind) {
         Kind::PauseClient => clients::pause(target).await,
         Kind::IsolateClient => clients::isolate(target).await,
         Kind::Join => membership::join(target).await,
+        Kind::Move => membership::move_queue(target).await,
+        Kind::Leave => membership::leave(target).await,
     }
 }
 

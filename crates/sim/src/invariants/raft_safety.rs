@@ -1,7 +1,7 @@
 //! One leader a term; an index of a group's log that was applied anywhere holds the same entry
 //! wherever it is applied, for ever (log matching and leader completeness, as far as they can be
 //! seen); within one life of a replica what is applied moves forward without gaps, unless a
-//! snapshot takes it further.
+//! snapshot takes it further. A replica that has left its node begins anew.
 
 use std::collections::BTreeMap;
 
@@ -49,6 +49,10 @@ impl Invariant for RaftSafety {
                 must(before.is_none_or(|before| index >= before), || {
                     format!("node {node} group {group}: restored at {index} after {before:?}")
                 })
+            }
+            Event::Left { node, group } => {
+                self.applied.remove(&(node, group));
+                Ok(())
             }
             Event::Node { node, does: "starts" } => {
                 self.applied.retain(|(of, _), _| *of != node);

@@ -1,6 +1,6 @@
-//! Nodes join the cluster, and become voters of its catalog, while the network is cut in two again and
-//! again: the catalog never has two leaders, and forgets no queue. (Found elsewhere: a change of
-//! members during a partition lost acknowledged messages.)
+//! Nodes join the cluster, become voters of its catalog, take queues over and leave again, while the network
+//! is cut in two: no group ever has two leaders in a term, and no message is lost. (Found elsewhere: a change
+//! of members during a partition lost acknowledged messages.)
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
@@ -13,7 +13,7 @@ use crate::world::Cluster;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "membership_under_partition",
-    about: "nodes join while the network is cut",
+    about: "nodes join and leave, and queues move, while the network is cut",
     run: |plan, record| run(plan, record).boxed(),
 };
 
@@ -27,7 +27,12 @@ async fn run(plan: Plan, record: Record) -> Result<(), String> {
         for _ in 0..3 {
             sleep(between(200, 3_000)).await;
             faults::inject(&joining, Kind::Join).await;
+            for _ in 0..2 {
+                sleep(between(50, 1_000)).await;
+                faults::inject(&joining, Kind::Move).await;
+            }
         }
+        faults::inject(&joining, Kind::Leave).await;
     });
     for kind in [Kind::Split, Kind::Isolate, Kind::Bridge, Kind::Split, Kind::OneWay] {
         faults::inject(&target, kind).await;

@@ -91,8 +91,8 @@ async fn drain(cluster: &Cluster, workload: &Workload) -> Result<(), String> {
     let groups: Vec<u64> = workload.queues().iter().map(|queue| queue.group).collect();
     faults::heal(&Target { cluster: cluster.clone(), groups: groups.clone(), clients });
     workload.drain(DRAIN_LIMIT).await?;
-    let with_catalog: Vec<u64> = groups.into_iter().chain([0]).collect();
-    cluster.settle(&with_catalog, SETTLE_LIMIT).await
+    let replicas = faults::settled(cluster, &groups, SETTLE_LIMIT).await?;
+    cluster.settle(&replicas, SETTLE_LIMIT).await
 }
 
 /// A load that leaves no message untouched: what a scenario needs that says itself what happens.

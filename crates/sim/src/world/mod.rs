@@ -353,11 +353,20 @@ impl Cluster {
         Ok(next)
     }
 
-    /// Waits until every node runs and all replicas of every group have applied the same.
+    /// Forgets a node that was removed from the cluster.
+    pub(crate) fn retire(&self, node: u64) {
+        self.told("retire", node);
+        if let Some(host) = self.hosts().remove(&node) {
+            host.kill(self);
+        }
+    }
+
+    /// Waits until every node runs and all replicas of every group, of which the number is told, have applied
+    /// the same.
     ///
     /// # Errors
     /// Says who lags after `limit`.
-    pub async fn settle(&self, groups: &[u64], limit: Duration) -> Result<(), String> {
+    pub async fn settle(&self, groups: &[(u64, usize)], limit: Duration) -> Result<(), String> {
         let started = tokio::time::Instant::now();
         loop {
             let lagging = self.lagging(groups);
@@ -369,20 +378,18 @@ impl Cluster {
         }
     }
 
-    fn lagging(&self, groups: &[u64]) -> Option<String> {
+    fn lagging(&self, groups: &[(u64, usize)]) -> Option<String> {
         let nodes = self.nodes();
         for node in &nodes {
             if self.status(*node) != Status::Running {
                 return Some(format!("node {node} is {:?}", self.status(*node)));
             }
         }
-        for group in groups {
+        for (group, replicas) in groups {
             let applied: Vec<_> =
                 nodes.iter().map(|node| self.0.record.applied(*node, *group)).collect();
             let last = applied.iter().flatten().max();
-            // A queue has three replicas; the catalog is applied everywhere.
-            let replicas = if *group == 0 { nodes.len() } else { 3.min(nodes.len()) };
-            if applied.iter().filter(|at| at.as_ref() == last).count() < replicas {
+            if applied.iter().filter(|at| at.as_ref() == last).count() < *replicas {
                 return Some(format!("group {group} is applied up to {applied:?}"));
             }
         }

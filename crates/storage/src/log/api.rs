@@ -116,11 +116,11 @@ impl Log {
         }
     }
 
-    /// Forgets the Raft log of a group, with its floor and what is committed, but not its vote: as if nothing
-    /// had ever been appended.
-    pub fn reset_group(&self, group: GroupId, done: Done) {
+    /// Forgets the Raft log of a group with its floor, as if nothing had ever been appended. Its vote stays, and
+    /// its committed position is `committed` from now on.
+    pub fn reset_group(&self, group: GroupId, committed: Bytes, done: Done) {
         self.submit(group, done, |_| {
-            Ok(move |state: &mut State, done| state.reset_group(group, done))
+            Ok(move |state: &mut State, done| state.reset_group(group, committed, done))
         });
     }
 

@@ -349,9 +349,10 @@ impl State {
         self.forget(id, dropped);
     }
 
-    pub fn reset_group(&mut self, id: GroupId, done: Done) {
+    pub fn reset_group(&mut self, id: GroupId, committed: Bytes, done: Done) {
         let state = &mut self.groups.entry(id).or_default().state;
-        *state = GroupState { vote: std::mem::take(&mut state.vote), ..GroupState::default() };
+        let vote = std::mem::take(&mut state.vote);
+        *state = GroupState { vote, committed, ..GroupState::default() };
         self.dirty.remove(&id);
         self.enqueue_state(id, Some(done));
         self.drop_raft_above(id, None);
