@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
+use quorate_machine::planted::{self, Bug};
 use quorate_storage::{Done, Entry, GroupId, GroupState, Log};
 use tokio::sync::oneshot;
 
@@ -171,6 +172,9 @@ impl ReplicaLog {
     /// back, or a crash came while it installed a snapshot. Its place in majorities of then counts on what it
     /// had: until it has as much again it must not lead, nor have one lead that has less.
     pub(crate) fn had(&self) -> Option<Had> {
+        if planted::is(Bug::ForgetWhatItHad) {
+            return None;
+        }
         let mut had = self.had.lock().expect("no panic while held");
         if had.is_some() {
             let last = self.log.state(self.group).and_then(|state| last(&state));

@@ -4,7 +4,7 @@ use quorate_machine::planted::{self, Bug};
 
 use crate::options::Sweep;
 use crate::run::Report;
-use crate::scenarios::leader_back_before_it_is_missed;
+use crate::scenarios::{leader_back_before_it_is_missed, replica_that_left_comes_back};
 use crate::sweep::first_failure;
 
 /// Random faults find most; what needs one thing at one moment has a scenario of its own.
@@ -12,6 +12,9 @@ fn scenario_of(bug: Bug, options: &Sweep) -> String {
     match bug {
         Bug::WrongLeaderRestore if options.scenario == "random" => {
             leader_back_before_it_is_missed::NAME.to_owned()
+        }
+        Bug::ForgetWhatItHad if options.scenario == "random" => {
+            replica_that_left_comes_back::NAME.to_owned()
         }
         _ => options.scenario.clone(),
     }

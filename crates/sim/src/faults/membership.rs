@@ -38,19 +38,25 @@ pub(super) async fn move_queue(target: &Target) {
     if group == 0 || nodes.len() < voters + observers {
         return;
     }
-    ask(&target.cluster, "a queue moves", move |client| async move {
+    let (voting, others) = nodes.split_at(voters);
+    let (observing, others) = others.split_at(observers);
+    let change = ChangeReplicasRequest {
+        voters: voting.to_vec(),
+        observers: observing.to_vec(),
+        remove: others.to_vec(),
+        ..Default::default()
+    };
+    place(&target.cluster, group, change).await;
+}
+
+/// Changes the replicas of a queue; of those to be removed, the nodes that hold it.
+pub(crate) async fn place(cluster: &Cluster, group: u64, mut change: ChangeReplicasRequest) {
+    ask(cluster, "a queue moves", move |client| async move {
         let queues = client.list_queues().await.map_err(|error| error.to_string())?;
         let queue = queues.into_iter().find(|queue| queue.group_id == group).ok_or("not there")?;
-        let (voting, others) = nodes.split_at(voters);
-        let (observing, others) = others.split_at(observers);
-        let holds = |node: &&u64| queue.replicas.iter().any(|replica| replica.node_id == **node);
-        let change = ChangeReplicasRequest {
-            queue: String::new(),
-            voters: voting.to_vec(),
-            observers: observing.to_vec(),
-            remove: others.iter().filter(holds).copied().collect(),
-        };
-        let what = format!("{} to {voting:?}, observed by {observing:?}", queue.name);
+        change.remove.retain(|node| queue.replicas.iter().any(|held| held.node_id == *node));
+        let what =
+            format!("{} to {:?}, observed by {:?}", queue.name, change.voters, change.observers);
         let changed = client.change_replicas(queue.name, change).await;
         changed.map(|_| what).map_err(|error| error.to_string())
     })

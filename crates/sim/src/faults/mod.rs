@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::world::{Cluster, Status};
 
-pub(crate) use membership::settled;
+pub(crate) use membership::{place, settled};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

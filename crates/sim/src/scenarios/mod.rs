@@ -14,6 +14,7 @@ mod parked_queue_wakes;
 mod power_loss_all_nodes;
 mod power_loss_during_election;
 mod random;
+pub(crate) mod replica_that_left_comes_back;
 mod retry_storm;
 mod rolling_restart_hashes;
 mod stuck_head_message_disk_bounded;
@@ -66,6 +67,7 @@ pub static NAMED: &[&Scenario] = &[
     &parked_queue_wakes::SCENARIO,
     &power_loss_all_nodes::SCENARIO,
     &power_loss_during_election::SCENARIO,
+    &replica_that_left_comes_back::SCENARIO,
     &retry_storm::SCENARIO,
     &rolling_restart_hashes::SCENARIO,
     &stuck_head_message_disk_bounded::SCENARIO,
