@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use quorate_machine::{At, DecodeError, Machine, SnapshotError, decode_entry};
+use quorate_machine::{At, CommandIter, DecodeError, Machine, SnapshotError, decode_entry};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -129,6 +129,22 @@ impl<M: Machine> Running<M> {
     }
 }
 
+/// Applies all commands of an entry, and ends it.
+pub(crate) fn apply_entry<M: Machine>(
+    machine: &mut M,
+    at: At,
+    commands: CommandIter,
+    effects: &mut Vec<M::Effect>,
+) -> Result<Vec<M::Reply>, DecodeError> {
+    let mut replies = Vec::new();
+    for (ordinal, command) in commands.enumerate() {
+        let command = M::decode(&mut command?)?;
+        replies.push(machine.apply(at, ordinal as u32, command, effects));
+    }
+    machine.finish(at, effects);
+    Ok(replies)
+}
+
 impl<M: Machine> Applier for Running<M> {
     fn apply(&mut self, index: u64, entry: Bytes) -> Result<Replies, DecodeError> {
         #[cfg(madsim)]
@@ -137,13 +153,8 @@ impl<M: Machine> Applier for Running<M> {
         let at = At { index, now };
         self.clock.observe(now.0);
         let mut effects = Vec::new();
-        let mut replies: Vec<M::Reply> = Vec::new();
         let mut machine = self.machine.lock();
-        for (ordinal, command) in commands.enumerate() {
-            let command = M::decode(&mut command?)?;
-            replies.push(machine.apply(at, ordinal as u32, command, &mut effects));
-        }
-        machine.finish(at, &mut effects);
+        let replies = apply_entry(&mut *machine, at, commands, &mut effects)?;
         self.machine.index.store(index, Ordering::Release);
         #[cfg(madsim)]
         let hash = at.index.is_multiple_of(crate::sim::HASH_EVERY).then(|| machine.hash());

@@ -51,9 +51,7 @@ impl Checkpoint {
 
 impl Checkpoints {
     pub(crate) fn new(meta: Arc<dyn Meta>, group: u64) -> Self {
-        let mut key = BytesMut::from(&b"checkpoint/"[..]);
-        key.put_u64(group);
-        Self { meta, key: key.freeze(), last: Arc::default() }
+        Self { meta, key: key(group), last: Arc::default() }
     }
 
     pub(crate) async fn load(&self) -> io::Result<Option<Checkpoint>> {
@@ -105,6 +103,13 @@ impl Checkpoints {
         let this = self.clone();
         blocking(move || this.meta.remove(&this.key).map_err(io::Error::other)).await
     }
+}
+
+/// Key of a group's checkpoint in the small state.
+pub(crate) fn key(group: u64) -> Bytes {
+    let mut key = BytesMut::from(&b"checkpoint/"[..]);
+    key.put_u64(group);
+    key.freeze()
 }
 
 pub(crate) fn encode(checkpoint: &Checkpoint) -> Bytes {

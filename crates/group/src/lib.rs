@@ -26,6 +26,7 @@ mod liveness;
 mod log_store;
 mod members;
 mod network;
+pub mod offline;
 mod parking;
 mod proposer;
 mod replica;

@@ -22,7 +22,7 @@ use crate::runtime::blocking;
 use crate::types::{log_id, term_of};
 
 /// Bit of a log group's id that marks the bodies received with snapshots.
-const BODIES: u64 = 1 << 63;
+pub(crate) const BODIES: u64 = 1 << 63;
 
 /// Entries that consumers share and that may be read from the disk at a time.
 const TURNS: usize = 8;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The broker checks a frame once, where it comes in ([`validate`]). After that a frame is only
-//! counted and cut ([`slice()`]): a contiguous run of messages is itself a frame.
+//! counted and cut ([`slice()`]): a contiguous run of messages is itself a frame. No machine looks into one,
+//! so a log can be shown to others with [`blanked`] frames and gives the same states.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -131,6 +132,41 @@ pub fn slice(frame: &Bytes, skip: u32, take: u32) -> Result<Bytes, DecodeError> 
     Ok(frame.slice(start..end))
 }
 
+/// The frame with nothing of what it says: header keys, header values and bodies are zeros, the lengths and
+/// counts are as they were. What follows something malformed is zeros altogether.
+#[must_use]
+pub fn blanked(frame: &[u8]) -> Vec<u8> {
+    let mut blank = vec![0; frame.len()];
+    let mut at = 0;
+    while let Some(length) = keep::<LENGTH_BYTES>(frame, &mut blank, at) {
+        let start = at + LENGTH_BYTES;
+        let length = u32::from_le_bytes(length) as usize;
+        let Some(end) = start.checked_add(length).filter(|end| *end <= frame.len()) else { break };
+        blank_headers(&frame[start..end], &mut blank[start..end]);
+        at = end;
+    }
+    blank
+}
+
+/// Keeps the lengths of a message's headers, and nothing else of it.
+fn blank_headers(message: &[u8], blank: &mut [u8]) {
+    let Some(headers) = keep::<2>(message, blank, 0) else { return };
+    let mut at = 2;
+    for _ in 0..u16::from_le_bytes(headers) {
+        let Some(key) = keep::<2>(message, blank, at) else { return };
+        at += 2 + usize::from(u16::from_le_bytes(key));
+        let Some(value) = keep::<4>(message, blank, at) else { return };
+        at = at.saturating_add(4).saturating_add(u32::from_le_bytes(value) as usize);
+    }
+}
+
+/// Copies the `N` bytes at `at`, if they are there.
+fn keep<const N: usize>(from: &[u8], to: &mut [u8], at: usize) -> Option<[u8; N]> {
+    let kept: [u8; N] = from.get(at..at.checked_add(N)?)?.try_into().ok()?;
+    to[at..at + N].copy_from_slice(&kept);
+    Some(kept)
+}
+
 /// The position `messages` further on than `at`.
 fn advance(frame: &[u8], mut at: usize, messages: u32) -> Result<usize, DecodeError> {
     for _ in 0..messages {
@@ -223,7 +259,26 @@ mod tests {
         assert_eq!(validate(&many, count, u32::MAX), Err(FrameError::TooMany { count }));
     }
 
+    #[test]
+    fn a_blanked_frame_has_the_same_shape_and_no_content() {
+        let secret = b"secret".as_slice();
+        let whole = [message(&[(secret, secret), (secret, b"")], secret), message(&[], b"")].concat();
+        let blank = blanked(&whole);
+        assert_eq!(validate(&blank, 2, u32::MAX), Ok(()));
+        assert_eq!(blank.len(), whole.len());
+        assert!(!blank.windows(6).any(|window| window == secret));
+        assert!(!blank.iter().any(u8::is_ascii_lowercase));
+        assert_eq!(blanked(&blank), blank);
+    }
+
     proptest! {
+        #[test]
+        fn blanking_keeps_the_length_and_what_validation_says(bytes: Vec<u8>, count in 0u32..8) {
+            let blank = blanked(&bytes);
+            prop_assert_eq!(blank.len(), bytes.len());
+            prop_assert!(validate(&bytes, count, 64).is_err() || validate(&blank, count, 64).is_ok());
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, count in 0u32..8, skip in 0u32..8) {
             let _ = validate(&bytes, count, 64);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A directory with a log but without an identity is refused: taking it for a new node would let
-//! it vote twice under one name. In simulation a [`SimDir`] takes the directory's place.
+//! it vote twice under one name. In simulation a [`SimDir`] takes the directory's place;
+//! a [`StoppedDir`] is for looking only.
 
 use std::fmt;
 use std::fs;
@@ -23,8 +24,10 @@ use crate::disk::{Disk, RealDisk, sync_directory};
 use crate::meta::{Meta, MetaError, Opened, SledMeta};
 
 mod sim;
+mod stopped;
 
 pub use sim::SimDir;
+pub use stopped::StoppedDir;
 
 /// Version of the directory's layout; a newer one is refused.
 pub const DIR_FORMAT_VERSION: u32 = 1;

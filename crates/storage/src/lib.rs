@@ -19,8 +19,8 @@ pub mod disk;
 pub mod log;
 pub mod meta;
 
-pub use dir::{DataDir, DirError, Home, Identity, SimDir};
-pub use disk::{Disk, File, RealDisk, SimDisk};
+pub use dir::{DataDir, DirError, Home, Identity, SimDir, StoppedDir};
+pub use disk::{Disk, File, ReadOnlyDisk, RealDisk, SimDisk};
 pub use log::{
     Done, Entry, GroupId, GroupState, Log, LogError, OpenError, Options, ReadError, Stats, Writer,
 };

@@ -234,6 +234,24 @@ pub fn body(
     }
 }
 
+/// The entry without what its messages say: the same commands, the frames [`frame::blanked`]. It gives a queue
+/// the same state.
+///
+/// # Errors
+/// When the entry cannot be read.
+pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
+    let (now, commands) = entry::decode_entry(entry_payload.clone())?;
+    let mut blank = entry::EntryBuilder::with_capacity(entry_payload.len());
+    for command in commands {
+        let mut command = decode(&mut command?)?;
+        if let Command::Publish(publish) = &mut command {
+            publish.frame = frame::blanked(&publish.frame).into();
+        }
+        blank.push(|out| encode(&command, out));
+    }
+    Ok(blank.freeze(now))
+}
+
 /// The publish that a command is, if it is one.
 fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
     wire::expect_version(&mut command, "queue command", VERSION)?;

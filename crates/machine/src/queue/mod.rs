@@ -45,7 +45,7 @@ mod settle;
 mod snapshot;
 mod stats;
 
-pub use codec::body;
+pub use codec::{body, without_bodies};
 pub use command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
 pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;

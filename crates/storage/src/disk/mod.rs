@@ -1,14 +1,16 @@
 //! The device as the log sees it: a flat directory of files of fixed length, written in aligned
 //! blocks that are durable when the call returns; and small files that need not be.
 //!
-//! [`RealDisk`] is a directory of the operating system, [`SimDisk`] the same in memory with a crash
-//! model. `tests/conformance.rs` holds both to one behaviour.
+//! [`RealDisk`] is a directory of the operating system, [`ReadOnlyDisk`] one that is only looked at,
+//! [`SimDisk`] the same in memory with a crash model. `tests/conformance.rs` holds both to one behaviour.
 
 mod align;
+mod read_only;
 mod real;
 mod sim;
 
 pub use align::AlignedBuffer;
+pub use read_only::ReadOnlyDisk;
 pub use real::RealDisk;
 pub(crate) use real::sync_directory;
 pub use sim::{Fault, Operation, SimDisk};

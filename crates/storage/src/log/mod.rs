@@ -16,16 +16,18 @@
 //!
 //! What holds, and where it is argued: bytes and checksums in [`format`](mod@format), which bytes
 //! count after a crash in `recover`, why a start need not read them all in [`contents`], which
-//! segments may go in `upkeep`.
+//! segments may go in `upkeep`. [`offline`] looks at the log of a node that does not run.
 
 mod api;
 pub mod contents;
 mod drain;
 pub mod format;
 mod index;
+pub mod offline;
 mod read;
 mod recent;
 mod recover;
+mod scan;
 mod segment;
 mod state;
 mod tail;

@@ -37,17 +37,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::contents::{self, Builder, Contents, Item};
-use super::format::{
-    self, BATCH_HEADER_BYTES, BatchHeader, Invalid, Kind, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use super::format::{self, Invalid, Kind, SEGMENT_HEADER_BYTES};
 use super::index::{Place, Slot};
+use super::scan::{Scan, damaged, io_error, open_segment};
 use super::segment::{self, Segment, Spare, Table, Usage};
 use super::state::{Group, Removed, State};
 use super::{GroupState, INDEX_MAX, OpenError, Options};
-use crate::disk::{BLOCK, Disk, File};
+use crate::disk::{BLOCK, Disk};
 
-/// Bytes read at once while scanning.
-const WINDOW_BYTES: usize = 1 << 20;
 /// Most that the tables of segments which had to be scanned take in memory until they are written,
 /// in bytes. Segments beyond it get theirs at a later start.
 const DUE_BYTES_MAX: usize = 32 << 20;
@@ -125,32 +122,6 @@ fn collect_spares(
     Ok(())
 }
 
-fn open_segment(disk: &dyn Disk, sequence: u64) -> Result<Segment, OpenError> {
-    let name = segment::segment_name(sequence);
-    let file = disk.open(&name).map_err(io_error("open", &name))?;
-    let mut block = vec![0; SEGMENT_HEADER_BYTES];
-    let whole = file.len() >= super::SEGMENT_BYTES_MIN && file.len() <= u64::from(u32::MAX);
-    if !whole {
-        let reason = format!("a segment cannot be {} bytes long", file.len());
-        return Err(OpenError::Damaged { file: name, offset: 0, reason });
-    }
-    file.read_at(0, &mut block).map_err(io_error("read", &name))?;
-    let header = match SegmentHeader::decode(&block) {
-        Ok(header) => header,
-        Err(Invalid::Newer(version)) => {
-            return Err(OpenError::NewerFormat { file: name, version });
-        }
-        Err(invalid) => {
-            let reason = format!("segment header: {invalid}");
-            return Err(OpenError::Damaged { file: name, offset: 0, reason });
-        }
-    };
-    let sequences = u32::try_from(sequence).is_ok() && header.first_batch <= INDEX_MAX;
-    let fits = header.segment == sequence && sequence > 0 && sequences;
-    let segment = Segment { header, name, file };
-    if fits { Ok(segment) } else { Err(damaged(&segment, 0, "its header names another segment")) }
-}
-
 /// The tables of contents on the disk.
 struct Tables {
     /// Sequences of those that no segment has used yet; in the end these are of no use.
@@ -223,7 +194,7 @@ impl Tables {
     }
 }
 
-fn read_table(disk: &dyn Disk, name: &str, segment: &Segment) -> Result<Vec<u8>, String> {
+pub fn read_table(disk: &dyn Disk, name: &str, segment: &Segment) -> Result<Vec<u8>, String> {
     let refused = |error: io::Error| error.to_string();
     let file = disk.open(name).map_err(refused)?;
     if file.len() > contents::table_bytes_max(segment.file.len()) {
@@ -263,123 +234,43 @@ fn apply_table(state: &mut State, segment: u32, contents: &Contents<'_>) {
     }
 }
 
+/// Applies all batches of a segment; returns where they end.
 fn scan(state: &mut State, segment: Arc<Segment>, is_last: bool) -> Result<End, OpenError> {
-    let mut scan = Scan {
-        segment: &segment,
-        window: Window::new(segment.file.as_ref()),
-        contents: Builder::new(segment.file.len()),
+    let mut contents = Builder::new(segment.file.len());
+    let mut scan = Scan::new(&segment);
+    let sequence = segment.header.segment as u32;
+    let mut offset = SEGMENT_HEADER_BYTES as u64;
+    let mut expected = segment.header.first_batch;
+    let sealed = loop {
+        let found = scan.batch(offset, expected, |item, record| {
+            contents.push(item);
+            check_index(record.index).and_then(|()| apply(state, sequence, item))
+        })?;
+        match found {
+            Ok(header) => {
+                offset += format::padded(header.bytes as usize) as u64;
+                expected += 1;
+                if header.seal {
+                    break true;
+                }
+            }
+            Err(reason) if is_last => match scan.later_batch(offset, expected)? {
+                None => break false,
+                Some((at, later)) => {
+                    let reason = format!("{reason}, but batch {} follows at {at}", later.batch);
+                    return Err(damaged(&segment, offset, &reason));
+                }
+            },
+            Err(reason) => return Err(damaged(&segment, offset, &reason.to_string())),
+        }
     };
-    let (offset, next_batch, sealed) = scan.run(state, is_last)?;
-    let contents = Some(scan.contents);
-    Ok(End { active: Some((segment, offset)), sealed, next_batch, contents })
-}
-
-struct Scan<'a> {
-    segment: &'a Segment,
-    window: Window<'a>,
-    contents: Builder,
-}
-
-impl Scan<'_> {
-    /// Applies all batches; returns where they end, the sequence of the next batch, and whether
-    /// the segment is sealed.
-    fn run(&mut self, state: &mut State, is_last: bool) -> Result<(u64, u64, bool), OpenError> {
-        let mut offset = SEGMENT_HEADER_BYTES as u64;
-        let mut expected = self.segment.header.first_batch;
-        loop {
-            match self.batch(state, offset, expected)? {
-                Ok(header) => {
-                    offset += format::padded(header.bytes as usize) as u64;
-                    expected += 1;
-                    if header.seal {
-                        return Ok((offset, expected, true));
-                    }
-                }
-                Err(invalid) if is_last => {
-                    self.forbid_later_batches(offset, expected, &invalid)?;
-                    return Ok((offset, expected, false));
-                }
-                Err(invalid) => return Err(damaged(self.segment, offset, &invalid)),
-            }
-        }
-    }
-
-    /// Applies the batch at `offset`; the inner error says why there is none.
-    fn batch(
-        &mut self,
-        state: &mut State,
-        offset: u64,
-        expected: u64,
-    ) -> Result<Result<BatchHeader, String>, OpenError> {
-        let left = self.window.file.len() - offset;
-        if left < BLOCK as u64 {
-            return Ok(Err("the segment ends".to_owned()));
-        }
-        let ours = self.segment.header;
-        let block = self.read(offset, BLOCK)?;
-        let header = match format::decode_batch_header(&ours, block) {
-            Ok(header) => header,
-            Err(invalid) => return Ok(Err(invalid.to_string())),
-        };
-        if header.batch != expected {
-            let reason = format!("batch {} stands where {expected} belongs", header.batch);
-            return Err(damaged(self.segment, offset, &reason));
-        }
-        if format::padded(header.bytes as usize) as u64 > left {
-            return Ok(Err("the batch is longer than its segment".to_owned()));
-        }
-        let segment = self.segment.header.segment as u32;
-        let bytes = self.window.get(offset, header.bytes as usize);
-        let bytes = bytes.map_err(io_error("read", &self.segment.name))?;
-        let mut malformed = None;
-        let decoded = format::decode_batch(&header, bytes, |at, record| {
-            let item = Item::of(offset as u32 + at, &record);
-            self.contents.push(&item);
-            if let Err(invalid) =
-                check_index(record.index).and_then(|()| apply(state, segment, &item))
-            {
-                malformed = Some(invalid);
-            }
-        });
-        match (decoded, malformed) {
-            (Err(invalid), _) => Ok(Err(invalid.to_string())),
-            (Ok(()), None) => Ok(Ok(header)),
-            (Ok(()), Some(Invalid::Newer(version))) => {
-                Err(OpenError::NewerFormat { file: self.segment.name.clone(), version })
-            }
-            (Ok(()), Some(invalid)) => Err(damaged(self.segment, offset, &invalid.to_string())),
-        }
-    }
-
-    /// Tells a torn tail from damage: see the module's head.
-    fn forbid_later_batches(
-        &mut self,
-        offset: u64,
-        expected: u64,
-        reason: &str,
-    ) -> Result<(), OpenError> {
-        let mut at = offset + BLOCK as u64;
-        while at + BLOCK as u64 <= self.window.file.len() {
-            let header = self.segment.header;
-            let block = self.read(at, BATCH_HEADER_BYTES)?;
-            if let Ok(later) = format::decode_batch_header(&header, block)
-                && later.durable >= expected
-            {
-                let reason = format!("{reason}, but batch {} follows at {at}", later.batch);
-                return Err(damaged(self.segment, offset, &reason));
-            }
-            at += BLOCK as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, offset: u64, len: usize) -> Result<&[u8], OpenError> {
-        self.window.get(offset, len).map_err(io_error("read", &self.segment.name))
-    }
+    drop(scan);
+    let contents = Some(contents);
+    Ok(End { active: Some((segment, offset)), sealed, next_batch: expected, contents })
 }
 
 /// Applies one record to memory, as the operation that wrote it did; nothing if it is malformed.
-fn apply(state: &mut State, segment: u32, record: &Item<'_>) -> Result<(), Invalid> {
+pub fn apply(state: &mut State, segment: u32, record: &Item<'_>) -> Result<(), Invalid> {
     let id = record.group;
     let place = Place { segment, offset: record.offset };
     let bytes = record.record_bytes();
@@ -430,7 +321,7 @@ fn check(record: &Item<'_>) -> Result<GroupState, Invalid> {
     Ok(state)
 }
 
-fn check_index(index: u64) -> Result<(), Invalid> {
+pub fn check_index(index: u64) -> Result<(), Invalid> {
     if index <= INDEX_MAX { Ok(()) } else { Err(Invalid::Malformed) }
 }
 
@@ -454,62 +345,27 @@ fn apply_tombstone(state: &mut State, place: Place, record: &Item<'_>) {
 fn finish(state: &mut State) -> Result<(), OpenError> {
     for (id, group) in &mut state.groups {
         group.written = group.state.clone();
-        let Some((last, _)) = group.state.last else { continue };
-        let floor = group.state.purged.map(|(index, _)| index);
-        let mut expected = match floor {
-            Some(floor) => floor + 1,
-            None => group.index.iter_from(0).next().map_or(0, |(index, _)| index),
-        };
-        for (index, _) in group.index.iter_from(expected) {
-            if index != expected || index > last {
-                break;
-            }
-            expected += 1;
-        }
-        if expected <= last {
-            let reason = format!("group {id}: entry {expected} of ..={last} is missing");
+        if let Some((missing, last)) = first_missing(group) {
+            let reason = format!("group {id}: entry {missing} of ..={last} is missing");
             return Err(OpenError::Damaged { file: "the log".to_owned(), offset: 0, reason });
         }
     }
     Ok(())
 }
 
-/// A piece of a file, read ahead.
-struct Window<'a> {
-    file: &'a dyn File,
-    buffer: Vec<u8>,
-    start: u64,
-}
-
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn File) -> Window<'a> {
-        Window { file, buffer: Vec::new(), start: 0 }
-    }
-
-    /// `len` bytes at `offset`, which lie within the file.
-    fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
-        let end = offset + len as u64;
-        let inside = self.start <= offset && end <= self.start + self.buffer.len() as u64;
-        if !inside {
-            let left = usize::try_from(self.file.len() - offset).unwrap_or(usize::MAX);
-            let want = len.max(WINDOW_BYTES.min(left));
-            self.buffer.resize(want, 0);
-            self.start = offset;
-            if let Err(error) = self.file.read_at(offset, &mut self.buffer) {
-                self.buffer.clear();
-                return Err(error);
-            }
+/// The first entry that is missing between a group's floor and its last, and the last.
+pub fn first_missing(group: &Group) -> Option<(u64, u64)> {
+    let (last, _) = group.state.last?;
+    let floor = group.state.purged.map(|(index, _)| index);
+    let mut expected = match floor {
+        Some(floor) => floor + 1,
+        None => group.index.iter_from(0).next().map_or(0, |(index, _)| index),
+    };
+    for (index, _) in group.index.iter_from(expected) {
+        if index != expected || index > last {
+            break;
         }
-        let at = (offset - self.start) as usize;
-        Ok(&self.buffer[at..at + len])
+        expected += 1;
     }
-}
-
-fn damaged(segment: &Segment, offset: u64, reason: &str) -> OpenError {
-    OpenError::Damaged { file: segment.name.clone(), offset, reason: reason.to_owned() }
-}
-
-fn io_error(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> OpenError {
-    let file = file.to_owned();
-    move |source| OpenError::Io { action, file, source }
+    (expected <= last).then_some((expected, last))
 }

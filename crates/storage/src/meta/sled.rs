@@ -74,6 +74,21 @@ impl SledMeta {
         }
     }
 
+    /// Opens a copy, made in the empty directory `scratch`, of the store in `of`, which stays as it is.
+    ///
+    /// # Errors
+    /// When it cannot be copied; and when the store is damaged.
+    pub fn open_copy(of: &Path, scratch: &Path) -> Result<SledMeta, MetaError> {
+        copy_files(of, scratch).map_err(|error| store("copy the store", error))?;
+        match open_db(scratch) {
+            Ok(db) => Self::with(db, scratch),
+            Err(OpenFailure::Refused(error)) => Err(error),
+            Err(OpenFailure::Damaged(reason)) => {
+                Err(MetaError::Store { action: "open a copy of the store", reason })
+            }
+        }
+    }
+
     fn with(db: ::sled::Db, dir: &Path) -> Result<SledMeta, MetaError> {
         let data = fs::File::open(dir.join(DATA_FILE)).map_err(|e| store("open data file", e))?;
         let meta = SledMeta { db, data, writing: Mutex::new(Vec::new()) };
@@ -243,6 +258,21 @@ fn move_aside(dir: &Path) -> io::Result<PathBuf> {
         sync_directory(parent)?;
     }
     Ok(aside)
+}
+
+fn copy_files(of: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(of)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_files(&entry.path(), &to)?;
+        } else {
+            // Not `fs::copy`: what cannot be written there has to be writable here.
+            io::copy(&mut fs::File::open(entry.path())?, &mut fs::File::create(&to)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns a panic of sled into an error.

@@ -1,0 +1,220 @@
+//! Whether a stopped node's log and checkpoints are sound: all that a node would find when it starts, and
+//! what it would find only when it reads.
+
+use std::ops::{ControlFlow, RangeInclusive};
+
+use bytes::Bytes;
+use quorate_machine::catalog::Catalog;
+use quorate_machine::queue::{Command, Queue};
+use quorate_machine::{CommandIter, Machine, frame};
+use quorate_storage::log::offline::{Seen, Tail, file_name};
+use quorate_storage::{Disk, GroupId, Meta, OpenError};
+
+use super::content::{Content, content};
+use super::{Base, CATALOG, Stopped, group_of};
+use crate::replica_log::BODIES;
+
+/// Most findings that are kept; more are counted.
+const FINDINGS_MAX: usize = 1_000;
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, and the byte offset in it; `None` if it has no one place.
+    pub place: Option<(String, u64)>,
+    /// The group that it concerns, if it is known.
+    pub group: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What was looked at, and what is wrong with it.
+#[derive(Debug)]
+pub struct Report {
+    /// Segments of the log.
+    pub segments: usize,
+    /// Batches that are whole.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Commands in the entries.
+    pub commands: u64,
+    /// Groups of which anything is stored.
+    pub groups: usize,
+    /// Groups with a checkpoint that is sound.
+    pub checkpoints: usize,
+    /// Entries that checkpoints refer to for their bodies, and that are there.
+    pub referred: u64,
+    /// How the log ends.
+    pub tail: Tail,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Findings beyond those.
+    pub unlisted: u64,
+}
+
+impl Report {
+    fn find(&mut self, place: Option<(String, u64)>, group: Option<u64>, what: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(Finding { place, group, what });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// When the log cannot be listed. Damage is no error here.
+pub fn verify(disk: &dyn Disk, meta: Option<&dyn Meta>) -> Result<Report, OpenError> {
+    let mut report = Report {
+        segments: 0,
+        batches: 0,
+        records: 0,
+        bytes: 0,
+        commands: 0,
+        groups: 0,
+        checkpoints: 0,
+        referred: 0,
+        tail: Tail::Clean,
+        findings: Vec::new(),
+        unlisted: 0,
+    };
+    let stopped = Stopped::read(disk, meta, &mut |seen| {
+        report.records += 1;
+        report.bytes += seen.payload.len() as u64;
+        match readable(seen) {
+            Ok(commands) => report.commands += commands,
+            Err(what) => {
+                let (group, _) = group_of(seen.group);
+                let what = format!("{:?} {}: {what}", seen.kind, seen.index);
+                report.find(Some((file_name(seen.segment), seen.offset)), Some(group), what);
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    let log = stopped.log();
+    for fault in log.faults() {
+        report.find(Some((fault.file.clone(), fault.offset)), None, fault.reason.clone());
+    }
+    report.unlisted += log.unlisted_faults();
+    report.segments = log.segments().len();
+    report.batches = log.segments().iter().map(|segment| segment.batches).sum();
+    report.tail = log.tail().clone();
+    for group in stopped.groups() {
+        report.groups += 1;
+        raft_log(&stopped, group, &mut report);
+        checkpoint(&stopped, group, &mut report);
+    }
+    Ok(report)
+}
+
+/// Commands in the record, if all of it can be read.
+fn readable(seen: &Seen<'_>) -> Result<u64, String> {
+    match content(seen)? {
+        Content::Commands(_, commands) if group_of(seen.group).0 == CATALOG => {
+            count::<Catalog>(commands, |_| Ok(()))
+        }
+        Content::Commands(_, commands) => count::<Queue>(commands, |command| match command {
+            Command::Publish(publish) if publish.layout == frame::LAYOUT => {
+                frame::validate(&publish.frame, publish.count, u32::MAX).map_err(|e| e.to_string())
+            }
+            _ => Ok(()),
+        }),
+        _ => Ok(0),
+    }
+}
+
+fn count<M: Machine>(
+    commands: CommandIter,
+    check: impl Fn(&M::Command) -> Result<(), String>,
+) -> Result<u64, String> {
+    let mut count = 0;
+    for command in commands {
+        let mut command: Bytes = command.map_err(|error| error.to_string())?;
+        check(&M::decode(&mut command).map_err(|error| format!("command {count}: {error}"))?)
+            .map_err(|error| format!("command {count}: {error}"))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Entries without a gap from the floor on, terms that never fall, and a vote that is not behind them.
+fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
+    let log = stopped.log();
+    let Some(state) = log.state(GroupId(group)) else { return };
+    if let Some((missing, last)) = log.first_missing(GroupId(group)) {
+        let before = missing.checked_sub(1);
+        let before =
+            before.and_then(|at| log.entries(GroupId(group), at).next().filter(|e| e.index == at));
+        let place = before.map(|entry| (file_name(entry.segment), entry.offset));
+        let behind = if place.is_some() { "; the one before it stands here" } else { "" };
+        let what = format!("entry {missing} of ..={last} is missing{behind}");
+        report.find(place, Some(group), what);
+    }
+    let (floor, mut term) = state.purged.map_or((0, 0), |(index, term)| (index + 1, term));
+    let last = state.last.map_or(0, |(index, _)| index);
+    for entry in log.entries(GroupId(group), floor).take_while(|entry| entry.index <= last) {
+        if entry.term < term {
+            let place = Some((file_name(entry.segment), entry.offset));
+            let (index, lower) = (entry.index, entry.term);
+            let what = format!("the term falls from {term} to {lower} at entry {index}");
+            report.find(place, Some(group), what);
+        }
+        term = entry.term;
+    }
+    let vote = stopped.info(group).vote;
+    if let Some(vote) = vote.filter(|vote| vote.term < term) {
+        let what = format!("the vote is of term {}, the last entry of {term}", vote.term);
+        report.find(None, Some(group), what);
+    }
+}
+
+/// A checkpoint that restores the machine, with every entry that it refers to; none only where the log
+/// reaches back to the beginning.
+fn checkpoint(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
+    let log = stopped.log();
+    let purged = log.state(GroupId(group)).and_then(|state| state.purged);
+    let base = match stopped.checkpoint(group) {
+        Ok(Some(base)) => base,
+        Ok(None) => {
+            if let Some((index, _)) = purged {
+                let what = format!("the log begins behind {index}, and there is no checkpoint");
+                report.find(None, Some(group), what);
+            }
+            return;
+        }
+        Err(error) => return report.find(None, Some(group), format!("checkpoint: {error}")),
+    };
+    let Some(live) = live(group, &base) else {
+        return report.find(None, Some(group), "the checkpoint restores no machine".to_owned());
+    };
+    report.checkpoints += 1;
+    let covers = base.position().map_or(0, |at| at.index);
+    if let Some((index, _)) = purged.filter(|(index, _)| *index > covers) {
+        let what = format!("the log begins behind {index}, and the checkpoint covers {covers}");
+        report.find(None, Some(group), what);
+    }
+    for index in live.into_iter().flatten() {
+        if log.has(GroupId(group), index) || log.has(GroupId(group | BODIES), index) {
+            report.referred += 1;
+        } else {
+            let what = format!(
+                "the checkpoint at {covers} refers to the messages of entry {index}, which is missing"
+            );
+            report.find(None, Some(group), what);
+        }
+    }
+}
+
+/// The entries that a checkpoint refers to; `None` if it is no state of the group's machine.
+pub(super) fn live(group: u64, base: &Base) -> Option<Vec<RangeInclusive<u64>>> {
+    if group == CATALOG {
+        Catalog::restore(base.state()).ok().map(|machine| machine.live())
+    } else {
+        Queue::restore(base.state()).ok().map(|machine| machine.live())
+    }
+}
