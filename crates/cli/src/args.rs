@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, read, server, sim, verify,
+    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, verify,
 };
 use crate::units;
 
@@ -80,6 +80,9 @@ pub enum Command {
     /// Show the cluster, add nodes.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Look into the log of a node that does not run: show, verify, export, replay.
+    #[command(subcommand)]
+    Log(Box<log::Command>),
     /// Search simulated runs of the broker for one that breaks a promise.
     Sim(Box<sim::Args>),
     /// Print a completion script for a shell.

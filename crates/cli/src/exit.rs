@@ -13,7 +13,8 @@ pub enum Exit {
     Failed,
     /// 2: the command line is wrong; nothing was tried. clap ends with the same code.
     Usage,
-    /// 3: a node could not start: configuration, data directory or listen address.
+    /// 3: a node could not start: configuration, data directory or listen address. `log`: the data directory is in
+    /// use or cannot be opened.
     CannotStart,
     /// 4: no node answered in time, or the cluster has no majority.
     Unavailable,

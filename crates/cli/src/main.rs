@@ -4,6 +4,7 @@
 //! ```text
 //! args ──► commands/* ──► broker::Node            (server)
 //!                   ├───► nodes: child processes  (dev, demo, bench)
+//!                   ├───► group::offline          (log: a stopped node's directory)
 //!                   └───► session ──► client      (publish, consume, queue, cluster, demo, bench)
 //! every command returns Result<(), Failure>; main prints it and turns it into an exit code (exit.rs)
 //! ```
@@ -29,7 +30,7 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, publish, queue, read, server, sim, verify,
+    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -78,6 +79,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
+        Command::Log(command) => log::run(&command, global),
         Command::Sim(args) => sim::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

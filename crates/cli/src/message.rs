@@ -40,7 +40,7 @@ pub fn print<const N: usize>(
 }
 
 /// Text as `name`, other bytes as `name_base64`.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), base64(bytes).into()),

@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn a_blanked_frame_has_the_same_shape_and_no_content() {
         let secret = b"secret".as_slice();
-        let whole = [message(&[(secret, secret), (secret, b"")], secret), message(&[], b"")].concat();
+        let whole =
+            [message(&[(secret, secret), (secret, b"")], secret), message(&[], b"")].concat();
         let blank = blanked(&whole);
         assert_eq!(validate(&blank, 2, u32::MAX), Ok(()));
         assert_eq!(blank.len(), whole.len());

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod consume;
 pub mod demo;
 pub mod dev;
+pub mod log;
 pub mod publish;
 pub mod queue;
 pub mod read;

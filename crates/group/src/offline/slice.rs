@@ -150,9 +150,9 @@ impl<W: Write> SliceWriter<W> {
         }
         let mut header = (bytes as u32).to_le_bytes().to_vec();
         header.extend([kind, 0, 0, 0]);
-        let crc = content.iter().fold(crc32c::crc32c(&header), |crc, piece| {
-            crc32c::crc32c_append(crc, piece)
-        });
+        let crc = content
+            .iter()
+            .fold(crc32c::crc32c(&header), |crc, piece| crc32c::crc32c_append(crc, piece));
         self.crcs = crc32c::crc32c_append(self.crcs, &crc.to_le_bytes());
         self.out.write_all(&crc.to_le_bytes())?;
         self.out.write_all(&header)?;

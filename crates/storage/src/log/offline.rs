@@ -209,8 +209,7 @@ impl Walk<'_> {
         };
         let faults = self.offline.fault_count();
         let mut table = Builder::new(segment.file.len());
-        let mut at =
-            At { offset: SEGMENT_HEADER_BYTES as u64, batch: header.first_batch, is_last };
+        let mut at = At { offset: SEGMENT_HEADER_BYTES as u64, batch: header.first_batch, is_last };
         let mut scan = Scan::new(&segment);
         while !info.sealed
             && !self.ended
@@ -242,8 +241,7 @@ impl Walk<'_> {
             table.push(item);
             let (kind, group, payload) = (record.kind, record.group, record.payload);
             let (index, term, offset) = (record.index, record.term, u64::from(item.offset));
-            let seen =
-                Seen { segment: sequence, offset, batch, kind, group, index, term, payload };
+            let seen = Seen { segment: sequence, offset, batch, kind, group, index, term, payload };
             if !*ended {
                 *ended = each(&seen).is_break();
             }
