@@ -10,6 +10,7 @@ mod founding;
 mod full_disk;
 mod leaders;
 mod leases;
+mod log;
 mod python;
 mod readers;
 mod refusals;

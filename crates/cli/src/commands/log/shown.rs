@@ -101,13 +101,17 @@ pub struct Shown {
     pub messages: Vec<Shown>,
 }
 
+/// Names and values, in the order in which they are read.
+type FactList = Vec<(String, Value)>;
+
+macro_rules! facts {
+    ($($name:literal: $value:expr),* $(,)?) => { vec![$(($name.to_owned(), json!($value))),*] };
+}
+
 impl Shown {
-    fn of(kind: &str, facts: Value) -> Shown {
-        let facts = match facts {
-            Value::Object(facts) => facts,
-            _ => Map::new(),
-        };
-        let text = facts.iter().map(|(name, value)| match value {
+    fn of(kind: &str, facts: FactList) -> Shown {
+        let text = facts.iter().filter(|(_, value)| !value.is_null());
+        let text = text.map(|(name, value)| match value {
             Value::String(text) => format!(" {name} {text:?}"),
             value => format!(" {name} {value}"),
         });
@@ -131,7 +135,7 @@ impl Shown {
 /// A command of the record's group.
 pub fn command(seen: &Seen<'_>, mut command: bytes::Bytes, bodies: bool) -> Shown {
     let bytes = command.len();
-    let unreadable = |error| Shown::of("unreadable", json!({ "bytes": bytes, "error": error }));
+    let unreadable = |error| Shown::of("unreadable", facts! { "bytes": bytes, "error": error });
     if group_of(seen.group).0 == CATALOG {
         match Catalog::decode(&mut command) {
             Ok(command) => catalog_command(&command),
@@ -149,32 +153,32 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
     use queue::Command;
     let session = |session: &queue::Session| format!("{:032x}", session.0);
     match command {
-        Command::Configure(settings) => Shown::of("configure", settings_json(settings)),
+        Command::Configure(settings) => Shown::of("configure", settings_facts(settings)),
         Command::Publish(publish) => self::publish(publish, bodies),
         Command::Attach(attach) => {
-            let facts = json!({
+            let facts = facts! {
                 "session": session(&attach.session), "node": attach.node.0, "name": attach.name,
                 "prefetch": attach.prefetch, "lease_ms": attach.lease_ms,
-            });
+            };
             Shown::of("attach", facts)
         }
         Command::Detach { session: of, attachment } => {
-            Shown::of("detach", json!({ "session": session(of), "attachment": attachment.0 }))
+            Shown::of("detach", facts! { "session": session(of), "attachment": attachment.0 })
         }
         Command::Disconnect { session: of, attachment } => {
-            Shown::of("disconnect", json!({ "session": session(of), "attachment": attachment.0 }))
+            Shown::of("disconnect", facts! { "session": session(of), "attachment": attachment.0 })
         }
         Command::Settle { session: of, items } => {
             let text: Vec<String> = items.iter().map(settle_text).collect();
-            let facts = json!({ "session": session(of) });
+            let facts = facts! { "session": session(of) };
             let mut shown = Shown::of("settle", facts);
             shown.text = format!("{} {}", shown.text, text.join(", "));
             shown.json["items"] = items.iter().map(settle_json).collect();
             shown
         }
-        Command::Tick => Shown::of("tick", Value::Null),
-        Command::Purge => Shown::of("purge messages", Value::Null),
-        Command::LeaderChanged { node } => Shown::of("leader changed", json!({ "node": node.0 })),
+        Command::Tick => Shown::of("tick", Vec::new()),
+        Command::Purge => Shown::of("purge messages", Vec::new()),
+        Command::LeaderChanged { node } => Shown::of("leader changed", facts! { "node": node.0 }),
     }
 }
 
@@ -206,15 +210,13 @@ fn settle_json(item: &SettleItem) -> Value {
 }
 
 fn publish(publish: &Publish, bodies: bool) -> Shown {
-    let mut facts = Map::new();
+    let mut facts = FactList::new();
     if let Some(producer) = &publish.producer {
-        insert_bytes(&mut facts, "producer", producer.id.as_bytes());
-        facts.insert("epoch".to_owned(), producer.epoch.into());
-        facts.insert("sequence".to_owned(), producer.sequence.into());
+        facts.extend(bytes_fact("producer", producer.id.as_bytes()));
+        facts.extend(facts! { "epoch": producer.epoch, "sequence": producer.sequence });
     }
-    facts.insert("count".to_owned(), publish.count.into());
-    facts.insert("bytes".to_owned(), publish.frame.len().into());
-    let mut shown = Shown::of("publish", Value::Object(facts));
+    facts.extend(facts! { "count": publish.count, "bytes": publish.frame.len() });
+    let mut shown = Shown::of("publish", facts);
     if bodies {
         let (layout, count) = (publish.layout.into(), publish.count);
         match frame::messages(&Frame { layout, count, messages: publish.frame.clone() }) {
@@ -237,21 +239,25 @@ fn message(number: u32, message: &frame::MessageView) -> Shown {
         insert_bytes(&mut header, "value", &text_prefix(cut(&value), value.len()));
         Value::Object(header)
     });
-    let mut facts = Map::new();
-    facts.insert("number".to_owned(), number.into());
-    facts.insert("bytes".to_owned(), message.body.len().into());
+    let mut facts = facts! { "number": number, "bytes": message.body.len() };
     if !message.headers.is_empty() {
-        facts.insert("headers".to_owned(), headers.collect());
+        facts.push(("headers".to_owned(), headers.collect()));
     }
-    insert_bytes(&mut facts, "body", &text_prefix(cut(&message.body), message.body.len()));
     if message.body.len() > BODY_BYTES_MAX {
-        facts.insert("cut".to_owned(), true.into());
+        facts.push(("cut".to_owned(), true.into()));
     }
-    let mut shown = Shown::of("message", Value::Object(facts));
+    facts.extend(bytes_fact("body", &text_prefix(cut(&message.body), message.body.len())));
+    let mut shown = Shown::of("message", facts);
     if let Value::Object(json) = &mut shown.json {
         json.remove("command");
     }
     shown
+}
+
+fn bytes_fact(name: &str, bytes: &[u8]) -> Map<String, Value> {
+    let mut fact = Map::new();
+    insert_bytes(&mut fact, name, bytes);
+    fact
 }
 
 /// A text that was cut inside of a character ends before it.
@@ -265,55 +271,59 @@ fn text_prefix(bytes: bytes::Bytes, whole: usize) -> bytes::Bytes {
 }
 
 fn settings_json(settings: &queue::Settings) -> Value {
-    json!({
+    Value::Object(settings_facts(settings).into_iter().collect())
+}
+
+fn settings_facts(settings: &queue::Settings) -> FactList {
+    facts! {
         "max_messages": settings.max_messages, "max_bytes": settings.max_bytes,
         "max_deliveries": settings.max_deliveries, "lease_ms": settings.lease_ms,
         "session_grace_ms": settings.session_grace_ms, "dedup_window": settings.dedup_window,
         "dedup_age_ms": settings.dedup_age_ms, "min_in_sync": settings.min_in_sync,
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
         "retain_bytes": settings.retain_bytes, "version": settings.version,
-    })
+    }
 }
 
 fn catalog_command(command: &CatalogCommand) -> Shown {
     match command {
         CatalogCommand::Bootstrap { cluster_id } => {
-            Shown::of("bootstrap", json!({ "cluster_id": format!("{cluster_id:032x}") }))
+            Shown::of("bootstrap", facts! { "cluster_id": format!("{cluster_id:032x}") })
         }
         CatalogCommand::RegisterNode(node) => {
-            let facts = json!({
+            let facts = facts! {
                 "node": node.id.0, "incarnation": node.incarnation.to_string(),
                 "address": node.address, "zone": node.zone, "version": node.version,
                 "replace": node.replace,
-            });
+            };
             Shown::of("register node", facts)
         }
         CatalogCommand::CreateQueue(create) => {
             let candidates: Vec<u64> = create.candidates.iter().map(|node| node.0).collect();
             let mut shown = Shown::of(
                 "create queue",
-                json!({
+                facts! {
                     "queue": create.name.as_str(), "replicas": create.replicas,
                     "candidates": candidates,
-                }),
+                },
             );
             shown.json["settings"] = settings_json(&create.settings);
             shown
         }
         CatalogCommand::DeleteQueue { name } => {
-            Shown::of("delete queue", json!({ "queue": name.as_str() }))
+            Shown::of("delete queue", facts! { "queue": name.as_str() })
         }
         CatalogCommand::UpdateQueue { name, settings } => {
-            let mut shown = Shown::of("update queue", json!({ "queue": name.as_str() }));
+            let mut shown = Shown::of("update queue", facts! { "queue": name.as_str() });
             shown.json["settings"] = settings_json(settings);
             shown
         }
         CatalogCommand::DrainNode { id, draining } => {
-            Shown::of("drain node", json!({ "node": id.0, "draining": draining }))
+            Shown::of("drain node", facts! { "node": id.0, "draining": draining })
         }
-        CatalogCommand::Tick => Shown::of("tick", Value::Null),
+        CatalogCommand::Tick => Shown::of("tick", Vec::new()),
         catalog::Command::LeaderChanged { node } => {
-            Shown::of("leader changed", json!({ "node": node.0 }))
+            Shown::of("leader changed", facts! { "node": node.0 })
         }
     }
 }
