@@ -23,6 +23,7 @@ mod memory;
 mod meta_chunks;
 mod raft_codec;
 mod requests;
+mod slices;
 mod snapshots;
 
 /// A family of decoders, as the fuzzer and the tests see it.
@@ -86,8 +87,11 @@ pub const REQUESTS: Target = Target::new("requests", 200, requests::check, reque
 pub const PEER_MESSAGES: Target =
     Target::new("peer_messages", 200, requests::check_peer, requests::peer_seeds);
 
+/// A part of a group's log in a file.
+pub const SLICE: Target = Target::new("slice", 200, slices::check, slices::seeds);
+
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     LOG_FORMAT,
     LOG_RECOVERY,
     META_CHUNKS,
@@ -100,4 +104,5 @@ pub const TARGETS: [Target; 12] = [
     FRAME,
     REQUESTS,
     PEER_MESSAGES,
+    SLICE,
 ];

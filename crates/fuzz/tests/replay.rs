@@ -106,6 +106,11 @@ fn peer_messages_stand_their_corpus() {
     replay(&fuzz::PEER_MESSAGES);
 }
 
+#[test]
+fn slices_stand_their_corpus() {
+    replay(&fuzz::SLICE);
+}
+
 /// If this fails a format has changed: is its version raised, and are older ones still read? Then
 /// keep the old seeds under other names, and write the new ones with `cargo run -p quorate-fuzz`.
 #[test]

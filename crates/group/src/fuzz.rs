@@ -7,8 +7,11 @@
 use bytes::{Bytes, BytesMut};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
+use quorate_storage::Entry;
 
-use crate::types::log_id;
+use crate::checkpoint::Checkpoint;
+use crate::offline::{Base, Head, Landmark, SliceReader, SliceWriter};
+use crate::types::{Position, SnapshotMeta, log_id};
 use crate::{checkpoint, codec, network, wire};
 
 /// A vote, as in a group's state record.
@@ -46,6 +49,45 @@ pub fn checkpoint(bytes: &[u8]) {
     if let Ok(checkpoint) = checkpoint::decode(Bytes::copy_from_slice(bytes)) {
         assert_eq!(checkpoint::encode(&checkpoint), bytes, "{:?}", checkpoint.meta);
     }
+}
+
+/// A slice of a group's log.
+pub fn slice(bytes: &[u8]) {
+    let Ok(mut reader) = SliceReader::open(bytes) else { return };
+    let (head, base) = (reader.head().clone(), reader.base().cloned());
+    let mut writer = SliceWriter::begin(Vec::new(), &head, base.as_ref()).expect("it was read");
+    for entry in reader.by_ref() {
+        let Ok(entry) = entry else { return };
+        writer.entry(&entry).expect("it was read");
+    }
+    assert!(reader.next().is_none(), "it has ended");
+    assert_eq!(writer.finish().expect("it was read"), bytes, "{head:?}");
+}
+
+/// A slice with a checkpoint at entry 9, of `state`, if there is any, and entries behind it.
+#[must_use]
+pub fn slice_of(state: Option<&[u8]>, payloads: &[&[u8]]) -> Vec<u8> {
+    let base = state.map(|state| {
+        let meta = SnapshotMeta { last_log_id: Some(log_id(7, 9)), ..SnapshotMeta::default() };
+        let checkpoint = Checkpoint { meta, state: Bytes::copy_from_slice(state) };
+        Base::decode(checkpoint::encode(&checkpoint)).expect("a checkpoint")
+    });
+    let first = if base.is_some() { 10 } else { 0 };
+    let head = Head {
+        cluster_id: "c".repeat(32),
+        node_id: 2,
+        group: 5,
+        queue: "orders".to_owned(),
+        bodies: base.is_none(),
+        committed: Some(Position { term: 7, index: 9 }),
+        landmark: base.is_none().then_some(Landmark { index: 1, hash: u64::MAX }),
+    };
+    let mut writer = SliceWriter::begin(Vec::new(), &head, base.as_ref()).expect("small");
+    for (payload, index) in payloads.iter().zip(first..) {
+        let payload = Bytes::copy_from_slice(payload);
+        writer.entry(&Entry { index, term: 7, payload }).expect("small");
+    }
+    writer.finish().expect("small")
 }
 
 /// What a replica makes of a message of another node, request or answer.

@@ -49,6 +49,8 @@ pub struct Report {
     pub referred: u64,
     /// How the log ends.
     pub tail: Tail,
+    /// What may be as it should, and may be not: of which groups, and what.
+    pub notes: Vec<(u64, String)>,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// Findings beyond those.
@@ -80,6 +82,7 @@ pub fn verify(disk: &dyn Disk, meta: Option<&dyn Meta>) -> Result<Report, OpenEr
         checkpoints: 0,
         referred: 0,
         tail: Tail::Clean,
+        notes: Vec::new(),
         findings: Vec::new(),
         unlisted: 0,
     };
@@ -104,7 +107,12 @@ pub fn verify(disk: &dyn Disk, meta: Option<&dyn Meta>) -> Result<Report, OpenEr
     report.segments = log.segments().len();
     report.batches = log.segments().iter().map(|segment| segment.batches).sum();
     report.tail = log.tail().clone();
-    for group in stopped.groups() {
+    let groups = stopped.groups();
+    if !groups.is_empty() && !groups.contains(&CATALOG) {
+        let what = "nothing is stored of it, although queues are".to_owned();
+        report.find(None, Some(CATALOG), what);
+    }
+    for group in groups {
         report.groups += 1;
         raft_log(&stopped, group, &mut report);
         checkpoint(&stopped, group, &mut report);
@@ -142,7 +150,8 @@ fn count<M: Machine>(
     Ok(count)
 }
 
-/// Entries without a gap from the floor on, terms that never fall, and a vote that is not behind them.
+/// Entries without a gap from the first or the floor on, terms that never fall, and a vote that is not behind
+/// them.
 fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
     let log = stopped.log();
     let Some(state) = log.state(GroupId(group)) else { return };
@@ -153,6 +162,13 @@ fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
         let place = before.map(|entry| (file_name(entry.segment), entry.offset));
         let behind = if place.is_some() { "; the one before it stands here" } else { "" };
         let what = format!("entry {missing} of ..={last} is missing{behind}");
+        report.find(place, Some(group), what);
+    }
+    let begins = log.entries(GroupId(group), 0).next().filter(|entry| entry.index > 0);
+    if let Some(entry) = begins.filter(|_| state.purged.is_none()) {
+        let place = Some((file_name(entry.segment), entry.offset));
+        let last = entry.index - 1;
+        let what = format!("entries 0..={last} are missing; the first that is there stands here");
         report.find(place, Some(group), what);
     }
     let (floor, mut term) = state.purged.map_or((0, 0), |(index, term)| (index + 1, term));
@@ -166,7 +182,12 @@ fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
         }
         term = entry.term;
     }
-    let vote = stopped.info(group).vote;
+    let info = stopped.info(group);
+    if let Some(committed) = info.committed.filter(|at| at.index > last) {
+        let what = format!("{} is known to be committed, the log ends at {last}", committed.index);
+        report.notes.push((group, what));
+    }
+    let vote = info.vote;
     if let Some(vote) = vote.filter(|vote| vote.term < term) {
         let what = format!("the vote is of term {}, the last entry of {term}", vote.term);
         report.find(None, Some(group), what);
@@ -189,11 +210,16 @@ fn checkpoint(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
         }
         Err(error) => return report.find(None, Some(group), format!("checkpoint: {error}")),
     };
+    let last = log.state(GroupId(group)).and_then(|state| state.last);
+    let covers = base.position().map_or(0, |at| at.index);
+    if last.is_none_or(|(last, _)| last < covers) {
+        let last = last.map_or("has no entries".to_owned(), |(last, _)| format!("ends at {last}"));
+        report.notes.push((group, format!("the checkpoint covers {covers}, the log {last}")));
+    }
     let Some(live) = live(group, &base) else {
         return report.find(None, Some(group), "the checkpoint restores no machine".to_owned());
     };
     report.checkpoints += 1;
-    let covers = base.position().map_or(0, |at| at.index);
     if let Some((index, _)) = purged.filter(|(index, _)| *index > covers) {
         let what = format!("the log begins behind {index}, and the checkpoint covers {covers}");
         report.find(None, Some(group), what);

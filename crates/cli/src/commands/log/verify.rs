@@ -44,11 +44,20 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             for finding in &report.findings {
                 writeln!(out, "{}", finding_json(finding))?;
             }
+            for (group, note) in &report.notes {
+                writeln!(out, "{}", json!({ "note": note, "group": group }))?;
+            }
             writeln!(out, "{}", summary_json(&report))?;
         }
         Format::Table => {
             for finding in &report.findings {
                 writeln!(out, "{}", finding_text(finding))?;
+            }
+            for (group, note) in &report.notes {
+                writeln!(
+                    out,
+                    "note     group {group}: {note}; it may be of a crash, or the end of the log is lost"
+                )?;
             }
             write!(out, "{}", summary(&report))?;
         }
