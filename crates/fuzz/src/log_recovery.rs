@@ -8,15 +8,17 @@
 //!
 //! Damage is refused, cut off with the last batch, or found when the entry is read, and never
 //! believed. A forged log, whole but describing what no writer would write, is refused or is a log
-//! with which one can go on.
+//! with which one can go on. Looking at it without opening it finds what opening it finds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use quorate_storage::disk::{AlignedBuffer, BLOCK};
 use quorate_storage::log::INDEX_MAX;
 use quorate_storage::log::format::{self, Kind, Record, SegmentHeader};
+use quorate_storage::log::offline;
 use quorate_storage::{Disk, Entry, GroupId, GroupState, Log, Options, ReadError, SimDisk, Writer};
 
 use crate::input::{Input, put_chunk};
@@ -86,6 +88,26 @@ fn readable(log: &Log) -> (Content, BTreeSet<(GroupId, u64)>) {
     };
     let content = log.groups().into_iter().map(|group| (group, of(group))).collect();
     (content, unreadable)
+}
+
+/// Reads the log as a tool does, after the fact: what was refused has a fault, and what has none holds what was
+/// opened. Returns whether it has none.
+fn looked_at(disk: &SimDisk, opened: Option<&Log>) -> bool {
+    let read = offline::read(&disk.reopen(), &mut |_| ControlFlow::Continue(()));
+    let read = read.expect("a disk in memory");
+    let is_whole = |group| read.first_missing(group).is_none();
+    let is_sound = read.faults().is_empty() && read.groups().all(is_whole);
+    assert!(opened.is_some() || !is_sound, "what was refused has a fault");
+    if let Some(log) = opened.filter(|_| is_sound) {
+        assert!(read.groups().eq(log.groups()));
+        for group in log.groups() {
+            assert_eq!(read.state(group), log.state(group).as_ref(), "group {group}");
+            let seen = read.entries(group, 0).map(|entry| (entry.index, Some(entry.term)));
+            let held = log.indexes(group).into_iter().flatten();
+            assert!(seen.eq(held.map(|index| (index, log.term_of(group, index)))), "{group}");
+        }
+    }
+    is_sound
 }
 
 /// A log of several segments, with what it held before its last batch and after it.
@@ -185,9 +207,12 @@ fn damaged(input: &mut Input<'_>) {
         }
     };
     flip();
-    let found = open(disk).map(|(log, _)| readable(&log));
+    let opened = open(disk);
+    let is_sound = looked_at(disk, opened.as_ref().map(|(log, _)| log));
+    let found = opened.map(|(log, _)| readable(&log));
     let withdrawn = tables.iter().any(|(name, _)| disk.file_len(name).is_none());
     if found.as_ref().is_some_and(|(_, unreadable)| !unreadable.is_empty()) {
+        assert!(!is_sound, "{places:?} are passed by");
         assert!(withdrawn && open(disk).is_none(), "{places:?} are passed by once more");
     }
     flip();
@@ -250,7 +275,10 @@ fn forged(input: &mut Input<'_>) {
     if let Some(mut segment) = segment {
         segment.batch(false);
     }
-    if let Some((log, writer)) = open(&disk) {
+    let opened = open(&disk);
+    let is_sound = looked_at(&disk, opened.as_ref().map(|(log, _)| log));
+    assert_eq!(is_sound, opened.is_some());
+    if let Some((log, writer)) = opened {
         go_on(&disk, &log, writer);
     }
 }
