@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use quorate_storage::{DataDir, DirError, Identity};
+use quorate_storage::{DataDir, DirError, Identity, Meta, StoppedDir};
 
 fn identity() -> Identity {
     Identity { cluster_id: "c1".into(), node_id: 3, incarnation: 1, joined: false }
@@ -54,4 +54,46 @@ fn a_newer_format_and_a_damaged_identity_are_told_apart() {
     assert!(matches!(DataDir::open(parent.path()), Err(DirError::IdentityDamaged { .. })));
     fs::write(&file, r#"{"format_version": 1, "clus"#).expect("write");
     assert!(matches!(DataDir::open(parent.path()), Err(DirError::IdentityDamaged { .. })));
+}
+
+#[test]
+fn a_directory_that_is_looked_at_lets_no_node_start_and_is_left_as_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path();
+    let open = || StoppedDir::open(path);
+    assert!(matches!(open(), Err(DirError::Uninitialised { .. })));
+    let node = DataDir::create(path, identity()).expect("create");
+    node.disk().expect("make the log");
+    let mine = std::process::id();
+    assert!(matches!(open(), Err(DirError::Locked { pid: Some(pid), .. }) if pid == mine));
+    drop(node);
+    let lock = fs::read(path.join("lock")).expect("read the lock");
+    let (first, second) = (open().expect("open"), open().expect("two may look"));
+    assert_eq!((first.unlocked(), first.identity().expect("identity")), (None, identity()));
+    assert!(matches!(DataDir::open(path), Err(DirError::Locked { .. })));
+    assert_eq!(fs::read(path.join("lock")).expect("read the lock"), lock);
+    drop((first, second));
+    assert!(DataDir::open(path).is_ok());
+    fs::remove_file(path.join("lock")).expect("remove the lock");
+    assert!(open().expect("a copy").unlocked().is_some_and(|why| why.contains("copy")));
+    assert!(!path.join("lock").exists());
+}
+
+#[test]
+fn the_small_state_is_read_from_a_copy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = DataDir::create(dir.path(), identity()).expect("create");
+    node.disk().expect("make the log");
+    let (meta, _) = node.meta().expect("open");
+    meta.put(b"key", &vec![7; 100_000]).expect("put");
+    meta.sync().expect("sync");
+    drop((meta, node));
+    let scratch = tempfile::tempdir().expect("a directory");
+    let stopped = StoppedDir::open(dir.path()).expect("open");
+    let meta = stopped.meta(&scratch.path().join("meta")).expect("copy").expect("it is there");
+    assert_eq!(meta.get(b"key").expect("get").map(|value| value.len()), Some(100_000));
+    meta.put(b"key", b"changed").expect("put");
+    drop(meta);
+    let again = stopped.meta(&scratch.path().join("again")).expect("copy").expect("it is there");
+    assert_eq!(again.get(b"key").expect("get").map(|value| value.len()), Some(100_000));
 }
