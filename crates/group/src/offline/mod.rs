@@ -12,6 +12,8 @@ mod content;
 mod history;
 mod replay;
 mod slice;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::collections::BTreeSet;
