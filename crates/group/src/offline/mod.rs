@@ -190,13 +190,15 @@ impl<'a> Stopped<'a> {
     /// Lets go of what the checkpoints make superfluous, as a node does when it starts: the figures of the
     /// segments are those of what is needed then. Checkpoints that cannot be read let go of nothing.
     pub fn release(&mut self) {
+        let mut kept = Vec::new();
         for group in self.groups() {
             let Ok(Some(base)) = self.checkpoint(group) else { continue };
             let Some(live) = verify::live(group, &base) else { continue };
             let upto = base.position().map_or(0, |at| at.index);
-            self.log.retain(GroupId(group), upto, &live);
-            self.log.retain(GroupId(group | BODIES), upto, &live);
+            kept.push((GroupId(group), upto, live.clone()));
+            kept.push((GroupId(group | BODIES), upto, live));
         }
+        self.log.retain(&kept);
     }
 
     /// The catalog, as of the last entry here.

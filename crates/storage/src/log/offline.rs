@@ -434,9 +434,12 @@ impl Offline {
         recover::first_missing(self.state.groups.get(&group)?)
     }
 
-    /// Forgets what a checkpoint makes superfluous, as [`Log::retain`](super::Log::retain) does.
-    pub fn retain(&mut self, group: GroupId, upto: u64, keep: &[RangeInclusive<u64>]) {
-        self.state.retain(group, upto, keep);
+    /// Forgets what checkpoints make superfluous: of each group, as [`Log::retain`](super::Log::retain) does,
+    /// up to an index all but some entries.
+    pub fn retain(&mut self, kept: &[(GroupId, u64, Vec<RangeInclusive<u64>>)]) {
+        for (group, upto, keep) in kept {
+            self.state.retain(*group, *upto, keep);
+        }
         self.count_live();
     }
 

@@ -111,7 +111,7 @@ fn segments(segments: &[SegmentInfo]) -> Table {
         ">written",
         ">live",
         ">records",
-        ">live",
+        ">live records",
         ">first batch",
         ">last",
         "table",
