@@ -11,7 +11,7 @@ use quorate_machine::queue::Queue;
 use quorate_storage::Entry;
 use serde_json::{Value, json};
 
-use super::shown::time;
+use super::shown::{members, time};
 use super::{Data, Which, group, no_history, open, shown};
 use crate::args::{Format, Global};
 use crate::exit::Exit;
@@ -153,6 +153,7 @@ fn apply<M: Machine>(
                 "hash": hex(machine.hash()), "now_ms": machine.machine().now().0,
                 "checkpoint_reached": met.map(|(landmark, _)| landmark.index),
             });
+            json["voters"] = json!(machine.members().map(|members| &members.voters));
             facts.into_iter().for_each(|(name, value)| json[name] = value);
             writeln!(out, "{json}")?;
         }
@@ -220,6 +221,9 @@ fn text<M: Machine>(
     facts.fact("time", time(machine.machine().now().0));
     for (name, value) in stats {
         facts.fact(name, value.as_u64().map_or(value.to_string(), units::count));
+    }
+    if let Some(of) = machine.members() {
+        facts.fact("replicas", members(of));
     }
     facts.to_string()
 }
