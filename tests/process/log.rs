@@ -314,10 +314,13 @@ fn a_directory_in_use_is_refused_and_a_copy_of_it_that_cannot_be_written_is_read
             }
         };
         mode(0o555);
+        let before = content(copied.path());
         let shown = quorate(&["log", "inspect", "--data", text(copied.path())]).await;
         assert_eq!(shown.code, Some(0), "{}", shown.err);
         assert!(shown.err.contains("is not locked"), "{}", shown.err);
         done(&["log", "verify", "--data", text(copied.path())]).await;
+        // Who runs this may be allowed to write all the same.
+        assert!(before == content(copied.path()), "looking has changed a file");
         mode(0o755);
         let nothing = tempfile::tempdir().expect("a directory");
         let missing = quorate(&["log", "inspect", "--data", text(nothing.path())]).await;
@@ -389,7 +392,7 @@ fn damage_is_named_with_its_place_and_a_torn_tail_is_none() {
         assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
         assert!(found.out.contains("torn"), "{}", found.out);
 
-        // A changed checkpoint store is told too.
+        // Whose directory it is has to be known, too.
         let unsure = copy(cluster.data(1));
         fs::write(unsure.path().join("identity.json"), b"{").expect("damage the identity");
         verify(&unsure).await.refused_with(1, &["damaged"]);
