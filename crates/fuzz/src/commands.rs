@@ -4,7 +4,9 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
-use quorate_machine::catalog::{self, Catalog, CreateQueue, QueueName, RegisterNode};
+use quorate_machine::catalog::{
+    self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
+};
 use quorate_machine::queue::{
     Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
     SettleItem, SettleKind, Token,
@@ -132,6 +134,22 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         create("mail.eu-west_1", 1, limited.clone()),
         C::UpdateQueue { name: name("orders"), settings: limited },
         C::DrainNode { id: NodeId(2), draining: true },
+        register(4),
+        C::PlaceQueue(PlaceQueue {
+            group: GroupId(1),
+            moved: 0,
+            replicas: vec![NodeId(1), NodeId(2), NodeId(4)],
+            observers: vec![NodeId(3)],
+        }),
+        C::QueuePlaced { group: GroupId(1), moved: 10 },
+        C::RemoveNode { id: NodeId(3) },
+        C::PlaceQueue(PlaceQueue {
+            group: GroupId(1),
+            moved: 10,
+            replicas: vec![NodeId(1), NodeId(2), NodeId(4)],
+            observers: vec![],
+        }),
+        C::QueuePlaced { group: GroupId(1), moved: 13 },
         C::Tick,
         C::LeaderChanged { node: NodeId(1) },
         C::DeleteQueue { name: name("mail.eu-west_1") },

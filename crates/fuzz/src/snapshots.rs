@@ -4,7 +4,7 @@
 //! end, messages are published, delivered, settled and purged without a contradiction.
 
 use bytes::Bytes;
-use quorate_machine::catalog::{self, Catalog, CreateQueue, RegisterNode};
+use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
 use quorate_machine::queue::{
     Attach, Command, Effect, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
     SettleItem, SettleKind, Token,
@@ -197,6 +197,16 @@ fn live_on(mut catalog: Catalog) {
         let settings = Settings::default();
         let create = CreateQueue { name, settings, replicas: 3, candidates };
         apply(&mut catalog, catalog::Command::CreateQueue(create));
+    }
+    let queues: Vec<_> = catalog.queues().map(|queue| (queue.group, queue.moved)).collect();
+    for (group, moved) in queues {
+        let (replicas, observers) = (vec![NodeId(group.0 % 3 + 1)], vec![NodeId(4)]);
+        let place = PlaceQueue { group, moved, replicas, observers };
+        let reply = apply(&mut catalog, catalog::Command::PlaceQueue(place));
+        if let catalog::Reply::Placed { moved } = reply {
+            apply(&mut catalog, catalog::Command::QueuePlaced { group, moved });
+        }
+        apply(&mut catalog, catalog::Command::RemoveNode { id: NodeId(group.0) });
     }
     restored_again(&catalog);
 }

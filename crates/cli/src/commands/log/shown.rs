@@ -3,7 +3,7 @@
 use quorate_group::offline::{CATALOG, Content, Members, StateRecord, Vote, group_of};
 use quorate_machine::catalog::{self, Catalog};
 use quorate_machine::queue::{self, Publish, Queue, SettleItem, SettleKind};
-use quorate_machine::{Machine, catalog::Command as CatalogCommand};
+use quorate_machine::{Machine, NodeId, catalog::Command as CatalogCommand};
 use quorate_proto::frame;
 use quorate_proto::v1::Frame;
 use quorate_storage::log::format::Kind;
@@ -321,6 +321,18 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
         CatalogCommand::DrainNode { id, draining } => {
             Shown::of("drain node", facts! { "node": id.0, "draining": draining })
         }
+        CatalogCommand::PlaceQueue(place) => {
+            let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
+            let facts = facts! {
+                "group": place.group.0, "decided_on": place.moved,
+                "replicas": ids(&place.replicas), "observers": ids(&place.observers),
+            };
+            Shown::of("place queue", facts)
+        }
+        CatalogCommand::QueuePlaced { group, moved } => {
+            Shown::of("queue placed", facts! { "group": group.0, "moved": moved })
+        }
+        CatalogCommand::RemoveNode { id } => Shown::of("remove node", facts! { "node": id.0 }),
         CatalogCommand::Tick => Shown::of("tick", Vec::new()),
         catalog::Command::LeaderChanged { node } => {
             Shown::of("leader changed", facts! { "node": node.0 })
