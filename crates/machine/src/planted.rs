@@ -29,11 +29,13 @@ pub enum Bug {
     ExpireEarly,
     /// A restarted leader leads on without an election.
     WrongLeaderRestore,
+    /// What a slot holds back is let go of all the same.
+    TrimPastSlots,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -45,6 +47,7 @@ impl Bug {
         Bug::DeliverUncommitted,
         Bug::ExpireEarly,
         Bug::WrongLeaderRestore,
+        Bug::TrimPastSlots,
     ];
 
     /// As the command line names it.
@@ -62,6 +65,7 @@ impl Bug {
             Bug::DeliverUncommitted => "deliver_uncommitted",
             Bug::ExpireEarly => "expire_early",
             Bug::WrongLeaderRestore => "wrong_leader_restore",
+            Bug::TrimPastSlots => "trim_past_slots",
         }
     }
 }

@@ -28,7 +28,9 @@ impl Reference {
                 last.count += count;
                 last.bytes += bytes;
             }
-            _ => self.batches.push(Batch { index, since: self.now, bytes, count, kept: true }),
+            _ => {
+                self.batches.push(Batch { index, first, since: self.now, bytes, count, kept: true })
+            }
         }
         let batch = self.batches.len() - 1;
         let message = |&id| Message { state: State::Ready, deliveries: 0, id, batch };
