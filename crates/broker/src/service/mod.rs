@@ -8,6 +8,7 @@ pub(crate) mod queue;
 pub(crate) mod reader;
 mod receipts;
 mod replication;
+pub(crate) mod slots;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -37,7 +37,8 @@ impl Queue {
     pub(super) fn trim(&mut self) {
         while let Some(oldest) = self.retained.oldest() {
             let is_crowded = self.retained.len() > RETAINED_MAX;
-            let is_held = self.slots.hold(oldest, self.now) && !planted::is(Bug::TrimPastSlots);
+            let is_held = self.slots.hold(oldest, self.now, self.ready.next())
+                && !planted::is(Bug::TrimPastSlots);
             let is_wanted = is_held || !self.is_beyond(oldest, self.retained.bytes());
             if is_wanted && !is_crowded {
                 break;
@@ -53,7 +54,7 @@ impl Queue {
     /// When the oldest retained batch is to go at the latest. One that a slot holds waits for the slot.
     pub(super) fn retention_deadline(&self) -> Option<Millis> {
         let oldest = self.retained.oldest()?;
-        let is_held = self.slots.hold(oldest, self.now);
+        let is_held = self.slots.hold(oldest, self.now, self.ready.next());
         self.retained.next_deadline(self.settings.retain_ms).filter(|_| !is_held)
     }
 
@@ -109,7 +110,7 @@ impl Queue {
         let passed = self.retained.from(slot.position).take_while(|batch| batch.end() <= to.0);
         slot.pinned -= passed.map(|batch| u64::from(batch.bytes)).sum::<u64>();
         slot.position = to.0;
-        slot.moved = now;
+        slot.touched = now;
         match self.slot(name) {
             Some(slot) => Reply::SlotAdvanced { slot },
             None => Reply::Rejected(Rejection::SlotNotFound),
@@ -129,8 +130,9 @@ impl Queue {
         self.slots.get(name).map(|slot| self.slot_info(name, slot))
     }
 
-    /// All slots, by name.
-    pub(super) fn slot_infos(&self) -> Vec<SlotInfo> {
+    /// All slots, by name, as of the last entry.
+    #[must_use]
+    pub fn slots(&self) -> Vec<SlotInfo> {
         self.slots.iter().map(|(name, slot)| self.slot_info(name, slot)).collect()
     }
 
@@ -143,7 +145,7 @@ impl Queue {
             lag: self.ready.next() - slot.position,
             max_retained_bytes: slot.max_retained_bytes,
             max_idle_ms: slot.max_idle_ms,
-            moved: slot.moved,
+            waiting_since: (slot.position < self.ready.next()).then_some(slot.touched),
             lost_from: slot.lost_from.map(Offset),
         }
     }
@@ -152,7 +154,7 @@ impl Queue {
         let mut retained = self.retained.from(slot.position);
         match slot.lost_from {
             Some(_) => SlotState::Lost,
-            None if !slot.holds(self.now) => SlotState::Unreserved,
+            None if !slot.holds(self.now, self.ready.next()) => SlotState::Unreserved,
             // If the settings keep the oldest of what it needs, they keep all of it.
             None if retained.next().is_some_and(|oldest| self.is_beyond(oldest, slot.pinned)) => {
                 SlotState::Extended

@@ -254,7 +254,7 @@ impl Machine for Queue {
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
             self.retention_deadline(),
-            self.slots.next_deadline(self.now),
+            self.slots.next_deadline(self.now, self.ready.next()),
         ];
         deadlines.into_iter().flatten().min()
     }

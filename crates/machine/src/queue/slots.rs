@@ -1,12 +1,12 @@
 //! Replication slots: named read positions that hold the log back until they have moved on.
 //!
 //! A slot *needs* every message from its position on, settled or not. What is settled of that stays in
-//! `Retained` as long as the slot *holds* it: while the bytes there are within the slot's bound and the slot
-//! was moved lately enough. A slot that holds nothing back any more loses nothing by that alone: it is lost
+//! `Retained` as long as the slot *holds* it: while the bytes there are within the slot's bound, and what it
+//! waits at has not been there for too long. A slot that holds nothing back any more loses nothing by that alone: it is lost
 //! when a batch that it needs is let go of, and says so for ever after.
 //!
 //! ```text
-//!          within bound, moved lately            beyond bound, or idle           a batch it needs goes
+//!          within bound, not idle                beyond bound, or idle           a batch it needs goes
 //!  create ───────► reserved ◄─────► extended ◄───────────────► unreserved ─────────────────► lost ──► drop
 //!                  the queue would   only the slot       advance
 //!                  keep it anyway    keeps it
@@ -97,7 +97,8 @@ pub struct CreateSlot {
     pub from: SlotStart,
     /// Most bytes of settled batches that it holds back.
     pub max_retained_bytes: u64,
-    /// It holds nothing back once it was not moved for so long, in milliseconds; 0: however long.
+    /// It holds nothing back once it had something to read and was not moved for so long, in milliseconds; 0:
+    /// however long.
     pub max_idle_ms: u64,
 }
 
@@ -129,10 +130,10 @@ pub struct SlotInfo {
     pub lag: u64,
     /// Most bytes that it holds back.
     pub max_retained_bytes: u64,
-    /// How long it may stay where it is, in milliseconds; 0: for ever.
+    /// How long it may stay where there is something to read, in milliseconds; 0: for ever.
     pub max_idle_ms: u64,
-    /// When it was made or moved last.
-    pub moved: Millis,
+    /// Since when there is something to read where it is; none at the end of the queue.
+    pub waiting_since: Option<Millis>,
     /// Of a lost slot, the first message that it needed and that is gone.
     pub lost_from: Option<Offset>,
 }
@@ -144,7 +145,8 @@ pub(super) struct Slot {
     pub max_retained_bytes: u64,
     pub max_idle_ms: u64,
     pub position: u64,
-    pub moved: Millis,
+    /// When it was made or moved last; or, if that left it at the end of the queue, when the next message came.
+    pub touched: Millis,
     pub lost_from: Option<u64>,
     /// Bytes of retained batches that it needs; computed, not persisted.
     pub pinned: u64,
@@ -152,13 +154,13 @@ pub(super) struct Slot {
 
 impl Slot {
     /// A slot at a position, with what is retained from there on.
-    pub fn new(create: &CreateSlot, position: u64, moved: Millis, retained: &Retained) -> Self {
+    pub fn new(create: &CreateSlot, position: u64, touched: Millis, retained: &Retained) -> Self {
         let mut slot = Self {
             from: create.from,
             max_retained_bytes: create.max_retained_bytes,
             max_idle_ms: create.max_idle_ms,
             position,
-            moved,
+            touched,
             lost_from: None,
             pinned: 0,
         };
@@ -184,15 +186,16 @@ impl Slot {
         self.lost_from.is_none() && self.position < batch.end()
     }
 
-    /// Whether it holds back what it needs.
-    pub fn holds(&self, now: Millis) -> bool {
-        let is_idle = self.idle_at().is_some_and(|at| at <= now);
+    /// Whether it holds back what it needs, in a queue that ends at `next`.
+    pub fn holds(&self, now: Millis, next: u64) -> bool {
+        let is_idle = self.idle_at(next).is_some_and(|at| at <= now);
         self.lost_from.is_none() && self.pinned <= self.max_retained_bytes && !is_idle
     }
 
-    /// When it will have been idle for too long.
-    fn idle_at(&self) -> Option<Millis> {
-        (self.max_idle_ms > 0).then(|| self.moved.plus(self.max_idle_ms))
+    /// When it will have been idle for too long. Where there is nothing to read it is not idle.
+    fn idle_at(&self, next: u64) -> Option<Millis> {
+        let can_be = self.max_idle_ms > 0 && self.position < next;
+        can_be.then(|| self.touched.plus(self.max_idle_ms))
     }
 
     fn lose(&mut self, offset: u64) {
@@ -238,8 +241,15 @@ impl Slots {
     }
 
     /// Whether a slot holds a batch back.
-    pub fn hold(&self, batch: &Batch, now: Millis) -> bool {
-        self.slots.values().any(|slot| slot.needs(batch) && slot.holds(now))
+    pub fn hold(&self, batch: &Batch, now: Millis, next: u64) -> bool {
+        self.slots.values().any(|slot| slot.needs(batch) && slot.holds(now, next))
+    }
+
+    /// A message is at `first` from now on: slots there have something to read.
+    pub fn published(&mut self, first: u64, now: Millis) {
+        for slot in self.slots.values_mut().filter(|slot| slot.position == first) {
+            slot.touched = now;
+        }
     }
 
     /// A batch is retained from now on.
@@ -265,9 +275,9 @@ impl Slots {
     }
 
     /// When the next slot will have been idle for too long.
-    pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
+    pub fn next_deadline(&self, now: Millis, next: u64) -> Option<Millis> {
         let live = self.slots.values().filter(|slot| slot.lost_from.is_none());
-        live.filter_map(Slot::idle_at).filter(|&at| at > now).min()
+        live.filter_map(|slot| slot.idle_at(next)).filter(|&at| at > now).min()
     }
 }
 

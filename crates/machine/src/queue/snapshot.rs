@@ -14,7 +14,7 @@
 //! consumer  = session | name | node | prefetch | lease_ms? | attachment | grace?
 //! turn      = session
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
-//! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | position | moved | lost_from?
+//! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | position | touched | lost_from?
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -311,7 +311,7 @@ fn write_slots(out: &mut Vec<u8>, slots: &Slots) {
     for (name, slot) in slots.iter() {
         codec::put_slot_name(out, name);
         codec::put_slot_start(out, slot.from);
-        for number in [slot.max_retained_bytes, slot.max_idle_ms, slot.position, slot.moved.0] {
+        for number in [slot.max_retained_bytes, slot.max_idle_ms, slot.position, slot.touched.0] {
             put_varint(out, number);
         }
         wire::put_option(out, slot.lost_from, |out, from| put_varint(out, from));
@@ -334,8 +334,8 @@ fn read_slots(buf: &mut &[u8], retained: &Retained) -> Decoded<Slots> {
             max_retained_bytes: varint(buf)?,
             max_idle_ms: varint(buf)?,
         };
-        let (position, moved) = (varint(buf)?, Millis(varint(buf)?));
-        let mut slot = Slot::new(&create, position, moved, retained);
+        let (position, touched) = (varint(buf)?, Millis(varint(buf)?));
+        let mut slot = Slot::new(&create, position, touched, retained);
         slot.lost_from = wire::option(buf, "lost flag", varint)?;
         slot.count(retained);
         slots.insert(create.name, slot);

@@ -90,7 +90,7 @@ impl Queue {
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
             consumers: self.consumer_infos(),
-            slots: self.slot_infos(),
+            slots: self.slots(),
         }
     }
 

@@ -35,6 +35,7 @@ impl Reference {
         let batch = self.batches.len() - 1;
         let message = |&id| Message { state: State::Ready, deliveries: 0, id, batch };
         self.messages.extend(ids.iter().map(message));
+        self.touch_slots_at(first);
         self.remember(publish, first);
         self.last_publish_accepted = true;
         published(first, publish.count, false)

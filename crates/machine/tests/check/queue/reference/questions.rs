@@ -66,7 +66,7 @@ impl Reference {
             _ => None,
         });
         let graces = self.consumers.values().filter_map(|consumer| consumer.grace);
-        let idle = self.slots.values().filter_map(|slot| slot.idle_at());
+        let idle = self.slots.values().filter_map(|slot| self.idle_at(slot));
         times.chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
 

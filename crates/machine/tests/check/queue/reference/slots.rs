@@ -11,7 +11,7 @@ use super::{Batch, Reference};
 pub struct Slot {
     asked: CreateSlot,
     pub position: u64,
-    moved: u64,
+    touched: u64,
     lost_from: Option<u64>,
 }
 
@@ -19,14 +19,22 @@ impl Slot {
     fn needs(&self, batch: &Batch) -> bool {
         self.lost_from.is_none() && self.position < batch.first + batch.count
     }
-
-    pub fn idle_at(&self) -> Option<u64> {
-        let limited = self.asked.max_idle_ms > 0 && self.lost_from.is_none();
-        limited.then(|| self.moved + self.asked.max_idle_ms)
-    }
 }
 
 impl Reference {
+    /// When a slot will have stayed for too long where there is something to read.
+    pub fn idle_at(&self, slot: &Slot) -> Option<u64> {
+        let is_at_end = slot.position == self.messages.len() as u64;
+        let limited = slot.asked.max_idle_ms > 0 && slot.lost_from.is_none() && !is_at_end;
+        limited.then(|| slot.touched + slot.asked.max_idle_ms)
+    }
+
+    /// Slots at the end have something to read from now on.
+    pub(super) fn touch_slots_at(&mut self, first: u64) {
+        let now = self.now;
+        self.slots.values_mut().filter(|slot| slot.position == first).for_each(|s| s.touched = now);
+    }
+
     /// Lets go of settled batches that neither the settings nor a slot keeps: old ones, and the oldest beyond
     /// the bytes.
     pub(super) fn trim(&mut self) {
@@ -74,7 +82,7 @@ impl Reference {
 
     fn holds(&self, slot: &Slot) -> bool {
         let fits = self.settled_bytes(slot.position) <= slot.asked.max_retained_bytes;
-        slot.lost_from.is_none() && fits && slot.idle_at().is_none_or(|at| at > self.now)
+        slot.lost_from.is_none() && fits && self.idle_at(slot).is_none_or(|at| at > self.now)
     }
 
     pub(super) fn is_needed(&self, batch: &Batch) -> bool {
@@ -110,7 +118,7 @@ impl Reference {
             SlotStart::Offset(Offset(offset)) => offset,
         };
         let asked = create.clone();
-        let slot = Slot { asked, position, moved: self.now, lost_from: None };
+        let slot = Slot { asked, position, touched: self.now, lost_from: None };
         self.slots.insert(create.name.clone(), slot.clone());
         Reply::SlotCreated { slot: self.slot_info(&slot), created: true }
     }
@@ -131,7 +139,7 @@ impl Reference {
         if let Some(rejection) = refused {
             return Reply::Rejected(rejection);
         }
-        (slot.position, slot.moved) = (to, now);
+        (slot.position, slot.touched) = (to, now);
         let slot = slot.clone();
         Reply::SlotAdvanced { slot: self.slot_info(&slot) }
     }
@@ -168,7 +176,8 @@ impl Reference {
             lag: self.messages.len() as u64 - slot.position,
             max_retained_bytes: slot.asked.max_retained_bytes,
             max_idle_ms: slot.asked.max_idle_ms,
-            moved: Millis(slot.moved),
+            waiting_since: (slot.position < self.messages.len() as u64)
+                .then_some(Millis(slot.touched)),
             lost_from: slot.lost_from.map(Offset),
         }
     }
