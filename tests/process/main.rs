@@ -14,6 +14,7 @@ mod python;
 mod readers;
 mod refusals;
 mod replication;
+mod slots;
 mod startup;
 
 use std::time::Duration;
