@@ -115,11 +115,9 @@ impl Reader {
     ///
     /// # Errors
     /// Those of [`Client::advance_slot`](crate::Client::advance_slot). When no node took it, it is tried again.
-    pub async fn flush(&self) -> Result<(), Error> {
-        match &self.confirms {
-            Some(confirms) => confirms.flush().await,
-            None => Ok(()),
-        }
+    pub fn flush(&self) -> impl Future<Output = Result<(), Error>> + Send + '_ {
+        // Not the whole reader is borrowed by the future: its stream cannot be shared between threads.
+        flush(self.confirms.as_ref())
     }
 
     /// Flushes, and ends the reader.
@@ -127,7 +125,15 @@ impl Reader {
     /// # Errors
     /// Those of [`flush`](Self::flush).
     pub async fn close(self) -> Result<(), Error> {
-        self.flush().await
+        let Self { confirms, .. } = self;
+        flush(confirms.as_ref()).await
+    }
+}
+
+async fn flush(confirms: Option<&Confirms>) -> Result<(), Error> {
+    match confirms {
+        Some(confirms) => confirms.flush().await,
+        None => Ok(()),
     }
 }
 
