@@ -21,7 +21,10 @@ use crate::queue::Queue;
 use crate::shutdown::Shutdown;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 1;
+pub(crate) const COMMANDS_VERSION: u32 = 2;
+
+/// Version from which on the commands of slots are known.
+pub(crate) const SLOTS_VERSION: u32 = 2;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
@@ -68,6 +71,21 @@ pub(crate) struct Member {
     pub(crate) changed: Notify,
     pub(crate) failure: Failure,
     pub(crate) counts: Counts,
+    pub(crate) versions: Versions,
+}
+
+/// What other nodes said that they know, when they connected last.
+#[derive(Default)]
+pub(crate) struct Versions(Mutex<BTreeMap<u64, u32>>);
+
+impl Versions {
+    fn said(&self, node: u64, version: u32) {
+        self.0.lock().expect("no panic while held").insert(node, version);
+    }
+
+    pub(crate) fn of(&self, node: u64) -> Option<u32> {
+        self.0.lock().expect("no panic while held").get(&node).copied()
+    }
 }
 
 /// Why the node must stop, once something failed that it cannot go on without.
@@ -154,6 +172,7 @@ impl Directory for Member {
                 hello.node_id
             )));
         }
+        self.versions.said(hello.node_id, hello.version);
         Ok(())
     }
 

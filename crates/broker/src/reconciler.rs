@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use quorate_group::{EffectsAt, Event, Handle, Progress, Replica, Spec, Timing};
-use quorate_machine::catalog::{self, Catalog, GroupId};
+use quorate_machine::catalog::{self, Catalog, GroupId, RegisterNode};
 use tokio::sync::mpsc;
 
 use crate::config::RaftConfig;
 use crate::leaders;
-use crate::member::{CATALOG, Member};
+use crate::member::{CATALOG, COMMANDS_VERSION, Member};
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
 
@@ -74,6 +74,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             return;
         }
         keep_catalog_members(&member).await;
+        keep_versions(&member).await;
         if member.is_draining(member.id()) {
             // What takes longer goes on at the next comparison.
             let handing = leaders::hand_over(&member, false);
@@ -106,6 +107,34 @@ fn keep_addresses(member: &Member) {
         }
         member.addresses.expect_incarnation(id, incarnation);
         member.addresses.set(id, node.address);
+    }
+}
+
+/// Where the catalog is led: a node that was upgraded is registered with what it knows now, so that commands which
+/// are new can be proposed once all know them.
+async fn keep_versions(member: &Member) {
+    if !member.catalog.leadership().leads {
+        return;
+    }
+    let nodes: Vec<catalog::Node> =
+        member.catalog.read(|catalog| catalog.nodes().cloned().collect());
+    for node in nodes {
+        let known = match node.id.0 {
+            id if id == member.id() => COMMANDS_VERSION,
+            id => member.versions.of(id).unwrap_or(0),
+        };
+        if known <= node.version {
+            continue;
+        }
+        tracing::info!(node = node.id.0, from = node.version, to = known, "a node was upgraded");
+        let catalog::Node { id, incarnation, address, zone, .. } = node;
+        let version = known;
+        let register = RegisterNode { id, incarnation, address, zone, version, replace: false };
+        let proposed = member.propose_catalog(catalog::Command::RegisterNode(register));
+        if !matches!(tokio::time::timeout(CHANGE_LIMIT, proposed).await, Ok(Ok(_))) {
+            // Tried again at the next comparison.
+            return;
+        }
     }
 }
 

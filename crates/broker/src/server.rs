@@ -27,7 +27,7 @@ use crate::http;
 use crate::leaders;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
-use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
+use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues, Versions};
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
@@ -267,6 +267,7 @@ async fn start_member(
         changed: tokio::sync::Notify::new(),
         failure: Failure::default(),
         counts: Counts::default(),
+        versions: Versions::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

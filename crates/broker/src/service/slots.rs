@@ -1,5 +1,6 @@
 //! Slots of a queue: made, moved, listed and dropped at its leader. Reading through one is in `reader`.
 
+use quorate_machine::catalog::Catalog;
 use quorate_machine::queue::{
     Command, CreateSlot, Offset, Rejection, Reply, SLOT_RETAINED_BYTES_DEFAULT, SlotInfo, SlotName,
     SlotStart, SlotState,
@@ -8,7 +9,7 @@ use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::member::Member;
+use crate::member::{Member, SLOTS_VERSION};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on};
@@ -103,6 +104,7 @@ impl Member {
         at: Offset,
         command: Command,
     ) -> Result<Reply, Refusal> {
+        self.expect_slots()?;
         let limit = self.config.limits.request_timeout();
         match tokio::time::timeout(limit, queue.handle.propose(command)).await {
             Ok(Ok(Reply::Rejected(rejection))) => Err(refused(queue, slot, at, rejection)),
@@ -110,6 +112,19 @@ impl Member {
             Ok(Err(error)) => Err(self.redirect(queue, error)),
             Err(_) => Err(Refusal::no_quorum("change the slot")),
         }
+    }
+}
+
+impl Member {
+    /// A replica that does not know a command would stop at it.
+    fn expect_slots(&self) -> Result<(), Refusal> {
+        let known_by_all = self.catalog.read(Catalog::min_version).unwrap_or(0);
+        if known_by_all >= SLOTS_VERSION {
+            return Ok(());
+        }
+        let message = "a node of the cluster runs a version that does not know slots; upgrade all nodes, \
+                       `quorate cluster status` shows them";
+        Err(Refusal::new(reason::UNSUPPORTED_VERSION, message))
     }
 }
 
