@@ -219,7 +219,7 @@ fn a_purge_takes_from_a_slot_what_it_needs_and_one_reader_at_a_time_uses_it() {
         let mut reader = client.reader(QUEUE).slot(SLOT).build();
         read(&mut reader, 30, 40).await;
         // Somebody else goes further.
-        let offsets: Vec<_> =
+        let others: Vec<_> =
             client.reader(QUEUE).slot(SLOT).build().try_collect().await.expect("read");
         assert_eq!(others.len(), 30);
         client.advance_slot(QUEUE, SLOT, 50).await.expect("moved");

@@ -314,7 +314,7 @@ fn write_slots(out: &mut Vec<u8>, slots: &Slots) {
         for number in [slot.max_retained_bytes, slot.max_idle_ms, slot.position, slot.touched.0] {
             put_varint(out, number);
         }
-        wire::put_option(out, slot.lost_from, |out, from| put_varint(out, from));
+        wire::put_option(out, slot.lost_from, put_varint);
     }
 }
 
