@@ -68,7 +68,7 @@ pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
 pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
 /// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
 pub const SLOT_EXISTS: &str = "SLOT_EXISTS";
-/// Something that the slot needed is gone: it was beyond its bound or idle for too long, or the queue was purged.
+/// Something that the slot needed is gone: it was beyond its bounds of bytes, idle time or batches, or the queue was purged.
 /// Metadata `lost_from`, `position`, `first_offset`. Retry: no. Cure: drop it and create it anew, or read from the
 /// first offset that can be read.
 pub const SLOT_LOST: &str = "SLOT_LOST";

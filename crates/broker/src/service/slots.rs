@@ -2,8 +2,8 @@
 
 use quorate_machine::catalog::Catalog;
 use quorate_machine::queue::{
-    Command, CreateSlot, Offset, Rejection, Reply, SLOT_RETAINED_BYTES_DEFAULT, SlotInfo, SlotName,
-    SlotStart, SlotState,
+    Command, CreateSlot, Offset, RETAINED_MAX, Rejection, Reply, SLOT_RETAINED_BYTES_DEFAULT,
+    SlotInfo, SlotName, SlotStart, SlotState,
 };
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
@@ -70,8 +70,8 @@ impl Refusal {
         let (name, position) = (&slot.name, slot.position.0);
         let message = format!(
             "slot `{name}` at {position} is lost: messages from {} on were let go of, since it was beyond \
-             max_retained_bytes or max_idle_ms, or the queue was purged; drop it and create it anew, or \
-             read without it from {}, the first that can be read",
+             its bounds (max_retained_bytes, max_idle_ms, or {RETAINED_MAX} settled batches), or the queue was \
+             purged; drop it and create it anew, or read without it from {}, the first that can be read",
             from.0, first.0
         );
         Self::new(reason::SLOT_LOST, message)
