@@ -30,7 +30,7 @@ fn program(name: &str) -> Option<Command> {
 }
 
 /// Plain HTTP/1.1: the status and the body.
-async fn get(address: &str, path: &str) -> (u16, String) {
+pub async fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.expect("connect");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("ask");
@@ -54,7 +54,7 @@ async fn until(address: &str, path: &str, status: u16, words: &str) {
     }
 }
 
-fn figure(metrics: &str, name: &str) -> f64 {
+pub fn figure(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find(|line| line.split([' ', '{']).next() == Some(name));
     let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
     value.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))

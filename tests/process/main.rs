@@ -16,6 +16,7 @@ mod readers;
 mod refusals;
 mod replicas;
 mod replication;
+mod slots;
 mod startup;
 
 use std::time::Duration;

@@ -4,11 +4,11 @@
 //! `None` says that the request was refused.
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
-use quorate_machine::queue::{Attach, ProducerId, SettleItem};
+use quorate_machine::queue::{Attach, CreateSlot, ProducerId, SettleItem, SlotName};
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-use crate::service::{admin, cluster, consumer, publisher, queue};
+use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots};
 
 /// A producer's id and epoch, if the request names one, and its messages as a frame.
 #[must_use]
@@ -49,6 +49,25 @@ pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
 #[must_use]
 pub fn join(request: v1::JoinClusterRequest) -> Option<RegisterNode> {
     cluster::register_of(request, 1).ok()
+}
+
+/// A slot to be made.
+#[must_use]
+pub fn create_slot(request: &v1::CreateSlotRequest) -> Option<CreateSlot> {
+    slots::create_of(request).ok()
+}
+
+/// A slot's name, wherever one is given.
+#[must_use]
+pub fn slot_name(name: &str) -> Option<SlotName> {
+    slots::slot_name(name).ok()
+}
+
+/// The slot that a reader asks for, if it asks for one, and for what can be had.
+#[must_use]
+pub fn read(request: &v1::ReadRequest) -> Option<Option<SlotName>> {
+    reader::bound_of(request).ok()?;
+    reader::slot_of(request).ok()
 }
 
 /// A queue's name, wherever one is given.

@@ -11,7 +11,7 @@ use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, Reply};
 use tokio::time::Instant;
 
-use crate::member::{CATALOG, Member};
+use crate::member::{CATALOG, MOVES_VERSION, Member};
 use crate::moves::{self, Goal, Step};
 
 /// Time between two looks at who is gone.
@@ -99,6 +99,9 @@ async fn replace(member: &Member, absences: &Absences) {
             .take(MOVES_AT_A_TIME)
             .collect()
     });
+    if wanted.is_empty() || member.expect_known(MOVES_VERSION, "queues that move").is_err() {
+        return;
+    }
     for (queue, place) in wanted {
         let leader = member.locate(queue.name.as_str(), 0);
         if !matches!(tokio::time::timeout(FIND_LEADER, leader).await, Ok(Ok(_))) {

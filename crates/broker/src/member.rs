@@ -9,6 +9,7 @@ use quorate_group::{Handle, Replica};
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{Catalog, GroupId};
 use quorate_proto::internal as pb;
+use quorate_proto::reason;
 use quorate_storage::{Identity, Log, Meta};
 use tokio::sync::Notify;
 use tonic::Status;
@@ -19,10 +20,17 @@ use crate::counts::Counts;
 use crate::peers::{Addresses, Connections, Directory};
 use crate::queue::Queue;
 use crate::reconciler::removed;
+use crate::refusal::Refusal;
 use crate::shutdown::Shutdown;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 1;
+pub(crate) const COMMANDS_VERSION: u32 = 2;
+
+/// Version from which on the commands of slots are known.
+pub(crate) const SLOTS_VERSION: u32 = 2;
+
+/// Version from which on the commands are known that move queues and remove nodes.
+pub(crate) const MOVES_VERSION: u32 = 2;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
@@ -69,6 +77,21 @@ pub(crate) struct Member {
     pub(crate) changed: Notify,
     pub(crate) failure: Failure,
     pub(crate) counts: Counts,
+    pub(crate) versions: Versions,
+}
+
+/// What other nodes said that they know, when they connected last.
+#[derive(Default)]
+pub(crate) struct Versions(Mutex<BTreeMap<u64, u32>>);
+
+impl Versions {
+    fn said(&self, node: u64, version: u32) {
+        self.0.lock().expect("no panic while held").insert(node, version);
+    }
+
+    pub(crate) fn of(&self, node: u64) -> Option<u32> {
+        self.0.lock().expect("no panic while held").get(&node).copied()
+    }
 }
 
 /// Why the node must stop, once something failed that it cannot go on without.
@@ -116,6 +139,18 @@ impl Member {
         self.failure.set(reason);
     }
 
+    /// Refuses what some node does not know since it runs an older version: a replica would stop at the command.
+    pub(crate) fn expect_known(&self, since: u32, what: &str) -> Result<(), Refusal> {
+        if self.catalog.read(Catalog::min_version).unwrap_or(0) >= since {
+            return Ok(());
+        }
+        let message = format!(
+            "a node of the cluster runs a version that does not know {what}; upgrade all nodes, \
+             `quorate cluster status` shows them"
+        );
+        Err(Refusal::new(reason::UNSUPPORTED_VERSION, message))
+    }
+
     /// Queues that this node leads.
     pub(crate) fn led(&self) -> u64 {
         self.queues.all().iter().filter(|queue| queue.handle.leadership().leads).count() as u64
@@ -158,6 +193,7 @@ impl Directory for Member {
                 hello.node_id
             )));
         }
+        self.versions.said(hello.node_id, hello.version);
         Ok(())
     }
 

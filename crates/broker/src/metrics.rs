@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use quorate_machine::queue::{SlotInfo, SlotState};
 
 use crate::about::has_majority;
 use crate::member::Member;
@@ -184,7 +185,9 @@ fn held(queues: &[Arc<Queue>], figures: &mut Figures) {
     figures.gauge("queues_led", "Queues that this node leads", None, led.len() as f64);
     let stats = led.iter().map(|queue| queue.handle.read(|machine| machine.stats()));
     let mut sums = [0u64; 6];
+    let mut slots = Slots::default();
     for stats in stats {
+        slots.add(&stats.slots);
         let connected = stats.consumers.iter().filter(|consumer| consumer.connected).count();
         let of = [stats.ready, stats.leased, stats.delayed, stats.retained, stats.bytes];
         sums.iter_mut().zip(of).for_each(|(sum, of)| *sum += of);
@@ -199,6 +202,46 @@ fn held(queues: &[Arc<Queue>], figures: &mut Figures) {
     figures.gauge("messages_bytes", help, None, sums[4] as f64);
     let help = "Consumers connected to the queues that this node leads";
     figures.gauge("consumers", help, None, sums[5] as f64);
+    slots.tell(figures);
+}
+
+/// The slots of the queues that this node leads, all together.
+#[derive(Default)]
+struct Slots {
+    states: [u64; 4],
+    retained_bytes: u64,
+    bound_used: f64,
+}
+
+impl Slots {
+    fn add(&mut self, slots: &[SlotInfo]) {
+        for slot in slots {
+            self.states[slot.state as usize] += 1;
+            self.retained_bytes += slot.retained_bytes;
+            // One that is lost keeps nothing, and is told by its state.
+            let used = slot.retained_bytes as f64 / slot.max_retained_bytes.max(1) as f64;
+            self.bound_used = self.bound_used.max(used);
+        }
+    }
+
+    fn tell(&self, figures: &mut Figures) {
+        let states = [
+            ("reserved", SlotState::Reserved),
+            ("extended", SlotState::Extended),
+            ("unreserved", SlotState::Unreserved),
+            ("lost", SlotState::Lost),
+        ];
+        for (name, state) in states {
+            let help = "Slots of the queues that this node leads, by their state";
+            let count = self.states[state as usize] as f64;
+            figures.gauge("slots", help, Some(("state", name)), count);
+        }
+        let help = "Bytes that are retained from the slots' positions on, each slot's added up";
+        figures.gauge("slots_retained_bytes", help, None, self.retained_bytes as f64);
+        let help =
+            "The largest part of its bound that any slot has used; beyond 1 it keeps nothing";
+        figures.gauge("slots_bound_used_ratio", help, None, self.bound_used);
+    }
 }
 
 fn led(queues: &[Arc<Queue>]) -> impl Iterator<Item = &Arc<Queue>> {
@@ -262,6 +305,12 @@ async fn single(queue: &Queue, figures: &mut Figures) {
     figures.gauge("queue_bytes", "Bytes held", label, stats.bytes as f64);
     figures.counter("queue_published_messages", "Messages ever taken in", label, stats.published);
     figures.counter("queue_acked_messages", "Messages ever acknowledged", label, stats.acked);
+    let retained = stats.slots.iter().map(|slot| slot.retained_bytes).max().unwrap_or(0);
+    let help = "Bytes that are retained for the slot that needs most";
+    figures.gauge("queue_slot_retained_bytes", help, label, retained as f64);
+    let lag = stats.slots.iter().map(|slot| slot.lag).max().unwrap_or(0);
+    let help = "Messages between the slot that is furthest behind and the end of the queue";
+    figures.gauge("queue_slot_lag_messages", help, label, lag as f64);
     let mut lag_ms = 0;
     for seen in handle.progress().into_iter().filter(|seen| seen.lag > 0) {
         lag_ms = lag_ms.max(handle.behind_ms(seen.matched).await.min(FOREVER_MS));

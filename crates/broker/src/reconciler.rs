@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use quorate_group::{EffectsAt, Event, Handle, Replica, Spec, Timing};
 use quorate_machine::NodeId;
-use quorate_machine::catalog::{self, Catalog, GroupId, QueueName};
+use quorate_machine::catalog::{self, Catalog, GroupId, QueueName, RegisterNode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::RaftConfig;
 use crate::leaders;
-use crate::member::Member;
+use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
 
@@ -24,7 +24,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 const STARTS_AT_A_TIME: usize = 32;
 /// How long the other replicas of a new queue leave its preferred leader to begin.
 const PREFERENCE: Duration = Duration::from_secs(2);
-/// Longest wait for what the catalog's leader knows.
+/// Longest wait for the catalog: for what its leader knows, or for one change.
 const CATALOG_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before the catalog's leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -79,6 +79,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             member.fail(removed(member.id()));
             return;
         }
+        keep_versions(&member).await;
         if member.is_draining(member.id()) {
             // What takes longer goes on at the next comparison.
             let handing = leaders::hand_over(&member, false);
@@ -111,6 +112,34 @@ fn keep_addresses(member: &Member) {
         }
         member.addresses.expect_incarnation(id, incarnation);
         member.addresses.set(id, node.address);
+    }
+}
+
+/// Where the catalog is led: a node that was upgraded is registered with what it knows now, so that commands which
+/// are new can be proposed once all know them.
+async fn keep_versions(member: &Member) {
+    if !member.catalog.leadership().leads {
+        return;
+    }
+    let nodes: Vec<catalog::Node> =
+        member.catalog.read(|catalog| catalog.nodes().cloned().collect());
+    for node in nodes {
+        let known = match node.id.0 {
+            id if id == member.id() => COMMANDS_VERSION,
+            id => member.versions.of(id).unwrap_or(0),
+        };
+        if known <= node.version {
+            continue;
+        }
+        tracing::info!(node = node.id.0, from = node.version, to = known, "a node was upgraded");
+        let catalog::Node { id, incarnation, address, zone, .. } = node;
+        let version = known;
+        let register = RegisterNode { id, incarnation, address, zone, version, replace: false };
+        let proposed = member.propose_catalog(catalog::Command::RegisterNode(register));
+        if !matches!(tokio::time::timeout(CATALOG_LIMIT, proposed).await, Ok(Ok(_))) {
+            // Tried again at the next comparison.
+            return;
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::http;
 use crate::leaders;
 use crate::listener::Listener;
 use crate::log_writer::LogWriter;
-use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues};
+use crate::member::{CATALOG, COMMANDS_VERSION, Failure, Member, Queues, Versions};
 use crate::moves;
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
@@ -271,6 +271,7 @@ async fn start_member(
         changed: tokio::sync::Notify::new(),
         failure: Failure::default(),
         counts: Counts::default(),
+        versions: Versions::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, verify,
+    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, slot,
+    verify,
 };
 use crate::units;
 
@@ -77,6 +78,9 @@ pub enum Command {
     /// Create, show, empty and remove queues.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Create, move, show and remove slots: read positions that keep what they need.
+    #[command(subcommand)]
+    Slot(slot::Command),
     /// Show the cluster, add nodes.
     #[command(subcommand)]
     Cluster(cluster::Command),

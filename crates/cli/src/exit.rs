@@ -41,7 +41,7 @@ impl Exit {
     /// The code for an error reason as in `google.rpc.ErrorInfo.reason`.
     pub fn of_reason(reason: &str) -> Exit {
         match reason {
-            "QUEUE_NOT_FOUND" => Exit::NotFound,
+            "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" => Exit::NotFound,
             "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" => {
                 Exit::Unavailable
             }
@@ -55,6 +55,9 @@ impl Exit {
             | "NOT_ENOUGH_NODES"
             | "QUOTA_EXCEEDED"
             | "RESOURCE_EXHAUSTED"
+            | "SLOT_EXISTS"
+            | "SLOT_LOST"
+            | "SLOT_MOVED"
             | "UNSUPPORTED_VERSION" => Exit::Refused,
             _ => Exit::Failed,
         }
@@ -89,7 +92,9 @@ mod tests {
     fn reasons_map_to_the_code_a_script_would_branch_on() {
         assert_eq!(Exit::of_reason("QUEUE_NOT_FOUND"), Exit::NotFound);
         assert_eq!(Exit::of_reason("NO_QUORUM"), Exit::Unavailable);
+        assert_eq!(Exit::of_reason("SLOT_NOT_FOUND"), Exit::NotFound);
         assert_eq!(Exit::of_reason("QUEUE_FULL"), Exit::Refused);
+        assert_eq!(Exit::of_reason("SLOT_LOST"), Exit::Refused);
         assert_eq!(Exit::of_reason("SOMETHING_NEW"), Exit::Failed);
     }
 }

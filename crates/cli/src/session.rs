@@ -87,6 +87,14 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "NO_QUORUM" | "NOT_LEADER" => "`quorate cluster status` shows which nodes are down",
         "NOT_ENOUGH_NODES" => "fewer --replicas, or more nodes",
         "UNKNOWN_OUTCOME" => "the message may have entered: consume to see, or publish it again",
+        "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
+        "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",
+        "SLOT_LOST" => {
+            "`quorate slot drop` and `quorate slot create` to begin anew, or `quorate read` without --slot"
+        }
+        "SLOT_MOVED" => {
+            "the same again: it begins where the slot is; let one reader at a time use it"
+        }
         "RESOURCE_EXHAUSTED" | "SHUTTING_DOWN" => "the same again in a moment",
         "UNSUPPORTED_VERSION" => "the same version of quorate on all nodes and here",
         _ => return None,

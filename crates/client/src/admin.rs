@@ -25,7 +25,7 @@ const PAGE: u32 = 1_000;
 /// Receipts compared in one call.
 const RECEIPTS: usize = 10_000;
 
-fn admin(channel: Channel) -> AdminServiceClient<Channel> {
+pub(crate) fn admin(channel: Channel) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 

@@ -42,6 +42,7 @@ mod nodes;
 mod producer;
 mod random;
 mod reader;
+mod slots;
 
 pub use admin::CreatedQueue;
 pub use client::{Client, ClientBuilder};
@@ -55,6 +56,7 @@ pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription, GetStatusResponse as ClusterStatus,
     Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueReplication,
     QueueSettings, ReadPosition, ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole,
-    ReplicaState,
+    ReplicaState, SlotDescription, SlotState,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
+pub use slots::{CreatedSlot, SlotSettings, SlotStart};

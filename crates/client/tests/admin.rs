@@ -6,7 +6,7 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Cluster, QUEUE};
-use quorate_client::{Client, ConnectError, Error, QueueSettings, reason};
+use quorate_client::{Client, ConnectError, Error, QueueSettings, SlotSettings, reason};
 
 #[tokio::test]
 async fn queues_are_created_described_listed_purged_and_deleted() {
@@ -40,6 +40,22 @@ async fn a_delete_whose_answer_was_lost_succeeds_on_retry() {
     let client = cluster.client().await;
     // The fake node deletes and then breaks the call; the retry meets QUEUE_NOT_FOUND.
     client.delete_queue(QUEUE, false).await.expect("it is gone, and we did it");
+}
+
+#[tokio::test]
+async fn slots_are_made_moved_listed_and_dropped_though_an_answer_is_lost() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let create = || client.create_slot(QUEUE, "archive", SlotSettings::default());
+    assert!(create().await.unwrap().created && !create().await.unwrap().created);
+    assert_eq!(client.advance_slot(QUEUE, "archive", 7).await.unwrap().position, 7);
+    let back = client.advance_slot(QUEUE, "archive", 6).await.unwrap_err();
+    assert_eq!(back.reason(), Some(reason::SLOT_MOVED));
+    assert_eq!(client.list_slots(QUEUE).await.unwrap()[0].position, 7);
+    // The fake node drops it and then breaks the call; the retry meets SLOT_NOT_FOUND.
+    client.drop_slot(QUEUE, "archive").await.expect("it is gone, and we did it");
+    let gone = client.drop_slot(QUEUE, "archive").await.unwrap_err();
+    assert_eq!(gone.reason(), Some(reason::SLOT_NOT_FOUND));
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
-    SettleItem, SettleKind, Token,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
+    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, NodeId};
 
@@ -81,13 +81,27 @@ pub fn queue_commands() -> Vec<Command> {
         settle(5, &[(SettleKind::Ack, 3, 1)]),
         settle(8, &[(SettleKind::Ack, 5, 1)]),
         attach(Session(8), 1, Some(1_000)),
+        create_slot("archive", SlotStart::First, 0),
+        create_slot("mirror", SlotStart::Offset(Offset(7)), 60_000),
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
+        Command::AdvanceSlot { name: slot_name("archive"), to: Offset(5) },
         Command::Tick,
+        create_slot("tail", SlotStart::Next, 1),
+        Command::DropSlot { name: slot_name("mirror") },
         Command::Detach { session: Session(8), attachment: Attachment(2) },
         Command::LeaderChanged { node: NodeId(2) },
         Command::Purge,
     ]
+}
+
+fn slot_name(name: &str) -> SlotName {
+    SlotName::parse(name).expect("a good name")
+}
+
+fn create_slot(name: &str, from: SlotStart, max_idle_ms: u64) -> Command {
+    let name = slot_name(name);
+    Command::CreateSlot(CreateSlot { name, from, max_retained_bytes: 1 << 20, max_idle_ms })
 }
 
 fn attach(session: Session, prefetch: u32, lease_ms: Option<u32>) -> Command {

@@ -11,7 +11,9 @@ use prost::Message;
 use quorate_broker::fuzz as broker;
 use quorate_group::fuzz as group;
 use quorate_machine::catalog::{self, Catalog};
-use quorate_machine::queue::{Command, Producer, ProducerId, Publish, Queue, Session, SettleItem};
+use quorate_machine::queue::{
+    Command, Offset, Producer, ProducerId, Publish, Queue, Session, SettleItem,
+};
 use quorate_machine::{Machine, frame};
 use quorate_proto::{frame as proto, internal as pb, v1};
 
@@ -21,7 +23,7 @@ use crate::raft_codec;
 
 pub fn check(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    match choice % 13 {
+    match choice % 16 {
         0 => read(data, publish),
         1 => read(data, publish_stream),
         2 => read(data, consume),
@@ -34,7 +36,10 @@ pub fn check(data: &[u8]) {
         9 => read(data, |request: v1::LocateQueueRequest| drop(broker::name(&request.queue))),
         10 => read(data, |_: v1::GetStatusRequest| ()),
         11 => read(data, |_: v1::PublishStreamResponse| ()),
-        _ => read(data, delivery),
+        12 => read(data, delivery),
+        13 => read(data, create_slot),
+        14 => read(data, advance_slot),
+        _ => read(data, |request: v1::ReadRequest| drop(broker::read(&request))),
     }
 }
 
@@ -128,6 +133,20 @@ fn join(request: v1::JoinClusterRequest) {
     }
 }
 
+fn create_slot(request: v1::CreateSlotRequest) {
+    if let Some(create) = broker::create_slot(&request) {
+        proposable::<Queue>(Command::CreateSlot(create));
+    }
+}
+
+fn advance_slot(request: v1::AdvanceSlotRequest) {
+    if let Some(name) = broker::slot_name(&request.slot) {
+        let to = Offset(request.offset);
+        proposable::<Queue>(Command::AdvanceSlot { name: name.clone(), to });
+        proposable::<Queue>(Command::DropSlot { name });
+    }
+}
+
 /// What the SDK reads.
 fn delivery(response: v1::ConsumeResponse) {
     use v1::consume_response::Response;
@@ -188,6 +207,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let join = v1::JoinClusterRequest { address, zone, incarnation: 77 };
     let delivery = v1::Delivery { token: 4, first_offset: 1, attempt: 1, frame: frame() };
     let delivery = consume_response::Response::Delivery(delivery);
+    let slot = "archive".to_owned();
+    let make = v1::CreateSlotRequest {
+        queue: queue(),
+        slot: slot.clone(),
+        from: Some(v1::create_slot_request::From::Offset(7)),
+        max_retained_bytes: 1 << 30,
+        max_idle_ms: 60_000,
+    };
     vec![
         seed(0, &plain),
         seed(0, &framed),
@@ -199,6 +226,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seed(4, &join),
         seed(8, &v1::DeleteQueueRequest { name: queue(), if_empty: true }),
         seed(12, &v1::ConsumeResponse { response: Some(delivery) }),
+        seed(13, &make),
+        seed(14, &v1::AdvanceSlotRequest { queue: queue(), slot: slot.clone(), offset: 9 }),
+        seed(15, &v1::ReadRequest { queue: queue(), slot, follow: true, ..Default::default() }),
     ]
 }
 

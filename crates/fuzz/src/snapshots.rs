@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
 use quorate_machine::queue::{
-    Attach, Command, Effect, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
-    SettleItem, SettleKind, Token,
+    Attach, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue, Session,
+    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -106,6 +106,15 @@ fn attach(session: u128) -> Command {
     Command::Attach(Attach { session: Session(session), node, name, prefetch: 9, lease_ms: None })
 }
 
+fn slot_name(name: &str) -> SlotName {
+    SlotName::parse(name).expect("a good name")
+}
+
+fn create_slot(name: &str, from: SlotStart) -> Command {
+    let name = slot_name(name);
+    Command::CreateSlot(CreateSlot { name, from, max_retained_bytes: 5, max_idle_ms: 1 })
+}
+
 fn publish(producer: Option<u64>) -> Command {
     let producer = producer.map(|sequence| Producer {
         id: ProducerId::new(&b"producer"[..]).expect("short"),
@@ -121,6 +130,8 @@ fn settle_all(queue: Queue) {
     let mut life = Life::of(queue);
     life.step(0, attach(7));
     life.step(0, attach(u128::MAX));
+    life.step(0, create_slot("a", SlotStart::First));
+    life.step(0, create_slot("b", SlotStart::Next));
     for sequence in [0, 1, 5, u64::MAX - 1] {
         life.step(0, publish(Some(sequence)));
     }
@@ -140,6 +151,11 @@ fn settle_all(queue: Queue) {
         let items = items.map(|(run, kind)| item(kind, run.first_offset, run.count)).collect();
         life.step(0, Command::Settle { session, items });
     }
+    for name in ["a", "b"].map(slot_name) {
+        let to = life.queue.slot(&name).map_or(Offset(0), |slot| Offset(slot.position.0 + 1));
+        life.step(0, Command::AdvanceSlot { name, to });
+    }
+    life.step(0, Command::DropSlot { name: slot_name("b") });
     let all = SettleItem {
         kind: SettleKind::Ack,
         token: Token(life.index),

@@ -31,11 +31,13 @@ pub enum Bug {
     WrongLeaderRestore,
     /// A replica that left its node and came back forgets how much it had.
     ForgetWhatItHad,
+    /// What a slot holds back is let go of all the same.
+    TrimPastSlots,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -48,6 +50,7 @@ impl Bug {
         Bug::ExpireEarly,
         Bug::WrongLeaderRestore,
         Bug::ForgetWhatItHad,
+        Bug::TrimPastSlots,
     ];
 
     /// As the command line names it.
@@ -66,6 +69,7 @@ impl Bug {
             Bug::ExpireEarly => "expire_early",
             Bug::WrongLeaderRestore => "wrong_leader_restore",
             Bug::ForgetWhatItHad => "forget_what_it_had",
+            Bug::TrimPastSlots => "trim_past_slots",
         }
     }
 }

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
-    SettleItem, SettleKind, Token, body,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
+    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
 };
 use quorate_machine::{Machine, NodeId};
 
@@ -78,7 +78,23 @@ fn commands() -> impl Strategy<Value = Command> {
         Just(Command::Tick),
         Just(Command::Purge),
         any::<u64>().prop_map(Queue::leader_changed),
+        (slot_names(), any::<[u64; 3]>(), 0..3u8).prop_map(|(name, words, from)| {
+            let from = match from {
+                0 => SlotStart::First,
+                1 => SlotStart::Next,
+                _ => SlotStart::Offset(Offset(words[0])),
+            };
+            let [_, max_retained_bytes, max_idle_ms] = words;
+            Command::CreateSlot(CreateSlot { name, from, max_retained_bytes, max_idle_ms })
+        }),
+        (slot_names(), any::<u64>())
+            .prop_map(|(name, to)| Command::AdvanceSlot { name, to: Offset(to) }),
+        slot_names().prop_map(|name| Command::DropSlot { name }),
     ]
+}
+
+fn slot_names() -> impl Strategy<Value = SlotName> {
+    "[A-Za-z0-9][A-Za-z0-9._-]{0,127}".prop_map(|name| SlotName::parse(&name).unwrap())
 }
 
 fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
@@ -154,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..12u8) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..15u8) {
         let command = [&[1, kind], bytes.as_slice()].concat();
         let _ = Queue::decode(&mut command.clone().into());
         let _ = Catalog::decode(&mut command.into());
@@ -195,4 +211,15 @@ fn an_ack_or_reject_with_an_argument_is_refused() {
         bytes[2 + 16 + 4 + 1] = 1;
         assert!(Queue::decode(&mut bytes.into()).is_err(), "{kind:?}");
     }
+}
+
+#[test]
+fn a_slot_that_begins_at_an_end_names_no_offset() {
+    let name = SlotName::parse("s").unwrap();
+    let from = SlotStart::Next;
+    let create = CreateSlot { name, from, max_retained_bytes: 1, max_idle_ms: 2 };
+    let mut bytes = encoded::<Queue>(&Command::CreateSlot(create)).to_vec();
+    // Version, kind, name, kind of the start.
+    bytes[2 + 4 + 1 + 1] = 1;
+    assert!(Queue::decode(&mut bytes.into()).is_err());
 }

@@ -6,7 +6,7 @@ use quorate_machine::queue::{Settings, SettleKind};
 
 mod check;
 use check::catalog::Catalog;
-use check::queue::op::{Entry, Numbered, Op, Pick, Target};
+use check::queue::op::{Entry, From, Numbered, Op, Pick, Target};
 use check::queue::{Queue, alphabet, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
@@ -62,6 +62,12 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (limits(), stale()).prop_map(|(settings, stale)| Op::Configure { settings, stale }),
         1 => Just(Op::Tick),
         1 => prop::bool::weighted(0.2).prop_map(|purge| if purge { Op::Purge } else { Op::Tick }),
+        1 => (0..3u8, prop::sample::select(vec![0, 100, 500, 10_000]), prop::sample::select(vec![0, 0, 100]))
+            .prop_map(|(slot, max_retained_bytes, max_idle_ms)| {
+                let from = From::First;
+                Op::CreateSlot { slot, from, max_retained_bytes, max_idle_ms }
+            }),
+        2 => (0..3u8, -1..9i64).prop_map(|(slot, by)| Op::AdvanceSlot { slot, by }),
         1 => stale().prop_map(|change| if change { Op::LeaderChanged } else { Op::Tick }),
     ]
 }
@@ -98,6 +104,8 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     let figures = random::<Queue>(12_000);
     happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
     happened(&figures, &["notices", "resumed", "restores", "settled"]);
+    happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
+    happened(&figures, &["slots unreserved", "slots lost"]);
 }
 
 #[test]

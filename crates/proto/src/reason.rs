@@ -64,6 +64,17 @@ pub const TOO_OLD_TO_DEDUPLICATE: &str = "TOO_OLD_TO_DEDUPLICATE";
 /// A batch overlaps batches that entered, in part only. Nothing of it entered. Retry: no. Cure: cut
 /// retried batches as they were cut the first time.
 pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
+/// No slot of this name at the queue. Retry: no. Cure: create it, or correct the name.
+pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
+/// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
+pub const SLOT_EXISTS: &str = "SLOT_EXISTS";
+/// Something that the slot needed is gone: it was beyond its bounds of bytes, idle time or batches, or the queue was purged.
+/// Metadata `lost_from`, `position`, `first_offset`. Retry: no. Cure: drop it and create it anew, or read from the
+/// first offset that can be read.
+pub const SLOT_LOST: &str = "SLOT_LOST";
+/// The slot is beyond where the caller is: another reader or a person has moved it. Metadata `position`. Retry: no.
+/// Cure: one reader a slot; begin again at its position.
+pub const SLOT_MOVED: &str = "SLOT_MOVED";
 /// The node is going down in order. Nothing entered. Retry: at another node, at once.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// The call was handed on and no answer came, or no majority confirmed a publish in time: it may have taken
@@ -71,7 +82,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 26] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -92,6 +103,10 @@ pub const ALL: [&str; 22] = [
     PRODUCER_FENCED,
     TOO_OLD_TO_DEDUPLICATE,
     SEQUENCE_CONFLICT,
+    SLOT_NOT_FOUND,
+    SLOT_EXISTS,
+    SLOT_LOST,
+    SLOT_MOVED,
     SHUTTING_DOWN,
     UNKNOWN_OUTCOME,
 ];

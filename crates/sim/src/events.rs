@@ -183,6 +183,28 @@ pub enum Event<'a> {
         offset: u64,
         /// As sent, if the body can be understood.
         id: Option<MessageId>,
+        /// The slot that it reads through.
+        slot: Option<&'a str>,
+    },
+    /// A reader of a slot is about to begin.
+    SlotReader {
+        /// The queue.
+        group: u64,
+        /// The slot.
+        slot: &'a str,
+        /// The reader, numbered within the run.
+        reader: u32,
+    },
+    /// A reader of a slot was refused.
+    SlotRefused {
+        /// The queue.
+        group: u64,
+        /// The slot.
+        slot: &'a str,
+        /// Why.
+        reason: &'a str,
+        /// Whether the slot has a bound that it can be beyond.
+        is_bounded: bool,
     },
     /// A consumer began to settle.
     Settling {

@@ -134,8 +134,15 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
         Event::Looked { group, bound, position, .. } => {
             write!(out, "g{group} looked within {bound:?}: {position:?}")
         }
-        Event::Read { group, reader, offset, id } => {
-            write!(out, "g{group} r{reader} read {offset} {id:?}")
+        Event::Read { group, reader, offset, id, slot } => {
+            let slot = slot.map_or_else(String::new, |slot| format!(" through {slot}"));
+            write!(out, "g{group} r{reader} read {offset} {id:?}{slot}")
+        }
+        Event::SlotReader { group, slot, reader } => {
+            write!(out, "g{group} r{reader} begins with {slot}")
+        }
+        Event::SlotRefused { group, slot, reason, .. } => {
+            write!(out, "g{group} {slot} refused: {reason}")
         }
         Event::Settling { group, consumer, offset, token, settle } => {
             write!(out, "g{group} c{consumer} settles {offset} token {token} {settle:?}")

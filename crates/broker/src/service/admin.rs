@@ -275,7 +275,7 @@ impl Member {
 type Client = v1::admin_service_client::AdminServiceClient<tonic::transport::Channel>;
 
 impl Services {
-    fn admin(&self, node: u64) -> Result<Client, Status> {
+    pub(super) fn admin(&self, node: u64) -> Result<Client, Status> {
         Ok(Client::new(self.node.channel(node)?))
     }
 
@@ -394,6 +394,34 @@ impl v1::admin_service_server::AdminService for Services {
                 self.admin(node)?.verify_receipts(forwarded(request, hops)).await.map_err(passed_on)
             }
         }
+    }
+
+    async fn create_slot(
+        &self,
+        request: Request<v1::CreateSlotRequest>,
+    ) -> Result<Response<v1::CreateSlotResponse>, Status> {
+        self.slot_created(request).await
+    }
+
+    async fn advance_slot(
+        &self,
+        request: Request<v1::AdvanceSlotRequest>,
+    ) -> Result<Response<v1::AdvanceSlotResponse>, Status> {
+        self.slot_advanced(request).await
+    }
+
+    async fn list_slots(
+        &self,
+        request: Request<v1::ListSlotsRequest>,
+    ) -> Result<Response<v1::ListSlotsResponse>, Status> {
+        self.slots_listed(request).await
+    }
+
+    async fn drop_slot(
+        &self,
+        request: Request<v1::DropSlotRequest>,
+    ) -> Result<Response<v1::DropSlotResponse>, Status> {
+        self.slot_dropped(request).await
     }
 
     async fn delete_queue(

@@ -9,6 +9,7 @@ pub(crate) mod reader;
 mod receipts;
 mod replicas;
 mod replication;
+pub(crate) mod slots;
 
 use std::pin::Pin;
 use std::sync::Arc;

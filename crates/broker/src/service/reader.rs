@@ -13,11 +13,12 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use quorate_group::ProposeError;
 use quorate_machine::Millis;
-use quorate_machine::queue::{Offset, View};
+use quorate_machine::queue::{Offset, Queue as Machine, SlotName, View};
 use quorate_proto::{reason, v1};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::slots::slot_name;
 use super::{Answers, Services};
 use crate::member::Member;
 use crate::queue::Queue;
@@ -63,6 +64,18 @@ pub(crate) fn bound_of(request: &v1::ReadRequest) -> Result<Bound, Refusal> {
     }
 }
 
+/// The slot that a request reads through.
+pub(crate) fn slot_of(request: &v1::ReadRequest) -> Result<Option<SlotName>, Refusal> {
+    use v1::read_request::From;
+    match (request.slot.as_str(), request.from) {
+        ("", _) => Ok(None),
+        (_, Some(From::TimeMs(_) | From::Next(_))) => {
+            Err(Refusal::invalid("with `slot`, `from` is left out or an `offset`"))
+        }
+        (slot, _) => slot_name(slot).map(Some),
+    }
+}
+
 /// A reader's place in the queue, and what it asked for.
 struct Reading {
     node: Arc<Member>,
@@ -74,6 +87,8 @@ struct Reading {
     /// Not known before the first look.
     next: Option<Offset>,
     from: Option<v1::read_request::From>,
+    /// The slot that it reads through.
+    slot: Option<SlotName>,
     /// Messages that it still wants.
     left: Option<u64>,
 }
@@ -101,7 +116,12 @@ impl Reading {
     /// Looks at the replica once it is complete enough.
     async fn look(&mut self) -> Result<Seen, Refusal> {
         let begun = Instant::now();
-        let bound = match self.bound {
+        // Where a slot is, is told as of now: an older position would be read again.
+        let asked = match self.slot {
+            Some(_) if self.next.is_none() && self.from.is_none() => Bound::Linearizable,
+            _ => self.bound,
+        };
+        let bound = match asked {
             Bound::Staleness(bound) => bound,
             Bound::Linearizable => Duration::ZERO,
         };
@@ -125,7 +145,7 @@ impl Reading {
             if left.is_zero() {
                 return Err(self.stale("no leader answers it", None));
             }
-            let since = match self.bound {
+            let since = match asked {
                 Bound::Staleness(bound) if !asks_anew => {
                     Instant::now().checked_sub(bound).unwrap_or(begun)
                 }
@@ -134,9 +154,9 @@ impl Reading {
             };
             match tokio::time::timeout(left, self.queue.handle.complete_as_of(since)).await {
                 Ok(Ok(as_of)) => {
-                    let seen = self.see(as_of);
+                    let seen = self.see(as_of)?;
                     let staleness = Duration::from_millis(seen.position.staleness_ms.into());
-                    if self.bound == Bound::Linearizable || staleness <= bound {
+                    if asked == Bound::Linearizable || staleness <= bound {
                         return Ok(seen);
                     }
                     // What was known of it became too old while it was looked at: ask.
@@ -153,22 +173,15 @@ impl Reading {
         }
     }
 
-    fn see(&mut self, as_of: Instant) -> Seen {
-        use v1::read_request::From;
+    fn see(&mut self, as_of: Instant) -> Result<Seen, Refusal> {
         let most = self.left.map_or(PART_MESSAGES, |left| left.min(PART_MESSAGES.into()) as u32);
         let handle = &self.queue.handle;
         self.applied = handle.replica().applied();
         let (view, first, end, index) = handle.read_at(|machine, index| {
-            let first = machine.first_readable();
-            let end = machine.next_offset();
-            let next = self.next.unwrap_or_else(|| match self.from {
-                None => first,
-                Some(From::Offset(offset)) => Offset(offset),
-                Some(From::TimeMs(time)) => machine.offset_at(Millis(time)),
-                Some(From::Next(_)) => end,
-            });
-            (machine.view(next, most, PART_BYTES), first, end, index)
+            let view = self.start(machine).map(|next| machine.view(next, most, PART_BYTES));
+            (view, machine.first_readable(), machine.next_offset(), index)
         });
+        let view = view?;
         // Rounded up: it is an upper bound.
         let staleness = as_of.elapsed().as_micros().div_ceil(1000);
         let position = v1::ReadPosition {
@@ -180,7 +193,44 @@ impl Reading {
             end_offset: end.0,
             group_id: self.queue.handle.id(),
         };
-        Seen { view, position }
+        Ok(Seen { view, position })
+    }
+
+    /// Where to go on, or to begin.
+    fn start(&self, machine: &Machine) -> Result<Offset, Refusal> {
+        use v1::read_request::From;
+        let next = self.next.or(match self.from {
+            None => None,
+            Some(From::Offset(offset)) => Some(Offset(offset)),
+            Some(From::TimeMs(time)) => Some(machine.offset_at(Millis(time))),
+            Some(From::Next(_)) => Some(machine.next_offset()),
+        });
+        match &self.slot {
+            None => Ok(next.unwrap_or_else(|| machine.first_readable())),
+            Some(name) => self.start_of_slot(machine, name, next),
+        }
+    }
+
+    /// From a slot's position on all messages are there, as long as it is not lost.
+    fn start_of_slot(
+        &self,
+        machine: &Machine,
+        name: &SlotName,
+        next: Option<Offset>,
+    ) -> Result<Offset, Refusal> {
+        let queue = self.queue.name.as_str();
+        let Some(slot) = machine.slot(name) else {
+            return Err(Refusal::slot_not_found(queue, name));
+        };
+        match (slot.lost_from, next) {
+            (Some(from), _) => {
+                Err(Refusal::slot_lost(queue, &slot, from, machine.first_readable()))
+            }
+            (None, Some(next)) if next < slot.position => {
+                Err(Refusal::slot_moved(queue, name, slot.position, next))
+            }
+            (None, next) => Ok(next.unwrap_or(slot.position)),
+        }
     }
 
     /// The next part of what is to be read.
@@ -263,6 +313,7 @@ impl v1::reader_service_server::ReaderService for Services {
         let permit = self.node.budget.stream()?;
         let request = request.into_inner();
         let bound = bound_of(&request)?;
+        let slot = slot_of(&request)?;
         let queue = match self.node.place_to_read(&request.queue, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
@@ -292,6 +343,7 @@ impl v1::reader_service_server::ReaderService for Services {
             applied: 0,
             next: None,
             from: request.from,
+            slot,
             left: (request.max_messages > 0).then_some(request.max_messages),
         };
         let follows = request.follow;

@@ -8,7 +8,7 @@ use quorate_machine::catalog::{self, Command, PlaceQueue, Rejection, Reply};
 use quorate_proto::{reason, v1};
 use tonic::Status;
 
-use crate::member::Member;
+use crate::member::{MOVES_VERSION, Member};
 use crate::refusal::Refusal;
 use crate::routing::queue_name;
 
@@ -22,6 +22,7 @@ impl Member {
         request: &v1::ChangeReplicasRequest,
     ) -> Result<v1::ChangeReplicasResponse, Status> {
         let name = queue_name(&request.queue)?;
+        self.expect_known(MOVES_VERSION, "queues that move")?;
         // A group that was never led has no members yet that could be changed.
         if self.known(&name).is_some() {
             self.locate(name.as_str(), 0).await?;
@@ -46,6 +47,7 @@ impl Member {
 
     /// Says that a node is to leave.
     pub(super) async fn remove_node(&self, node: u64) -> Result<v1::RemoveNodeResponse, Refusal> {
+        self.expect_known(MOVES_VERSION, "nodes that leave")?;
         self.check_removal(NodeId(node))?;
         match self.propose_catalog(Command::RemoveNode { id: NodeId(node) }).await? {
             Reply::Rejected(rejection) => Err(rejection.into()),

@@ -12,4 +12,5 @@ pub mod queue;
 pub mod read;
 pub mod server;
 pub mod sim;
+pub mod slot;
 pub mod verify;

@@ -9,6 +9,7 @@ use crate::args::Global;
 use crate::failure::Failure;
 use crate::message;
 use crate::session;
+use crate::stop::Stop;
 use crate::units;
 
 /// Options of `read`.
@@ -16,8 +17,9 @@ use crate::units;
 #[command(
     after_help = "Examples:\n  quorate read orders                 what is in the queue now\n  \
 quorate read orders --from 1000 -f  from offset 1000 on, and what comes\n  \
-quorate read orders --since 10m     what was published in the last ten minutes\n\nSettled messages can be read \
-only in queues created with --retain or --retain-bytes."
+quorate read orders --since 10m     what was published in the last ten minutes\n  \
+quorate read orders --slot archive  what the slot needs; it is moved behind what was printed\n\nSettled messages can be \
+read only in queues created with --retain or --retain-bytes, and as long as a slot needs them."
 )]
 pub struct Args {
     /// The queue.
@@ -31,6 +33,10 @@ pub struct Args {
     /// Begin behind the last message.
     #[arg(long)]
     next: bool,
+    /// Read through this slot: from its position on, settled messages too, and move it behind what was written to
+    /// standard output. What was written and not moved behind, as after a crash, comes again.
+    #[arg(long, value_name = "SLOT", conflicts_with_all = ["from", "since", "next"])]
+    slot: Option<String>,
     /// End after this many messages.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -61,6 +67,9 @@ impl Args {
         if self.next {
             reader = reader.from_next();
         }
+        if let Some(slot) = &self.slot {
+            reader = reader.slot(slot.as_str());
+        }
         if let Some(count) = self.count {
             reader = reader.limit(count);
         }
@@ -80,12 +89,16 @@ impl Args {
 /// Reads and prints.
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
+    let mut stop = Stop::new()?;
     let mut reader = args.apply(client.reader(args.queue.as_str())).build();
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = stop.requested() => Ok(()),
         outcome = print(&mut reader, &args, global) => outcome,
-    }
+    };
+    // Whatever ended it: the slot goes behind what was printed.
+    let closed = session::within(global, "move the slot", reader.close()).await;
+    outcome.and(closed)
 }
 
 async fn print(reader: &mut Reader, args: &Args, global: &Global) -> Result<(), Failure> {
@@ -97,6 +110,9 @@ async fn print(reader: &mut Reader, args: &Args, global: &Global) -> Result<(), 
         let published_ms = published.as_millis() as u64;
         let facts = [("offset", offset.into()), ("published_at_ms", published_ms.into())];
         message::print(global.output, facts, &headers, &body)?;
+        if args.slot.is_some() {
+            reader.confirm(offset).map_err(|error| session::failure(&doing, &error))?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use quorate_proto::v1;
 use quorate_proto::v1::read_request::{Consistency, From};
 
 use crate::client::Client;
+use crate::reader::confirms::Confirms;
 use crate::reader::{Reader, Reading, Settings};
 
 /// Settings of a [`Reader`]; made by [`Client::reader`].
@@ -40,6 +41,7 @@ impl ReaderBuilder {
             limit: None,
             follow: false,
             zone: String::new(),
+            slot: None,
         };
         Self { client, settings }
     }
@@ -60,6 +62,17 @@ impl ReaderBuilder {
     /// Begins behind the last message.
     pub fn from_next(mut self) -> Self {
         self.settings.from = Some(From::Next(true));
+        self
+    }
+
+    /// Reads through this slot: begins at its position, shows every message from there on, settled or not, and moves
+    /// it behind what is told to be done with ([`Reader::confirm`]). What was not confirmed is shown again by the
+    /// next reader of the slot: **at least once**. One reader at a time: if another one moves the slot beyond it, it
+    /// fails with `SLOT_MOVED`. A slot that was lost fails with `SLOT_LOST` rather than leave a message out.
+    ///
+    /// In place of `from_…`; the server refuses to begin a slot elsewhere than at its position or an offset behind it.
+    pub fn slot(mut self, name: impl Into<String>) -> Self {
+        self.settings.slot = Some(name.into());
         self
     }
 
@@ -98,10 +111,13 @@ impl ReaderBuilder {
     /// The reader. It asks for nothing before it is polled; a queue that does not exist is its first item.
     pub fn build(self) -> Reader {
         let position = Arc::new(Mutex::new(v1::ReadPosition::default()));
+        let slot = self.settings.slot.clone();
+        let (client, queue) = (self.client.clone(), self.settings.queue.clone());
+        let confirms = slot.map(|slot| Confirms::new(client, queue, slot));
         let reading = Reading::new(self.client, self.settings, Arc::clone(&position));
         let messages = stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|message| (message, reading)))
         });
-        Reader { messages: messages.boxed(), position }
+        Reader { messages: messages.boxed(), position, confirms, shown: None }
     }
 }

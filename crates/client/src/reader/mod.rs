@@ -1,8 +1,9 @@
 //! [`Reader`]: sees a queue's messages without taking them.
 //!
-//! `Reader` is the handle, `builder` its settings; `replicas` decides which one to ask.
+//! `Reader` is the handle, `builder` its settings; `replicas` decides which one to ask, `confirms` moves its slot.
 
 mod builder;
+mod confirms;
 mod replicas;
 
 use std::collections::VecDeque;
@@ -24,9 +25,10 @@ pub use builder::ReaderBuilder;
 
 use crate::backoff::Backoff;
 use crate::client::Client;
-use crate::error::{ReadError, Refusal};
+use crate::error::{Error, ReadError, Refusal};
 use crate::fault::Fault;
 use crate::nodes::MAX_ANSWER_BYTES;
+use confirms::Confirms;
 use replicas::Replicas;
 
 /// A followed stream that says nothing for so long is given up: a node tells at least each second how it is.
@@ -39,8 +41,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// with, and goes on at another one when that fails or cannot hold the bound: without a gap, a repetition, or going
 /// back in time. Without [`follow`](ReaderBuilder::follow) the stream ends at the end of the queue.
 ///
-/// A queue keeps settled messages for readers if it was created with `retain_ms` or `retain_bytes`; otherwise
-/// only what has not been settled can be read.
+/// A queue keeps settled messages for readers if it was created with `retain_ms` or `retain_bytes`, or has a slot
+/// that needs them; otherwise only what has not been settled can be read.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -58,6 +60,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 pub struct Reader {
     messages: BoxStream<'static, Result<ReadMessage, ReadError>>,
     position: Arc<Mutex<v1::ReadPosition>>,
+    /// Of a reader of a slot.
+    confirms: Option<Confirms>,
+    /// The last offset that the application has seen.
+    shown: Option<u64>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -73,13 +79,76 @@ impl Reader {
     pub fn position(&self) -> v1::ReadPosition {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Of a reader of a [slot](ReaderBuilder::slot): the message at `offset` and all before it are done with. Returns
+    /// at once; the slot is moved a few times a second, for all that was confirmed meanwhile, and once more when the
+    /// reader is dropped. [`flush`](Self::flush) waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a reader without a slot, or an offset that it has not shown; [`Error::Refused`] once the
+    /// slot could not be moved for good, with `SLOT_LOST`, `SLOT_MOVED` or `SLOT_NOT_FOUND`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures_util::StreamExt;
+    /// let mut reader = client.reader("orders").slot("warehouse").follow().build();
+    /// while let Some(message) = reader.next().await {
+    ///     let message = message?;
+    ///     println!("{:?}", message.body);
+    ///     reader.confirm(message.offset)?;
+    /// }
+    /// reader.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn confirm(&self, offset: u64) -> Result<(), Error> {
+        let Some(confirms) = &self.confirms else {
+            return Err(Error::Invalid("the reader has no slot to move".to_owned()));
+        };
+        if self.shown < Some(offset) {
+            return Err(Error::Invalid(format!("offset {offset} has not been read yet")));
+        }
+        confirms.want(offset + 1)
+    }
+
+    /// Waits until the slot is behind all that was confirmed. Without a slot there is nothing to wait for.
+    ///
+    /// # Errors
+    /// Those of [`Client::advance_slot`](crate::Client::advance_slot). When no node took it, it is tried again.
+    pub fn flush(&self) -> impl Future<Output = Result<(), Error>> + Send + '_ {
+        // Not the whole reader is borrowed by the future: its stream cannot be shared between threads.
+        flush(self.confirms.as_ref())
+    }
+
+    /// Flushes, and ends the reader.
+    ///
+    /// # Errors
+    /// Those of [`flush`](Self::flush).
+    pub async fn close(self) -> Result<(), Error> {
+        let Self { confirms, .. } = self;
+        flush(confirms.as_ref()).await
+    }
+}
+
+async fn flush(confirms: Option<&Confirms>) -> Result<(), Error> {
+    match confirms {
+        Some(confirms) => confirms.flush().await,
+        None => Ok(()),
+    }
 }
 
 impl Stream for Reader {
     type Item = Result<ReadMessage, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.messages.poll_next_unpin(context)
+        if let Some(confirms) = &mut self.confirms {
+            confirms.start();
+        }
+        let next = self.messages.poll_next_unpin(context);
+        if let Poll::Ready(Some(Ok(message))) = &next {
+            self.shown = Some(message.offset);
+        }
+        next
     }
 }
 
@@ -105,6 +174,7 @@ pub(crate) struct Settings {
     limit: Option<u64>,
     follow: bool,
     zone: String,
+    slot: Option<String>,
 }
 
 /// A reader at work: its place, and the stream that is open.
@@ -201,6 +271,7 @@ impl Reading {
                 consistency: self.settings.consistency,
                 at_least_index: self.at_least,
                 group_id: self.group,
+                slot: self.settings.slot.clone().unwrap_or_default(),
             };
             Ok(client.read(request).await.map_err(Fault::from)?.into_inner())
         };

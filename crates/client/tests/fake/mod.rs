@@ -57,6 +57,8 @@ pub struct Queue {
     pub opened: Vec<usize>,
     pub leader: usize,
     pub deleted: bool,
+    /// Where the one slot is; none once it was dropped.
+    pub slot: Option<u64>,
     /// No majority: a leader is waited for in vain, and queues are not described.
     pub leaderless: bool,
     pub max_message_bytes: u64,
@@ -507,6 +509,53 @@ impl AdminService for Node {
         };
         let verdicts = request.receipts.iter().map(verdict).collect();
         Ok(Response::new(v1::VerifyReceiptsResponse { verdicts, next_offset: 0 }))
+    }
+
+    async fn create_slot(
+        &self,
+        request: Request<v1::CreateSlotRequest>,
+    ) -> Result<Response<v1::CreateSlotResponse>, Status> {
+        let v1::CreateSlotRequest { queue, slot, .. } = request.into_inner();
+        self.exists(&queue)?;
+        let created = self.queue().slot.is_none();
+        let position = *self.queue().slot.get_or_insert(0);
+        let slot = Some(v1::SlotDescription { queue, slot, position, ..Default::default() });
+        Ok(Response::new(v1::CreateSlotResponse { slot, created }))
+    }
+
+    async fn advance_slot(
+        &self,
+        request: Request<v1::AdvanceSlotRequest>,
+    ) -> Result<Response<v1::AdvanceSlotResponse>, Status> {
+        let v1::AdvanceSlotRequest { queue, slot, offset } = request.into_inner();
+        match &mut self.queue().slot {
+            None => return Err(refusal(reason::SLOT_NOT_FOUND)),
+            Some(position) if *position > offset => return Err(refusal(reason::SLOT_MOVED)),
+            Some(position) => *position = offset,
+        }
+        let slot = v1::SlotDescription { queue, slot, position: offset, ..Default::default() };
+        Ok(Response::new(v1::AdvanceSlotResponse { slot: Some(slot) }))
+    }
+
+    async fn list_slots(
+        &self,
+        request: Request<v1::ListSlotsRequest>,
+    ) -> Result<Response<v1::ListSlotsResponse>, Status> {
+        self.exists(&request.into_inner().queue)?;
+        let slots = self.queue().slot.into_iter();
+        let slots = slots.map(|position| v1::SlotDescription { position, ..Default::default() });
+        Ok(Response::new(v1::ListSlotsResponse { slots: slots.collect() }))
+    }
+
+    async fn drop_slot(
+        &self,
+        _: Request<v1::DropSlotRequest>,
+    ) -> Result<Response<v1::DropSlotResponse>, Status> {
+        match self.queue().slot.take() {
+            // The first answer is lost.
+            Some(_) => Err(Status::unavailable("scripted break")),
+            None => Err(refusal(reason::SLOT_NOT_FOUND)),
+        }
     }
 
     async fn delete_queue(

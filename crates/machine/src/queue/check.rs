@@ -5,6 +5,8 @@
 
 use super::Queue;
 use super::ready::Span;
+use super::slots::SLOTS_MAX;
+use crate::planted::{self, Bug};
 
 type Check = Result<(), &'static str>;
 
@@ -17,6 +19,7 @@ impl Queue {
     pub fn check(&self) -> Result<(), &'static str> {
         self.check_batches()?;
         self.check_retained()?;
+        self.check_slots()?;
         self.check_messages()?;
         self.check_counts()?;
         self.check_consumers()
@@ -44,7 +47,33 @@ impl Queue {
             rule(held.is_none_or(|held| held.first >= end), "a batch is held or retained")?;
         }
         rule(end <= self.ready.next(), "retained batches end where the queue does")?;
-        rule(self.settings.retains() || end == 0, "only a queue that retains has retained batches")
+        let wanted = self.settings.retains()
+            || self.retained.oldest().is_none_or(|oldest| self.slots.need(oldest));
+        rule(wanted, "what is retained is wanted by the settings or a slot")
+    }
+
+    /// All that a slot needs is there, or the slot is lost.
+    fn check_slots(&self) -> Check {
+        rule(self.slots.len() <= SLOTS_MAX, "there are no more slots than may be")?;
+        if planted::is(Bug::TrimPastSlots) {
+            // It would be found here. It is to be found by what readers are shown.
+            return Ok(());
+        }
+        let (gapless, next) = (self.gapless_from(), self.ready.next());
+        for (_, slot) in self.slots.iter() {
+            rule(slot.position <= next, "a slot is within the queue")?;
+            match slot.lost_from {
+                None => rule(slot.position >= gapless, "a slot skips nothing")?,
+                Some(from) => {
+                    let within = (slot.position..next).contains(&from);
+                    rule(within, "a lost slot lost something that it needed")?;
+                }
+            }
+            let mut counted = slot.clone();
+            counted.count(&self.retained);
+            rule(counted.pinned == slot.pinned, "a slot counts what is retained for it")?;
+        }
+        Ok(())
     }
 
     /// Every message that a batch has left is in one place, and no other message is in any.

@@ -11,6 +11,11 @@
 //! 6 Settle         session u128 | items u32 | item*
 //!     item         kind u8 | argument u32 | token u64 | first u64 | count u32
 //! 7 Tick   8 Purge   9 LeaderChanged  node u64
+//! 10 CreateSlot    slot | from u8 | offset u64 | max_retained_bytes u64 | max_idle_ms u64
+//!     from         1 first, 2 next, 3 offset; the offset is 0 but for 3
+//! 11 AdvanceSlot   slot | offset u64
+//! 12 DropSlot      slot
+//! slot             length u32, name
 //! x?               0, or 1 and x
 //! ```
 
@@ -19,6 +24,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
+use super::slots::{CreateSlot, SlotName, SlotStart};
 use crate::wire::{self, DecodeError};
 use crate::{NodeId, entry, frame};
 
@@ -34,6 +40,13 @@ const SETTLE: u8 = 6;
 const TICK: u8 = 7;
 const PURGE: u8 = 8;
 const LEADER_CHANGED: u8 = 9;
+const CREATE_SLOT: u8 = 10;
+const ADVANCE_SLOT: u8 = 11;
+const DROP_SLOT: u8 = 12;
+
+const FROM_FIRST: u8 = 1;
+const FROM_NEXT: u8 = 2;
+const FROM_OFFSET: u8 = 3;
 
 const ACK: u8 = 1;
 const NACK: u8 = 2;
@@ -66,6 +79,60 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u8(LEADER_CHANGED);
             out.put_u64_le(node.0);
         }
+        Command::CreateSlot(create) => encode_create_slot(create, out),
+        Command::AdvanceSlot { name, to } => {
+            out.put_u8(ADVANCE_SLOT);
+            put_slot_name(out, name);
+            out.put_u64_le(to.0);
+        }
+        Command::DropSlot { name } => {
+            out.put_u8(DROP_SLOT);
+            put_slot_name(out, name);
+        }
+    }
+}
+
+fn encode_create_slot(create: &CreateSlot, out: &mut BytesMut) {
+    out.put_u8(CREATE_SLOT);
+    put_slot_name(out, &create.name);
+    put_slot_start(out, create.from);
+    out.put_u64_le(create.max_retained_bytes);
+    out.put_u64_le(create.max_idle_ms);
+}
+
+/// Appends a slot's name.
+pub(super) fn put_slot_name(out: &mut impl BufMut, name: &SlotName) {
+    wire::put_bytes(out, name.as_str().as_bytes());
+}
+
+/// Appends where a slot begins.
+pub(super) fn put_slot_start(out: &mut impl BufMut, from: SlotStart) {
+    let (kind, offset) = match from {
+        SlotStart::First => (FROM_FIRST, 0),
+        SlotStart::Next => (FROM_NEXT, 0),
+        SlotStart::Offset(offset) => (FROM_OFFSET, offset.0),
+    };
+    out.put_u8(kind);
+    out.put_u64_le(offset);
+}
+
+/// Reads what [`put_slot_name`] wrote.
+pub(super) fn slot_name(buf: &mut impl Buf) -> Result<SlotName, DecodeError> {
+    let name = wire::string(buf, "slot name", SlotName::LENGTH_MAX)?;
+    SlotName::parse(&name)
+        .map_err(|_| DecodeError::Invalid { what: "slot name", why: "no slot may have it" })
+}
+
+/// Reads what [`put_slot_start`] wrote.
+pub(super) fn slot_start(buf: &mut impl Buf) -> Result<SlotStart, DecodeError> {
+    match (wire::u8(buf)?, wire::u64(buf)?) {
+        (FROM_FIRST, 0) => Ok(SlotStart::First),
+        (FROM_NEXT, 0) => Ok(SlotStart::Next),
+        (FROM_OFFSET, offset) => Ok(SlotStart::Offset(Offset(offset))),
+        (FROM_FIRST | FROM_NEXT, _) => {
+            Err(DecodeError::Invalid { what: "start of a slot", why: "it takes no offset" })
+        }
+        (kind, _) => Err(DecodeError::UnknownKind { what: "start of a slot", kind }),
     }
 }
 
@@ -130,6 +197,14 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         TICK => Command::Tick,
         PURGE => Command::Purge,
         LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
+        CREATE_SLOT => Command::CreateSlot(CreateSlot {
+            name: slot_name(buf)?,
+            from: slot_start(buf)?,
+            max_retained_bytes: wire::u64(buf)?,
+            max_idle_ms: wire::u64(buf)?,
+        }),
+        ADVANCE_SLOT => Command::AdvanceSlot { name: slot_name(buf)?, to: Offset(wire::u64(buf)?) },
+        DROP_SLOT => Command::DropSlot { name: slot_name(buf)? },
         kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
     };
     wire::expect_end(buf)?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
+use super::slots::{CreateSlot, SlotName};
 use crate::NodeId;
 
 /// A command to a queue.
@@ -46,6 +47,20 @@ pub enum Command {
     LeaderChanged {
         /// The new leader.
         node: NodeId,
+    },
+    /// Makes a slot; the same one once more is no conflict.
+    CreateSlot(CreateSlot),
+    /// Moves a slot on; never back.
+    AdvanceSlot {
+        /// The slot.
+        name: SlotName,
+        /// The first message that it needs from now on.
+        to: Offset,
+    },
+    /// Removes a slot, and with it its hold on the log.
+    DropSlot {
+        /// The slot.
+        name: SlotName,
     },
 }
 

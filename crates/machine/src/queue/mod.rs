@@ -32,6 +32,7 @@ mod dedup;
 mod delayed;
 mod delivery;
 mod effect;
+mod holding;
 mod ids;
 mod leased;
 mod publish;
@@ -42,6 +43,7 @@ mod retained;
 mod sessions;
 mod settings;
 mod settle;
+mod slots;
 mod snapshot;
 mod stats;
 
@@ -55,6 +57,10 @@ pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
 pub use settings::{IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, Settings};
+pub use slots::{
+    CreateSlot, SLOT_RETAINED_BYTES_DEFAULT, SLOTS_MAX, SlotInfo, SlotName, SlotNameError,
+    SlotStart, SlotState,
+};
 pub use stats::{ConsumerInfo, Stats};
 
 use ready::Span;
@@ -73,6 +79,7 @@ pub struct Queue {
     dedup: dedup::Dedup,
     gone: Gone,
     retained: retained::Retained,
+    slots: slots::Slots,
     /// The publish command before this one, in the same entry, was accepted.
     merge: bool,
 }
@@ -110,6 +117,9 @@ impl Queue {
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
             Command::LeaderChanged { node: _ } => self.leader_changed(),
+            Command::CreateSlot(create) => self.create_slot(create),
+            Command::AdvanceSlot { name, to } => self.advance_slot(&name, to),
+            Command::DropSlot { name } => self.drop_slot(&name),
         }
     }
 
@@ -147,24 +157,6 @@ impl Queue {
         self.gone.exhausted += span.count;
     }
 
-    /// Messages leave the queue; a batch that they were the last of may be retained.
-    fn leave(&mut self, span: Span) {
-        let (retains, retained) = (self.settings.retains(), &mut self.retained);
-        self.backlog.remove(span.first, span.count, |batch| {
-            if retains {
-                retained.insert(batch);
-            }
-        });
-    }
-
-    fn trim(&mut self) {
-        let Settings { retain_ms, retain_bytes, .. } = self.settings;
-        match self.settings.retains() {
-            true => self.retained.trim(self.now, retain_ms, retain_bytes),
-            false => self.retained.clear(),
-        }
-    }
-
     fn configure(&mut self, settings: Settings) -> Reply {
         let version = self.settings.version;
         if settings.version < version {
@@ -178,6 +170,7 @@ impl Queue {
         let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
         self.backlog.clear();
         self.retained.clear();
+        self.slots.all_gone(self.ready.next());
         self.merge = false;
         self.consumers.release_all();
         self.gone.purged += count;
@@ -260,7 +253,8 @@ impl Machine for Queue {
             self.delayed.next_deadline(),
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
-            self.retained.next_deadline(self.settings.retain_ms),
+            self.retention_deadline(),
+            self.slots.next_deadline(self.now, self.ready.next()),
         ];
         deadlines.into_iter().flatten().min()
     }

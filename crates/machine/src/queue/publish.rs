@@ -57,6 +57,7 @@ impl Queue {
         let since = self.now;
         let batch = Batch { index, first, since, ordinal, count, remaining: count, bytes };
         self.backlog.append(batch, merge);
+        self.slots.published(first, self.now);
         if let Some(producer) = &publish.producer {
             let window = self.settings.dedup_window;
             self.dedup.record(producer, count, first_offset, self.now, window);

@@ -1,7 +1,7 @@
 //! Reading without consuming: where the messages are that a reader may see.
 //!
 //! A reader sees what is held: ready, delayed and leased messages; and, in a queue that retains settled
-//! ones, every message of a batch that is held in part or retained.
+//! ones or has slots that need them, every message of a batch that is held in part or retained.
 
 use super::Queue;
 use super::backlog::Batch;
@@ -34,7 +34,7 @@ impl Queue {
     /// batch is left in part.
     #[must_use]
     pub fn view(&self, from: Offset, max_messages: u32, max_bytes: u64) -> View {
-        let whole = self.settings.retains();
+        let retains = self.settings.retains();
         let mut view = View { pieces: Vec::new(), next: from };
         let mut held: Option<Vec<Span>> = None;
         let (mut room, mut bytes) = (u64::from(max_messages), max_bytes);
@@ -52,7 +52,8 @@ impl Queue {
                 view.next = Offset(start + count);
                 count == end - start
             };
-            let goes_on = if whole || batch.remaining == batch.count {
+            let whole = retains || batch.remaining == batch.count || self.slots.need(batch);
+            let goes_on = if whole {
                 add(start, end)
             } else {
                 let held = held.get_or_insert_with(|| self.spans());

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::command::Attach;
 use super::ids::{Attachment, Offset};
+use super::slots::SlotInfo;
 
 /// Answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,18 @@ pub enum Reply {
     Purged {
         /// Messages dropped.
         count: u64,
+    },
+    /// The slot is there.
+    SlotCreated {
+        /// As it is now.
+        slot: SlotInfo,
+        /// False if it was there before.
+        created: bool,
+    },
+    /// The slot has moved.
+    SlotAdvanced {
+        /// As it is now.
+        slot: SlotInfo,
     },
     /// Refused; nothing has changed.
     Rejected(Rejection),
@@ -117,6 +130,44 @@ pub enum Rejection {
     InvalidPrefetch {
         /// The prefetch asked for.
         prefetch: u32,
+    },
+    /// No slot of this name.
+    #[error("there is no such slot")]
+    SlotNotFound,
+    /// A slot of this name was made with other parameters.
+    #[error("a slot of this name exists with other parameters")]
+    SlotExists,
+    /// Something that the slot needed is gone.
+    #[error("the slot is lost: messages from {} on were let go of", .from.0)]
+    SlotLost {
+        /// The first message that it needed and that is gone.
+        from: Offset,
+    },
+    /// A slot never moves back.
+    #[error("the slot is at {} already and moves forward only", .position.0)]
+    SlotBehind {
+        /// Where it is.
+        position: Offset,
+    },
+    /// A slot never moves beyond the end of the queue.
+    #[error("the queue ends at {}", .next.0)]
+    SlotBeyondEnd {
+        /// The offset that the next message will have.
+        next: Offset,
+    },
+    /// A slot cannot begin where messages are missing.
+    #[error("a slot can begin within {} and {}: messages before are not all there", .first.0, .next.0)]
+    SlotNotReadable {
+        /// The first offset from which on all messages are there.
+        first: Offset,
+        /// The offset that the next message will have.
+        next: Offset,
+    },
+    /// No room for another slot.
+    #[error("queue has {limit} slots, the most it can have")]
+    TooManySlots {
+        /// The most slots.
+        limit: u32,
     },
     /// Settings older than the queue's.
     #[error("settings are older than version {version}")]

@@ -1,5 +1,5 @@
-//! Batches whose messages have all been settled and that are kept for readers: for as long, and up to as
-//! many bytes, as the queue's settings say. The oldest go first.
+//! Batches whose messages have all been settled and that are kept for readers. The oldest go first; when, is
+//! decided in `holding`.
 
 use std::collections::VecDeque;
 
@@ -62,19 +62,21 @@ impl Retained {
         self.batches.insert(at, batch);
     }
 
-    /// Lets go of what is too old, and of the oldest beyond `max_bytes`.
-    pub fn trim(&mut self, now: Millis, age_ms: Option<u64>, max_bytes: Option<u64>) {
-        while let Some(oldest) = self.batches.front() {
-            let is_old = age_ms.is_some_and(|age| oldest.since.plus(age) <= now);
-            let fits =
-                self.batches.len() <= RETAINED_MAX && max_bytes.is_none_or(|max| self.bytes <= max);
-            if !is_old && fits {
-                break;
-            }
-            self.messages -= u64::from(oldest.count);
-            self.bytes -= u64::from(oldest.bytes);
-            self.batches.pop_front();
-        }
+    /// The one with the lowest offsets.
+    pub fn oldest(&self) -> Option<&Batch> {
+        self.batches.front()
+    }
+
+    /// Lets go of the oldest.
+    pub fn pop_oldest(&mut self) -> Option<Batch> {
+        let oldest = self.batches.pop_front()?;
+        self.messages -= u64::from(oldest.count);
+        self.bytes -= u64::from(oldest.bytes);
+        Some(oldest)
+    }
+
+    /// Gives back memory after many have gone.
+    pub fn shrink(&mut self) {
         if self.batches.capacity() > 1024 && self.batches.len() < self.batches.capacity() / 4 {
             self.batches.shrink_to(self.batches.len() * 2);
         }
@@ -123,24 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_most_whatever_the_settings_say() {
-        let firsts: Vec<u64> = (0..RETAINED_MAX as u64 + 3).map(|n| n * 2).collect();
-        let mut retained = retained(&firsts);
-        retained.trim(Millis(0), Some(u64::MAX), None);
-        assert_eq!(
-            (retained.len(), retained.iter().next().map(|b| b.first)),
-            (RETAINED_MAX, Some(6))
-        );
-    }
-
-    #[test]
-    fn the_oldest_go_by_age_and_beyond_the_bytes() {
-        let mut by_age = retained(&[0, 2, 4]);
-        by_age.trim(Millis(69), Some(50), None);
-        assert_eq!((firsts(&by_age), by_age.bytes(), by_age.messages()), (vec![2, 4], 200, 4));
-        assert_eq!(by_age.next_deadline(Some(50)), Some(Millis(70 + SLACK_MS)));
-        let mut by_bytes = retained(&[0, 2, 4]);
-        by_bytes.trim(Millis(1_000), None, Some(150));
-        assert_eq!((firsts(&by_bytes), by_bytes.next_deadline(None)), (vec![4], None));
+    fn the_oldest_goes_first_and_says_when() {
+        let mut retained = retained(&[2, 0, 4]);
+        assert_eq!(retained.next_deadline(Some(50)), Some(Millis(50 + SLACK_MS)));
+        assert_eq!(retained.pop_oldest().map(|batch| batch.first), Some(0));
+        assert_eq!((retained.bytes(), retained.messages()), (200, 4));
+        assert_eq!(retained.next_deadline(Some(50)), Some(Millis(70 + SLACK_MS)));
+        assert_eq!(retained.next_deadline(None), None);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot  = version u8 | settings | now | next | cursor | acked | rejected | exhausted | purged
 //!             | returned* | delayed* | lease* | batch* | attachments | consumer* | turn*
-//!             | producer* | retained* | checksum u64
+//!             | producer* | retained* | slot* | checksum u64
 //! x*        = count | x ...              integers are varints, but session ids (u128)
 //! returned  = first | count | attempts
 //! delayed   = due | first | count | attempts
@@ -14,6 +14,7 @@
 //! consumer  = session | name | node | prefetch | lease_ms? | attachment | grace?
 //! turn      = session
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
+//! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | position | touched | lost_from?
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -25,6 +26,7 @@ use bytes::BufMut;
 
 use super::Queue;
 use super::backlog::{Backlog, Batch};
+use super::codec;
 use super::command::Attach;
 use super::consumers::{Consumer, Consumers};
 use super::dedup::{Dedup, Remembered, SequenceRun};
@@ -33,6 +35,7 @@ use super::leased::{Lease, Leased};
 use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::settings::Settings;
+use super::slots::{CreateSlot, SLOTS_MAX, Slot, Slots};
 use crate::digest::digest;
 use crate::planted::{self, Bug};
 use crate::wire::{
@@ -40,8 +43,9 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. Version 1 has no retained batches, and is written while there are none.
-const VERSION: u8 = 2;
+/// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots; each is written while
+/// it says all.
+const VERSION: u8 = 3;
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -66,8 +70,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 
 fn state(queue: &Queue) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
-    let is_old = queue.retained.len() == 0;
-    out.put_u8(if is_old { 1 } else { VERSION });
+    let version = version(queue);
+    out.put_u8(version);
     queue.settings.encode(&mut out);
     let gone = &queue.gone;
     for number in [
@@ -86,10 +90,22 @@ fn state(queue: &Queue) -> Vec<u8> {
     write_batches(&mut out, &queue.backlog);
     write_consumers(&mut out, &queue.consumers);
     write_producers(&mut out, &queue.dedup);
-    if !is_old {
+    if version >= 2 {
         write_retained(&mut out, &queue.retained);
     }
+    if version >= 3 {
+        write_slots(&mut out, &queue.slots);
+    }
     out
+}
+
+/// The lowest version of the layout that has room for all.
+fn version(queue: &Queue) -> u8 {
+    match (queue.slots.len(), queue.retained.len()) {
+        (0, 0) => 1,
+        (0, _) => 2,
+        _ => VERSION,
+    }
 }
 
 fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
@@ -111,12 +127,12 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     queue.dedup = read_producers(buf)?;
     if version >= 2 {
         queue.retained = read_retained(buf)?;
-        if queue.retained.len() == 0 {
-            return Err(DecodeError::Invalid {
-                what: "queue snapshot",
-                why: "it has an older form",
-            });
-        }
+    }
+    if version >= 3 {
+        queue.slots = read_slots(buf, &queue.retained)?;
+    }
+    if version != self::version(&queue) {
+        return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
     }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
         (queue.ready, queue.gone) = (Ready::new(0, 0), Default::default());
@@ -288,6 +304,43 @@ fn read_retained(buf: &mut &[u8]) -> Decoded<Retained> {
         retained.insert(batch);
     }
     Ok(retained)
+}
+
+fn write_slots(out: &mut Vec<u8>, slots: &Slots) {
+    put_varint(out, slots.len() as u64);
+    for (name, slot) in slots.iter() {
+        codec::put_slot_name(out, name);
+        codec::put_slot_start(out, slot.from);
+        for number in [slot.max_retained_bytes, slot.max_idle_ms, slot.position, slot.touched.0] {
+            put_varint(out, number);
+        }
+        wire::put_option(out, slot.lost_from, put_varint);
+    }
+}
+
+fn read_slots(buf: &mut &[u8], retained: &Retained) -> Decoded<Slots> {
+    let mut slots = Slots::default();
+    let count = item_count(buf, 19)?;
+    if count > SLOTS_MAX {
+        let (length, limit) = (count as u64, SLOTS_MAX as u64);
+        return Err(DecodeError::TooLong { what: "slots", length, limit });
+    }
+    for _ in 0..count {
+        let name = codec::slot_name(buf)?;
+        ascending(slots.iter().next_back().map(|(last, _)| last), &name, "slot")?;
+        let create = CreateSlot {
+            name,
+            from: codec::slot_start(buf)?,
+            max_retained_bytes: varint(buf)?,
+            max_idle_ms: varint(buf)?,
+        };
+        let (position, touched) = (varint(buf)?, Millis(varint(buf)?));
+        let mut slot = Slot::new(&create, position, touched, retained);
+        slot.lost_from = wire::option(buf, "lost flag", varint)?;
+        slot.count(retained);
+        slots.insert(create.name, slot);
+    }
+    Ok(slots)
 }
 
 fn read_batches(buf: &mut &[u8]) -> Decoded<Backlog> {

@@ -3,6 +3,7 @@
 use super::Queue;
 use super::dedup::PRODUCERS_MAX;
 use super::ids::{Offset, ProducerId, Session, Token};
+use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
 /// Figures of a queue. `published` is the sum of the seven counts after it.
@@ -44,6 +45,8 @@ pub struct Stats {
     pub producers: u64,
     /// Sessions, by id.
     pub consumers: Vec<ConsumerInfo>,
+    /// Slots, by name.
+    pub slots: Vec<SlotInfo>,
 }
 
 /// A session.
@@ -87,6 +90,7 @@ impl Queue {
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
             consumers: self.consumer_infos(),
+            slots: self.slots(),
         }
     }
 

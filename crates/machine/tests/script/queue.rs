@@ -5,9 +5,11 @@
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
-//!           [window=N] [age=MS] [version=N]
+//!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [version=N]
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
-//! stats   live   outstanding
+//! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
+//! slot advance NAME OFFSET   slot drop NAME   slots
+//! read   stats   live   outstanding
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,8 +17,8 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Effect, Offset, Producer, ProducerId, Publish, Queue, Reply, Run,
-    Session, SettleItem, SettleKind, Settled, Token,
+    Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue,
+    Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, NodeId};
 
@@ -50,6 +52,7 @@ impl Script {
             "tick" => Command::Tick,
             "purge" => Command::Purge,
             "leader" => Queue::leader_changed(words.number(0)),
+            "slot" => slot(&words),
             verb => panic!("unknown command {verb}"),
         }
     }
@@ -70,6 +73,8 @@ impl Script {
         settings.session_grace_ms = or("grace", settings.session_grace_ms);
         settings.dedup_window = or("window", settings.dedup_window);
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
+        settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
+        settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -77,6 +82,11 @@ impl Script {
     fn show(&self, verb: &str, output: &mut String) -> bool {
         match verb {
             "stats" => show_stats(&self.log.machine, output),
+            "slots" => {
+                let slots = self.log.machine.stats().slots;
+                slots.iter().for_each(|slot| show_slot(slot, output));
+            }
+            "read" => show_view(&self.log.machine, output),
             "live" => writeln!(output, "live {:?}", self.log.machine.live()).unwrap(),
             "outstanding" => {
                 let mut effects = Vec::new();
@@ -150,6 +160,24 @@ fn settle(words: &Words) -> Command {
     Command::Settle { session: session(words), items: vec![item] }
 }
 
+fn slot(words: &Words) -> Command {
+    let name = SlotName::parse(words.word(1)).unwrap();
+    match words.word(0) {
+        "create" => Command::CreateSlot(CreateSlot {
+            name,
+            from: match words.text("from").unwrap_or("first") {
+                "first" => SlotStart::First,
+                "next" => SlotStart::Next,
+                offset => SlotStart::Offset(Offset(offset.parse().unwrap())),
+            },
+            max_retained_bytes: words.get("bytes").unwrap_or(1_000),
+            max_idle_ms: words.get("idle").unwrap_or(0),
+        }),
+        "advance" => Command::AdvanceSlot { name, to: Offset(words.number(2)) },
+        _ => Command::DropSlot { name },
+    }
+}
+
 fn show_reply(index: u64, reply: &Reply, output: &mut String) {
     let text = match reply {
         Reply::Done => "done".to_owned(),
@@ -169,6 +197,11 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
             format!("settled {settled}{lost}")
         }
         Reply::Purged { count } => format!("purged {count}"),
+        Reply::SlotCreated { slot, created } => {
+            let how = if *created { "created" } else { "exists" };
+            format!("slot {how} at {}", slot.position.0)
+        }
+        Reply::SlotAdvanced { slot } => format!("slot at {}", slot.position.0),
         Reply::Rejected(rejection) => format!("rejected: {rejection}"),
     };
     writeln!(output, "[{index}] {text}").unwrap();
@@ -219,6 +252,20 @@ fn show_stats(queue: &Queue, output: &mut String) {
         writeln!(output, "{name} at node {}: {leased} of {prefetch}, {state}", consumer.node.0)
             .unwrap();
     }
+}
+
+fn show_slot(slot: &SlotInfo, output: &mut String) {
+    let (name, position, bytes, lag) = (&slot.name, slot.position.0, slot.retained_bytes, slot.lag);
+    let state = format!("{:?}", slot.state).to_lowercase();
+    let lost = slot.lost_from.map_or_else(String::new, |from| format!(" from {}", from.0));
+    writeln!(output, "{name} at {position}: {state}{lost}, {bytes} bytes, lag {lag}").unwrap();
+}
+
+fn show_view(queue: &Queue, output: &mut String) {
+    let view = queue.view(Offset(0), u32::MAX, u64::MAX);
+    let ranges = view.pieces.iter().map(|piece| range(piece.run.first_offset.0, piece.run.count));
+    let ranges: Vec<String> = ranges.collect();
+    writeln!(output, "read {} to {}", ranges.join(" "), view.next.0).unwrap();
 }
 
 fn name(session: Session) -> char {

@@ -16,6 +16,7 @@ mod order_kept;
 mod raft_safety;
 mod reads_within_bound;
 mod replicas_agree;
+mod slot_never_skips;
 mod weaker_is_declared;
 
 use quorate_machine::queue::{Command, Publish, Reply};
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<identity::Identity>::default(),
         Box::<acked_never_lost::AckedNeverLost>::default(),
         Box::<reads_within_bound::ReadsWithinBound>::default(),
+        Box::<slot_never_skips::SlotNeverSkips>::default(),
         Box::<weaker_is_declared::WeakerIsDeclared>::default(),
     ]
 }

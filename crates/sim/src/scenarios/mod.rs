@@ -113,6 +113,7 @@ fn steady() -> Load {
         trouble_percent: 5,
         rivals: false,
         readers: true,
+        slots: true,
         moves_leaders: true,
     }
 }

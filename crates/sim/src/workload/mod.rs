@@ -10,6 +10,7 @@ mod admin;
 mod consumer;
 mod producer;
 mod reader;
+mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -51,6 +52,8 @@ pub struct Load {
     pub rivals: bool,
     /// Whether each client machine has a reader of each queue.
     pub readers: bool,
+    /// Whether each client machine has a slot at each queue.
+    pub slots: bool,
     /// Whether the administrator moves leaderships: by transfers, drains and balancing.
     pub moves_leaders: bool,
 }
@@ -69,6 +72,7 @@ impl Load {
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
             readers: random.gen_bool(0.7),
+            slots: random.gen_bool(0.5),
             moves_leaders: true,
         }
     }
@@ -241,6 +245,10 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
     }
     for queue in shared.queues.iter().filter(|_| shared.load.readers) {
         tasks.push(tokio::spawn(reader::run(shared.clone(), client.clone(), queue.clone())));
+    }
+    for queue in shared.queues.iter().filter(|_| shared.load.slots) {
+        let slot = slots::run(shared.clone(), client.clone(), queue.clone(), number);
+        tasks.push(tokio::spawn(slot));
     }
     if number == 0 {
         tasks.push(tokio::spawn(admin::run(shared.clone(), client.clone())));

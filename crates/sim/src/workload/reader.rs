@@ -56,6 +56,6 @@ async fn follow(shared: &Shared, group: u64, reader: ReaderBuilder) {
         let next = timeout(Duration::from_secs(3), reader.next()).await;
         let Ok(Some(Ok(message))) = next else { return };
         let (offset, id) = (message.offset, body::read(&message.body));
-        shared.cluster.record().tell(Event::Read { group, reader: number, offset, id });
+        shared.cluster.record().tell(Event::Read { group, reader: number, offset, id, slot: None });
     }
 }

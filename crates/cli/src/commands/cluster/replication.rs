@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::session;
 use crate::table::Table;
 use crate::units;
+use crate::watch;
 
 /// Options of `cluster replication`.
 #[derive(Debug, clap::Args)]
@@ -34,15 +35,7 @@ pub struct Args {
 /// Shows it once, or until it is interrupted.
 pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let Some(pause) = args.watch else { return show(&client, args, global).await };
-    loop {
-        show(&client, args, global).await?;
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+    watch::repeat(args.watch, async || show(&client, args, global).await).await
 }
 
 async fn show(client: &Client, args: &Args, global: &Global) -> Result<(), Failure> {

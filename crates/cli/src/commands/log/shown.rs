@@ -179,6 +179,22 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
         Command::Tick => Shown::of("tick", Vec::new()),
         Command::Purge => Shown::of("purge messages", Vec::new()),
         Command::LeaderChanged { node } => Shown::of("leader changed", facts! { "node": node.0 }),
+        Command::CreateSlot(create) => {
+            let from = match create.from {
+                queue::SlotStart::First => "first".to_owned(),
+                queue::SlotStart::Next => "next".to_owned(),
+                queue::SlotStart::Offset(offset) => offset.0.to_string(),
+            };
+            let facts = facts! {
+                "slot": create.name.as_str(), "from": from,
+                "max_retained_bytes": create.max_retained_bytes, "max_idle_ms": create.max_idle_ms,
+            };
+            Shown::of("create slot", facts)
+        }
+        Command::AdvanceSlot { name, to } => {
+            Shown::of("advance slot", facts! { "slot": name.as_str(), "to": to.0 })
+        }
+        Command::DropSlot { name } => Shown::of("drop slot", facts! { "slot": name.as_str() }),
     }
 }
 

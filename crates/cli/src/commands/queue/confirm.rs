@@ -1,4 +1,4 @@
-//! The question before data goes, shared by `purge` and `delete`.
+//! The question before data goes, shared by all verbs that destroy some.
 
 use std::io::{IsTerminal, Write};
 

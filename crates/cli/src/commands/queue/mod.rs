@@ -1,6 +1,6 @@
 //! `quorate queue …`: administration of queues, a file for each verb.
 
-mod confirm;
+pub mod confirm;
 mod create;
 mod delete;
 mod describe;

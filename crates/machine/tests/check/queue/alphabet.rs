@@ -5,7 +5,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Numbered, Op, Pick, Target};
 use super::settings;
 
 const A: u8 = 1;
@@ -56,6 +56,10 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
+        after(1, create_slot(From::First, 60, 150)),
+        after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
+        after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
+        after(1, Op::DropSlot { slot: 0 }),
     ]
 }
 
@@ -83,6 +87,10 @@ fn publish(count: u32, shift: Option<i64>) -> Op {
 /// The first batch of the producer's next life.
 fn started_anew(count: u32) -> Op {
     Op::Publish { count, padding: 3, producer: Some(Numbered { id: 0, epoch: 1, shift: 0 }) }
+}
+
+fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
+    Op::CreateSlot { slot: 0, from, max_retained_bytes, max_idle_ms }
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {

@@ -3,8 +3,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Producer, ProducerId, Publish, Queue, Session, Settings,
-    SettleItem, SettleKind, Token,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
+    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, NodeId, frame};
 
@@ -23,15 +23,59 @@ pub struct Entry {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Publish { count: u32, padding: usize, producer: Option<Numbered> },
-    Attach { session: u8, node: u64, prefetch: u32, lease_ms: Option<u32> },
-    Detach { session: u8, stale: bool },
-    Disconnect { session: u8, stale: bool },
-    Settle { session: u8, picks: Vec<Pick> },
-    Configure { settings: Settings, stale: bool },
+    Publish {
+        count: u32,
+        padding: usize,
+        producer: Option<Numbered>,
+    },
+    Attach {
+        session: u8,
+        node: u64,
+        prefetch: u32,
+        lease_ms: Option<u32>,
+    },
+    Detach {
+        session: u8,
+        stale: bool,
+    },
+    Disconnect {
+        session: u8,
+        stale: bool,
+    },
+    Settle {
+        session: u8,
+        picks: Vec<Pick>,
+    },
+    Configure {
+        settings: Settings,
+        stale: bool,
+    },
     Tick,
     Purge,
     LeaderChanged,
+    CreateSlot {
+        slot: u8,
+        from: From,
+        max_retained_bytes: u64,
+        max_idle_ms: u64,
+    },
+    /// So many messages on; below 0 is back.
+    AdvanceSlot {
+        slot: u8,
+        by: i64,
+    },
+    DropSlot {
+        slot: u8,
+    },
+}
+
+/// Where a slot begins.
+#[derive(Clone, Copy, Debug)]
+pub enum From {
+    First,
+    Next,
+    /// So many messages before the end.
+    Back(u64),
 }
 
 /// The place of a batch in what a producer sends.
@@ -107,6 +151,23 @@ impl Op {
             Self::Tick => Command::Tick,
             Self::Purge => Command::Purge,
             Self::LeaderChanged => Queue::leader_changed(1),
+            Self::CreateSlot { slot, from, max_retained_bytes, max_idle_ms } => {
+                let next = now.messages.len() as u64;
+                let from = match from {
+                    From::First => SlotStart::First,
+                    From::Next => SlotStart::Next,
+                    From::Back(by) => SlotStart::Offset(Offset(next.wrapping_sub(*by))),
+                };
+                let (max_retained_bytes, max_idle_ms) = (*max_retained_bytes, *max_idle_ms);
+                let name = slot_name(*slot);
+                Command::CreateSlot(CreateSlot { name, from, max_retained_bytes, max_idle_ms })
+            }
+            Self::AdvanceSlot { slot, by } => {
+                let name = slot_name(*slot);
+                let position = now.slots.get(&name).map_or(0, |slot| slot.position);
+                Command::AdvanceSlot { name, to: Offset(position.saturating_add_signed(*by)) }
+            }
+            Self::DropSlot { slot } => Command::DropSlot { name: slot_name(*slot) },
         }
     }
 
@@ -141,9 +202,16 @@ impl Op {
                 let configure = |settings| Self::Configure { settings, stale: *stale };
                 simpler_settings(settings).map(configure).collect()
             }
+            Self::AdvanceSlot { slot, by } if *by != 0 => {
+                vec![Self::AdvanceSlot { slot: *slot, by: *by / 2 }]
+            }
             _ => Vec::new(),
         }
     }
+}
+
+fn slot_name(slot: u8) -> SlotName {
+    SlotName::parse(&format!("slot-{slot}")).unwrap()
 }
 
 impl Numbered {

@@ -6,12 +6,12 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Numbered, Op, Pick, Target};
 use super::{Rng, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 9],
+    weights: [u64; 12],
     kinds: [u64; 4],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -27,7 +27,7 @@ struct Mood {
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2].map(&mut weight);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1].map(&mut weight);
         let mut kinds = [4, 3, 1, 2].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
@@ -51,7 +51,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0],
             kinds: [8, 0, 1, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -126,8 +126,26 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
         5 => Op::Configure { settings: limits(rng), stale: rng.one_in(8) },
         6 => Op::Tick,
         7 => Op::Purge,
-        _ => Op::LeaderChanged,
+        8 => Op::LeaderChanged,
+        9 => create_slot(rng),
+        10 => {
+            let by = rng.pick(&[-1, 0, 1, 1, 2, 3, 8]);
+            Op::AdvanceSlot { slot: rng.below(3) as u8, by }
+        }
+        _ => Op::DropSlot { slot: rng.below(3) as u8 },
     }
+}
+
+fn create_slot(rng: &mut Rng) -> Op {
+    let from = match rng.below(4) {
+        0 | 1 => From::First,
+        2 => From::Next,
+        _ => From::Back(rng.below(12)),
+    };
+    // Mostly the same, so that it is asked for again.
+    let max_retained_bytes = rng.pick(&[10_000, 10_000, 10_000, 500, 100, 0]);
+    let max_idle_ms = rng.pick(&[0, 0, 0, 50, 300]);
+    Op::CreateSlot { slot: rng.below(3) as u8, from, max_retained_bytes, max_idle_ms }
 }
 
 fn publish(rng: &mut Rng, mood: &Mood) -> Op {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use quorate_machine::queue::{
     CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
-    Token, body,
+    SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -222,10 +222,13 @@ impl<'a> Trial<'a> {
         assert_eq!(stats.producers, reference.producers(), "producers remembered");
         let live: Vec<u64> = self.leader.live().into_iter().flatten().collect();
         assert!(live.iter().eq(&reference.live()), "live {live:?}, not {:?}", reference.live());
+        let reference_slots = reference.slot_infos();
         let due = self.leader.next_deadline().map_or(u64::MAX, |due| due.0);
         assert!(due > reference.now, "what is due is done");
         assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
         self.check_view();
+        assert_eq!(stats.slots, reference_slots, "slots");
+        count_slots(self.tally, &reference_slots);
         self.check_consumers(&stats.consumers);
         self.tally.add("exhausted", stats.exhausted - self.exhausted);
         self.exhausted = stats.exhausted;
@@ -293,6 +296,20 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
             tally.add("lost", outcome.lost.len() as u64);
         }
         Reply::Purged { count } => tally.add("purged", *count),
+        Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
+        Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
         Reply::Rejected(_) => tally.add("refused", 1),
+    }
+}
+
+fn count_slots(tally: &mut Tally, slots: &[SlotInfo]) {
+    for slot in slots {
+        let state = match slot.state {
+            SlotState::Reserved => "slots reserved",
+            SlotState::Extended => "slots extended",
+            SlotState::Unreserved => "slots unreserved",
+            SlotState::Lost => "slots lost",
+        };
+        tally.add(state, 1);
     }
 }

@@ -1,20 +1,22 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `questions` what can be
-//! asked.
+//! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
+//! `questions` what can be asked.
 
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
     Attach, Attachment, Command, Offset, Rejection, Reply, Run, Session, Settings, SettleItem,
-    SettleKind, Settled,
+    SettleKind, Settled, SlotName,
 };
 
 mod publish;
 mod questions;
+mod slots;
 
 pub use questions::STATES;
+pub use slots::Slot;
 
 /// 12 hours.
 const LEASE_MS_MAX: u32 = 43_200_000;
@@ -42,6 +44,7 @@ pub struct Message {
 #[derive(Debug)]
 struct Batch {
     index: u64,
+    first: u64,
     since: u64,
     bytes: u64,
     count: u64,
@@ -85,6 +88,7 @@ pub struct Reference {
     pub notices: Vec<Notice>,
     batches: Vec<Batch>,
     producers: BTreeMap<Vec<u8>, Producer>,
+    pub slots: BTreeMap<SlotName, Slot>,
     attachments: u64,
     last_publish_accepted: bool,
 }
@@ -113,23 +117,6 @@ impl Reference {
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
         self.trim();
-    }
-
-    /// Lets go of settled batches that the settings do not keep: old ones, and the oldest beyond the bytes.
-    fn trim(&mut self) {
-        let Settings { retain_ms, retain_bytes, .. } = self.settings;
-        let held = self.held_batches();
-        let settled = |(at, batch): &(usize, &mut Batch)| batch.kept && !held.contains(at);
-        let mut bytes: u64 =
-            self.batches.iter_mut().enumerate().filter(settled).map(|(_, batch)| batch.bytes).sum();
-        for (_, batch) in self.batches.iter_mut().enumerate().filter(settled) {
-            let is_old = retain_ms.is_some_and(|age| batch.since + age <= self.now);
-            let is_beyond = retain_bytes.is_some_and(|max| bytes > max);
-            if is_old || is_beyond || !self.settings.retains() {
-                batch.kept = false;
-                bytes -= batch.bytes;
-            }
-        }
     }
 
     fn end(&mut self, ended: Session) {
@@ -175,6 +162,9 @@ impl Reference {
                 }
                 Reply::Done
             }
+            Command::CreateSlot(create) => self.create_slot(create),
+            Command::AdvanceSlot { name, to } => self.advance_slot(name, to.0),
+            Command::DropSlot { name } => self.drop_slot(name),
         }
     }
 
@@ -272,6 +262,7 @@ impl Reference {
             message.state = State::Purged;
         }
         self.batches.iter_mut().for_each(|batch| batch.kept = false);
+        self.lose_slots(0, self.messages.len() as u64);
         Reply::Purged { count }
     }
 

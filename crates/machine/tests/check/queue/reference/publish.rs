@@ -28,11 +28,14 @@ impl Reference {
                 last.count += count;
                 last.bytes += bytes;
             }
-            _ => self.batches.push(Batch { index, since: self.now, bytes, count, kept: true }),
+            _ => {
+                self.batches.push(Batch { index, first, since: self.now, bytes, count, kept: true })
+            }
         }
         let batch = self.batches.len() - 1;
         let message = |&id| Message { state: State::Ready, deliveries: 0, id, batch };
         self.messages.extend(ids.iter().map(message));
+        self.touch_slots_at(first);
         self.remember(publish, first);
         self.last_publish_accepted = true;
         published(first, publish.count, false)

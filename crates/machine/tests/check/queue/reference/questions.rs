@@ -65,7 +65,9 @@ impl Reference {
             State::Leased { deadline, .. } => Some(deadline),
             _ => None,
         });
-        times.chain(self.consumers.values().filter_map(|consumer| consumer.grace)).min()
+        let graces = self.consumers.values().filter_map(|consumer| consumer.grace);
+        let idle = self.slots.values().filter_map(|slot| self.idle_at(slot));
+        times.chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
 
     /// Messages by state, in the order of [`STATES`].
@@ -128,7 +130,8 @@ impl Reference {
         let batches = self.held_batches();
         let is_seen = |message: &Message| {
             let of_a_batch = batches.contains(&message.batch) || self.batches[message.batch].kept;
-            is_held(message) || (self.settings.retains() && of_a_batch)
+            let all = self.settings.retains() || self.is_needed(&self.batches[message.batch]);
+            is_held(message) || (all && of_a_batch)
         };
         let seen = (0..).zip(&self.messages).filter(|(_, message)| is_seen(message));
         seen.map(|(offset, message)| (offset, message.id)).collect()
