@@ -232,6 +232,60 @@ fn a_node_that_is_removed_leaves_what_it_holds_to_others_and_does_not_come_back(
 }
 
 #[test]
+fn nodes_that_have_a_vote_in_the_catalog_leave_it_first() {
+    turn::beside_others(HEAVY, async {
+        for (nodes, leave) in [(4, vec![1, 2]), (2, vec![2])] {
+            let mut cluster = Cluster::start(nodes).await;
+            let stays = cluster.address(nodes.min(3).max(1) - u64::from(nodes == 2));
+            let quorate =
+                async |args: &[&str]| run(&[args, &["--server", &stays]].concat(), SOON).await;
+            for node in &leave {
+                let id = node.to_string();
+                let removed = quorate(&["cluster", "remove-node", &id, "--timeout", "30s"]).await;
+                assert_eq!(removed.code, Some(0), "{}", removed.err);
+                until("it stops", async || !cluster.is_running(*node).await).await;
+            }
+            // The lowest that is left is one of those that found a cluster, and is started with all as peers.
+            let founder = if nodes == 4 { 3 } else { 1 };
+            cluster.stop(founder).await;
+            cluster.start_node(founder);
+            let created = quorate(&["queue", "create", "more"]).await;
+            assert_eq!(created.code, Some(0), "{nodes} nodes: {}", created.err);
+        }
+    });
+}
+
+#[test]
+fn a_queue_does_not_move_to_where_it_would_have_no_majority() {
+    turn::beside_others(HEAVY, async {
+        let mut cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        let producer = client.producer(QUEUE).build().await.expect("producer");
+        confirmed(&producer, 0).await.expect("confirmed");
+        let leader = cluster.leader_of(QUEUE).await;
+        let gone = cluster.follower_of(QUEUE).await;
+        cluster.kill9(gone);
+        let server = cluster.addresses().join(",");
+        let quorate =
+            async |args: &[&str]| run(&[args, &["--server", &server]].concat(), SOON).await;
+        // A node that is gone is noticed within some seconds.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let others: Vec<String> =
+            cluster.ids().into_iter().filter(|id| *id != gone).map(|id| id.to_string()).collect();
+        quorate(&["queue", "replica", "remove", QUEUE, "--node", &others[0], "--node", &others[1]])
+            .await
+            .refused_with(6, &["not there"]);
+        confirmed(&producer, 1).await.expect("confirmed still");
+        let third = cluster.ids().into_iter().find(|id| ![leader, gone].contains(id)).expect("one");
+        cluster.kill9(third);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let id = gone.to_string();
+        let refused = quorate(&["queue", "replica", "remove", QUEUE, "--node", &id]).await;
+        assert_ne!(refused.code, Some(0), "without a majority nothing moves");
+    });
+}
+
+#[test]
 fn a_new_node_gets_an_id_that_no_node_had() {
     turn::beside_others(LIGHT, async {
         let cluster = Cluster::start(4).await;

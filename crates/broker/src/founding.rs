@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quorate_group::Replica;
 use quorate_machine::NodeId;
-use quorate_machine::catalog::{Command, RegisterNode, Reply};
+use quorate_machine::catalog::{Command, RegisterNode, Rejection, Reply};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::v1;
@@ -339,12 +339,13 @@ pub(crate) async fn complete(member: Arc<Member>) {
     }
 }
 
-/// True if the catalog, as far as it is known here, has every founder.
+/// True if the catalog, as far as it is known here, has every founder, or had it once.
 fn is_registered(member: &Member) -> bool {
     let peers = member.config.peers.iter().map(|peer| peer.id);
     let ids: Vec<u64> = peers.chain([member.id()]).collect();
     member.catalog.read(|catalog| {
-        catalog.cluster_id().is_some() && ids.iter().all(|id| catalog.node(NodeId(*id)).is_some())
+        let known = |id: NodeId| catalog.node(id).is_some() || catalog.is_removed(id);
+        catalog.cluster_id().is_some() && ids.iter().all(|id| known(NodeId(*id)))
     })
 }
 
@@ -411,10 +412,11 @@ async fn register_founders(
             version: COMMANDS_VERSION,
             replace: false,
         };
-        if let Reply::Rejected(rejection) =
-            member.propose_catalog(Command::RegisterNode(register)).await?
-        {
-            member.fail(format!("register node {node}: {rejection}"));
+        match member.propose_catalog(Command::RegisterNode(register)).await? {
+            // It was there, and left since.
+            Reply::Rejected(Rejection::NodeRemoved { .. }) => {}
+            Reply::Rejected(rejection) => member.fail(format!("register node {node}: {rejection}")),
+            _ => {}
         }
     }
     tracing::info!(cluster = member.cluster_id(), nodes = founders.len(), "founded the cluster");

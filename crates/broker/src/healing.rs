@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use quorate_machine::NodeId;
-use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, Reply};
+use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, QueueName, Reply};
 use tokio::time::Instant;
 
 use crate::member::{CATALOG, MOVES_VERSION, Member};
@@ -55,11 +56,13 @@ impl Absences {
 /// Goes on until the node ends.
 pub(crate) async fn run(member: Arc<Member>) {
     let mut absences = Absences::default();
+    let mut last = None;
     while !member.shutdown.is_said() {
         if member.catalog.leadership().leads {
             absences.look(&member);
             keep_catalog_members(&member, &absences).await;
-            replace(&member, &absences).await;
+            replace(&member, &absences, &mut last).await;
+            retire(&member).await;
         } else {
             // What another leader has seen is not known here: the time begins anew.
             absences.0.clear();
@@ -72,8 +75,8 @@ pub(crate) async fn run(member: Arc<Member>) {
     }
 }
 
-/// Has queues move away from nodes that are lost or leaving.
-async fn replace(member: &Member, absences: &Absences) {
+/// Has queues move away from nodes that are lost or leaving, beginning behind the name that was looked at last.
+async fn replace(member: &Member, absences: &Absences, last: &mut Option<QueueName>) {
     let replace_after = Duration::from_millis(member.config.raft.replace_after_ms);
     let wanted: Vec<(catalog::Queue, PlaceQueue)> = member.catalog.read(|catalog| {
         let leaving = |id: NodeId| catalog.node(id).is_some_and(|node| node.leaving);
@@ -83,40 +86,62 @@ async fn replace(member: &Member, absences: &Absences) {
         }
         let there = catalog.nodes().map(|node| node.id).filter(|id| absences.is_there(id.0));
         let there: Vec<NodeId> = there.filter(|id| !is_lost(*id)).collect();
-        let room = MOVES_AT_A_TIME.saturating_sub(catalog.moving().len());
-        let queues = catalog.queues().filter_map(|queue| {
+        // What has no majority does not get on, whatever is wanted of it, and takes up no room.
+        let can_move = |queue: &&catalog::Queue| member.has_majority(&queue.replicas);
+        let moving = catalog.moving().filter(can_move).count();
+        let room = MOVES_AT_A_TIME.saturating_sub(moving);
+        let place = |queue: &catalog::Queue| {
+            // One that moves to where it cannot be is sent elsewhere.
             let place = without(catalog, queue, &there, is_lost, leaving)?;
-            Some((queue.clone(), place))
-        });
-        // One that moves already, to where it cannot be, takes no further room.
-        let mut room = room;
-        queues
-            .filter(|(queue, _)| {
-                let takes = queue.is_moving || room > 0;
-                room = room.saturating_sub(usize::from(!queue.is_moving));
-                takes
-            })
-            .take(MOVES_AT_A_TIME)
-            .collect()
+            (queue.is_moving || can_move(&queue)).then(|| (queue.clone(), place))
+        };
+        let behind = last.iter().flat_map(|last| catalog.queues_after(last));
+        let rest = catalog
+            .queues()
+            .take_while(|queue| last.as_ref().is_none_or(|last| queue.name <= *last));
+        behind.chain(rest).filter_map(place).take(room).collect()
     });
+    *last = wanted.last().map(|(queue, _)| queue.name.clone());
     if wanted.is_empty() || member.expect_known(MOVES_VERSION, "queues that move").is_err() {
         return;
     }
-    for (queue, place) in wanted {
-        let leader = member.locate(queue.name.as_str(), 0);
-        if !matches!(tokio::time::timeout(FIND_LEADER, leader).await, Ok(Ok(_))) {
-            tracing::warn!(queue = %queue.name, "a lost replica cannot be replaced: no leader");
-            continue;
+    join_all(wanted.into_iter().map(|(queue, place)| move_away(member, queue, place))).await;
+}
+
+async fn move_away(member: &Member, queue: catalog::Queue, place: PlaceQueue) {
+    let leader = member.locate(queue.name.as_str(), 0);
+    if !matches!(tokio::time::timeout(FIND_LEADER, leader).await, Ok(Ok(_))) {
+        tracing::warn!(queue = %queue.name, "a lost replica cannot be replaced: no leader");
+        return;
+    }
+    let (from, to) = (queue.replicas, place.replicas.clone());
+    match member.propose_catalog(Command::PlaceQueue(place)).await {
+        Ok(Reply::Placed { .. }) => {
+            tracing::info!(queue = %queue.name, ?from, ?to, "moves a replica to another node");
         }
-        let (from, to) = (queue.replicas, place.replicas.clone());
-        match member.propose_catalog(Command::PlaceQueue(place)).await {
-            Ok(Reply::Placed { .. }) => {
-                tracing::info!(queue = %queue.name, ?from, ?to, "moves a replica to another node");
-            }
-            Ok(reply) => tracing::debug!(queue = %queue.name, ?reply, "move a lost replica"),
-            Err(refusal) => {
-                tracing::debug!(queue = %queue.name, %refusal.message, "move a lost replica")
-            }
+        Ok(reply) => tracing::debug!(queue = %queue.name, ?reply, "move a lost replica"),
+        Err(refusal) => {
+            tracing::debug!(queue = %queue.name, %refusal.message, "move a lost replica");
+        }
+    }
+}
+
+/// Forgets nodes that leave, once they hold nothing and have no vote in the catalog: from then on the others do not
+/// answer them.
+async fn retire(member: &Member) {
+    let members = member.catalog.members();
+    if !members.is_committed {
+        return;
+    }
+    let votes = |id: u64| members.voters.iter().any(|voters| voters.contains(&id));
+    let leaving: Vec<NodeId> = member.catalog.read(|catalog| {
+        let leaving = catalog.nodes().filter(|node| node.leaving).map(|node| node.id);
+        leaving.filter(|id| catalog.holds_nothing(*id) && !votes(id.0)).collect()
+    });
+    for id in leaving {
+        match member.propose_catalog(Command::RetireNode { id }).await {
+            Ok(Reply::Done) => tracing::info!(node = id.0, "was removed from the cluster"),
+            outcome => tracing::debug!(node = id.0, ?outcome, "remove a node"),
         }
     }
 }
@@ -195,8 +220,11 @@ fn catalog_voters(nodes: &[Candidate], current: &BTreeSet<u64>) -> BTreeSet<u64>
         _ => CATALOG_VOTERS_MAX,
     };
     let votes = |node: &&Candidate| current.contains(&node.id);
-    let mut chosen: Vec<&Candidate> =
-        nodes.iter().filter(votes).filter(|node| !node.is_lost).take(count).collect();
+    let mut stay: Vec<&Candidate> =
+        nodes.iter().filter(votes).filter(|node| !node.is_lost).collect();
+    // Those that are there first: fewer of the others may stay.
+    stay.sort_by_key(|node| !node.is_there);
+    let mut chosen: Vec<&Candidate> = stay.into_iter().take(count).collect();
     while chosen.len() < count {
         let zones = |zone: &str| chosen.iter().filter(|node| node.zone == zone).count();
         let free = nodes.iter().filter(|node| !node.is_lost && node.is_there);
@@ -250,6 +278,9 @@ mod tests {
         assert_eq!(voters(&[there, there, ("lost", ""), there], &[1, 2, 3]), [1, 2, 4]);
         assert_eq!(voters(&[there, there, ("lost", "")], &[1, 2, 3]), [1, 2, 3], "nobody can");
         assert_eq!(voters(&[there, ("leaving", ""), there, there], &[1, 2, 3]), [1, 3, 4]);
+        let gone = ("gone", "");
+        let five = [gone, gone, there, there, ("leaving", "")];
+        assert_eq!(voters(&five, &[1, 2, 3, 4, 5]), [1, 3, 4], "those that are there stay first");
     }
 
     #[test]

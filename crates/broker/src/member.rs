@@ -17,7 +17,7 @@ use tonic::Status;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::Config;
 use crate::counts::Counts;
-use crate::peers::{Addresses, Connections, Directory};
+use crate::peers::{Addresses, Connections, Directory, NODE_REMOVED};
 use crate::queue::Queue;
 use crate::reconciler::removed;
 use crate::refusal::Refusal;
@@ -179,7 +179,10 @@ impl Directory for Member {
             )));
         }
         if self.catalog.read(|catalog| catalog.is_removed(NodeId(hello.node_id))) {
-            return Err(Status::permission_denied(removed(hello.node_id)));
+            let refusal = Refusal::new(NODE_REMOVED, removed(hello.node_id))
+                .with("cluster", self.cluster_id())
+                .with("node", hello.node_id);
+            return Err(refusal.into());
         }
         let known = self
             .catalog

@@ -10,14 +10,14 @@
 //! taken, nor whether the goal has changed since.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use quorate_group::{Handle, Members, Progress};
 use quorate_machine::Machine;
 use quorate_machine::catalog::{self, Command, GroupId, Reply};
 use quorate_proto::internal as pb;
+use tokio::time::Instant;
 
 use crate::leaders::HAND_OVER;
 use crate::member::Member;
@@ -75,12 +75,14 @@ pub(crate) fn next_step(me: u64, goal: &Goal, members: &Members, progress: &[Pro
     }
     if members.voters != [goal.voters.clone()] {
         let voting: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
-        // A voter that is not there could stop the group: a new one has to have answered.
+        // Voters that are not there could stop the group for ever: new ones have to have answered, and of all of
+        // them a majority.
         let follows = |node: &u64| {
             let seen = progress.iter().find(|seen| seen.node == *node);
             seen.is_some_and(|seen| seen.is_there && seen.matched.is_some() && seen.lag < CAUGHT_UP)
         };
-        if !goal.voters.difference(&voting).all(follows) {
+        let here = goal.voters.iter().filter(|node| **node == me || follows(node)).count();
+        if !goal.voters.difference(&voting).all(follows) || here * 2 <= goal.voters.len() {
             return Step::Wait;
         }
         let mut heirs = goal.voters.intersection(&voting).copied();
@@ -117,15 +119,29 @@ pub(crate) async fn take<M: Machine>(handle: &Handle<M>, step: &Step) -> bool {
     }
 }
 
+/// The queues of which a step is being taken: one that takes long does not hold up the others.
+type Busy = Arc<Mutex<BTreeSet<GroupId>>>;
+
 /// Goes on until the node ends.
 pub(crate) async fn run(member: Arc<Member>) {
+    let busy = Busy::default();
     while !member.shutdown.is_said() {
         let moving: Vec<catalog::Queue> =
             member.catalog.read(|catalog| catalog.moving().cloned().collect());
         let pause = if moving.is_empty() { LOOK_EVERY } else { STEP_EVERY };
-        let steps = moving.iter().map(|wanted| step(&member, wanted));
-        let steps: Vec<_> = steps.collect();
-        stream::iter(steps).buffer_unordered(AT_A_TIME).collect::<()>().await;
+        for wanted in moving {
+            let mut groups = busy.lock().expect("no panic while held");
+            if groups.len() >= AT_A_TIME {
+                break;
+            }
+            if groups.insert(wanted.group) {
+                let (member, busy) = (member.clone(), busy.clone());
+                tokio::spawn(async move {
+                    step(&member, &wanted).await;
+                    busy.lock().expect("no panic while held").remove(&wanted.group);
+                });
+            }
+        }
         tokio::select! {
             biased;
             () = member.shutdown.said() => {}
@@ -136,18 +152,32 @@ pub(crate) async fn run(member: Arc<Member>) {
 
 async fn step(member: &Member, wanted: &catalog::Queue) {
     let Some(queue) = member.queues.get(wanted.group.0) else { return };
-    if !queue.handle.leadership().leads {
+    let handle = &queue.handle;
+    if !handle.leadership().leads {
         return;
     }
     let ids = |nodes: &[quorate_machine::NodeId]| nodes.iter().map(|node| node.0).collect();
     let goal = Goal { voters: ids(&wanted.replicas), observers: ids(&wanted.observers) };
-    let (members, progress) = (queue.handle.members(), queue.handle.progress());
-    let step = next_step(member.id(), &goal, &members, &progress);
+    let look = || next_step(member.id(), &goal, &handle.members(), &handle.progress());
+    let step = look();
     if step == Step::Done {
+        // A leader that others have long succeeded does not know that their members are others.
+        let asked = handle.complete_as_of(Instant::now());
+        let leads = matches!(tokio::time::timeout(STEP_LIMIT, asked).await, Ok(Ok(_)));
+        if !leads || !handle.leadership().leads || look() != Step::Done {
+            return;
+        }
         if let Err(error) = report(member, wanted.group, wanted.moved).await {
             tracing::debug!(queue = %wanted.name, %error, "tell the catalog that a queue has moved");
         }
-    } else if take(&queue.handle, &step).await {
+        return;
+    }
+    let mut taken = take(handle, &step).await;
+    if matches!(step, Step::HandOver(_)) && !taken && handle.leadership().leads {
+        // The heir does not catch up with what comes: then this leader goes with its vote.
+        taken = take(handle, &Step::Vote(goal.voters.clone())).await;
+    }
+    if taken {
         tracing::info!(node = member.id(), queue = %wanted.name, ?step, "moves");
     }
 }
@@ -256,6 +286,16 @@ mod tests {
         assert_eq!(next_step(1, &goal, &now, &progress(&[])), Step::Vote(set(&[1, 2, 4])));
         let then = members(&[&[1, 2, 4]], &[1, 2, 3, 4]);
         assert_eq!(next_step(1, &goal, &then, &progress(&[])), Step::Done);
+    }
+
+    #[test]
+    fn a_majority_of_those_that_are_to_vote_has_to_be_there() {
+        let now = members(&[&[1, 2, 3]], &[1, 2, 3]);
+        let mut progress = progress(&[]);
+        progress[1].is_there = false;
+        assert_eq!(next_step(1, &goal(&[2], &[1]), &now, &progress), Step::Wait);
+        let goal = goal(&[1], &[]);
+        assert_eq!(next_step(1, &goal, &now, &progress), Step::Vote(set(&[1])), "it is one itself");
     }
 
     #[test]

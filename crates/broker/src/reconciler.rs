@@ -226,21 +226,20 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
             away.map(|queue| (queue.group.0, queue.name.clone())).collect()
         })
     };
-    let mut groups = moved_away(&stored);
-    groups.retain(|(group, _)| {
-        member.queues.get(*group).is_some()
-            || quorate_group::has_more_than_vote(&member.log, *group)
-    });
-    if groups.is_empty() {
-        return Ok(());
-    }
-    // What this node knows may be of before the queue came here a second time.
-    if !knows_all(member).await {
-        return Ok(());
-    }
-    for (group, name) in moved_away(&groups.into_iter().map(|(group, _)| group).collect()) {
+    for (group, name) in moved_away(&stored) {
+        let running = member.queues.remove(group);
+        if let Some(queue) = &running {
+            // It takes part in nothing any more from here on: what is looked at next stays true of it.
+            queue.handle.shutdown().await;
+        } else if !quorate_group::has_more_than_vote(&member.log, group) {
+            continue;
+        }
+        // What this node knows may be of before the queue came here a second time: then it is started again.
+        if !knows_all(member).await || moved_away(&BTreeSet::from([group])).is_empty() {
+            continue;
+        }
         tracing::info!(node = member.id(), queue = %name, "has moved away");
-        let left = match member.queues.remove(group) {
+        let left = match running {
             Some(queue) => queue.handle.leave().await,
             None => quorate_group::leave(&member.log, &member.meta, member.id(), group).await,
         };

@@ -164,6 +164,7 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
             observers: vec![],
         }),
         C::QueuePlaced { group: GroupId(1), moved: 13 },
+        C::RetireNode { id: NodeId(3) },
         C::Tick,
         C::LeaderChanged { node: NodeId(1) },
         C::DeleteQueue { name: name("mail.eu-west_1") },

@@ -223,6 +223,7 @@ fn live_on(mut catalog: Catalog) {
             apply(&mut catalog, catalog::Command::QueuePlaced { group, moved });
         }
         apply(&mut catalog, catalog::Command::RemoveNode { id: NodeId(group.0) });
+        apply(&mut catalog, catalog::Command::RetireNode { id: NodeId(group.0) });
     }
     restored_again(&catalog);
 }

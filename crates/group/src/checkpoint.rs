@@ -99,15 +99,57 @@ impl Checkpoints {
         Ok(Some((checkpoint.meta, data)))
     }
 
+    /// Nothing is saved any more, though openraft may still be building one: the replica has stopped.
+    pub(crate) async fn close(&self) {
+        *self.last.lock().await = u64::MAX;
+    }
+
     pub(crate) async fn remove(&self) -> io::Result<()> {
         let this = self.clone();
         blocking(move || this.meta.remove(&this.key).map_err(io::Error::other)).await
     }
+
+    /// Notes durably that the replica leaves: log and checkpoint go one after the other, and one without the
+    /// other is not to be used.
+    pub(crate) async fn begin_to_leave(&self) -> io::Result<()> {
+        let (this, key) = (self.clone(), self.leaving_key());
+        blocking(move || {
+            this.meta.put(&key, &[]).map_err(io::Error::other)?;
+            this.meta.sync().map_err(io::Error::other)
+        })
+        .await
+    }
+
+    /// Notes that it has left: both are gone, for good.
+    pub(crate) async fn has_left(&self) -> io::Result<()> {
+        let (this, key) = (self.clone(), self.leaving_key());
+        blocking(move || {
+            this.meta.sync().map_err(io::Error::other)?;
+            this.meta.remove(&key).map_err(io::Error::other)
+        })
+        .await
+    }
+
+    /// Whether the replica has begun to leave, and was not done with it when the node ended.
+    pub(crate) async fn is_leaving(&self) -> io::Result<bool> {
+        let (this, key) = (self.clone(), self.leaving_key());
+        blocking(move || {
+            let found = this.meta.get(&key).map_err(io::Error::other)?;
+            Ok(found.is_some())
+        })
+        .await
+    }
+
+    fn leaving_key(&self) -> Vec<u8> {
+        [b"leaving/", &self.key[CHECKPOINT.len()..]].concat()
+    }
 }
+
+const CHECKPOINT: &[u8] = b"checkpoint/";
 
 /// Key of a group's checkpoint in the small state.
 pub(crate) fn key(group: u64) -> Bytes {
-    let mut key = BytesMut::from(&b"checkpoint/"[..]);
+    let mut key = BytesMut::from(CHECKPOINT);
     key.put_u64(group);
     key.freeze()
 }

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::freshness::Freshness;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
+use crate::members::finish_leaving;
 use crate::network::{Network, Peers, Sent};
 use crate::parking::Parking;
 use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
@@ -195,6 +196,7 @@ impl<M: Machine> Handle<M> {
         let leading = Arc::new(AtomicBool::new(false));
         let gauges = Arc::new(Gauges::new(spec.volumes));
         let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.node, spec.group));
+        finish_leaving(&log, &Checkpoints::new(spec.meta.clone(), spec.group)).await?;
         let checkpoints = Checkpoints::new(spec.meta.clone(), spec.group);
 
         let wanted = match spec.effects {
@@ -520,6 +522,7 @@ impl<M: Machine> Handle<M> {
         if let Err(error) = self.replica.raft.shutdown().await {
             tracing::warn!(group = self.id(), %error, "the replica did not end cleanly");
         }
+        self.replica.checkpoints.close().await;
     }
 
     /// Stops the replica and forgets its state for ever.

@@ -45,7 +45,7 @@ impl<M: Machine> Keeper<M> {
         let mut state = self.raft.metrics();
         let mut led_term = None;
         let mut asked_at = Instant::now();
-        let mut may_lead = self.handle.replica().may_lead();
+        let mut may_lead = false;
         loop {
             let running = state.borrow_watched().running_state.clone();
             if let Err(fatal) = running {

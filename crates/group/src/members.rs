@@ -82,15 +82,14 @@ impl<M: Machine> Handle<M> {
         changed.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
     }
 
-    /// Stops the replica and forgets its state, but for its vote and for how much it had: should it come to this
-    /// node again, it must not vote a second time in a term, nor have one lead that knows nothing of what it once
-    /// had. (A replica that was cut off since long before may think still that the two are a majority.) To be
-    /// called once no configuration that has this node as a member is in force.
+    /// Forgets the state of this replica, which was shut down, but for its vote and for how much it had: should it
+    /// come to this node again, it must not vote a second time in a term, nor have one lead that knows nothing of
+    /// what it once had. (A replica that was cut off since long before may think still that the two are a
+    /// majority.) To be called once no configuration that has this node as a member is in force.
     ///
     /// # Errors
     /// When the log or the checkpoint store fails.
     pub async fn leave(&self) -> io::Result<()> {
-        self.shutdown().await;
         let replica = self.replica();
         forget_but_vote(&replica.log, &replica.checkpoints).await
     }
@@ -115,12 +114,22 @@ pub async fn leave(log: &Log, meta: &Arc<dyn Meta>, node: u64, group: u64) -> io
     forget_but_vote(&stored, &Checkpoints::new(meta.clone(), group)).await
 }
 
+/// Goes on with what a crash has interrupted.
+pub(crate) async fn finish_leaving(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
+    match checkpoints.is_leaving().await? {
+        true => forget_but_vote(log, checkpoints).await,
+        false => Ok(()),
+    }
+}
+
 async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
     #[cfg(madsim)]
     if let Some(observer) = crate::sim::World::current().observer() {
         observer.left(log.node, log.group.0);
     }
+    checkpoints.begin_to_leave().await?;
     // In this order: a log that relies on a checkpoint which is gone counts as damage.
     log.reset().await?;
-    checkpoints.remove().await
+    checkpoints.remove().await?;
+    checkpoints.has_left().await
 }

@@ -127,6 +127,7 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(group, moved)| Command::QueuePlaced { group: GroupId(group), moved }),
         any::<u64>().prop_map(|id| Command::RemoveNode { id: NodeId(id) }),
+        any::<u64>().prop_map(|id| Command::RetireNode { id: NodeId(id) }),
         (name(), settings()).prop_map(|(name, settings)| Command::UpdateQueue { name, settings }),
         Just(Command::Tick),
         any::<u64>().prop_map(Catalog::leader_changed),

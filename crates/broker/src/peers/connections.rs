@@ -25,16 +25,18 @@ use quorate_group::{AppendLink, LinkError, Peers};
 use quorate_proto::internal as pb;
 use quorate_proto::internal::peer_client::PeerClient;
 use quorate_proto::internal::rpc::Body;
+use quorate_proto::reason;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Channel;
+use tonic_types::StatusExt;
 
 use super::line::Line;
 use super::outbox::{Outgoing, outbox};
 use super::tuning::{self, MESSAGE_BYTES_MAX};
 use super::{
-    AbortOnDrop, Addresses, BACK_OFF_MAX, BACK_OFF_MIN, CONNECT_TIME_MAX, Myself, Presence, Pulse,
-    REACHABLE_WITHIN, SILENCE_MAX, lock,
+    AbortOnDrop, Addresses, BACK_OFF_MAX, BACK_OFF_MIN, CONNECT_TIME_MAX, Myself, NODE_REMOVED,
+    Presence, Pulse, REACHABLE_WITHIN, SILENCE_MAX, lock,
 };
 
 /// The connections to the other nodes. Cheap to clone; they end with the last clone.
@@ -374,7 +376,7 @@ async fn connect(
     let requests = requests(myself.hello(peer.pulse.beat), outgoing, ended);
     let opened = async {
         let status = |status: tonic::Status| {
-            if status.code() == tonic::Code::PermissionDenied {
+            if is_dismissal(&status, myself) {
                 let _ = peer.changes.send((peer.node, Presence::Dismissed));
             }
             describe(&status)
@@ -462,6 +464,17 @@ async fn receive(peer: &Peer, line: &Line, mut connection: Connection) -> String
             }
         }
     }
+}
+
+/// Whether a node of the same cluster says that this one was removed from it. Others refuse calls too: a proxy, or
+/// whoever got the address of a node.
+fn is_dismissal(status: &tonic::Status, myself: &Myself) -> bool {
+    let Some(info) = status.get_details_error_info() else { return false };
+    let says = |key: &str, value: &str| info.metadata.get(key).is_some_and(|said| said == value);
+    info.domain == reason::DOMAIN
+        && info.reason == NODE_REMOVED
+        && says("cluster", &myself.cluster_id)
+        && says("node", &myself.node_id.to_string())
 }
 
 /// A status as a reason, with what lies behind it.

@@ -49,6 +49,8 @@ pub(crate) use tuning::server as tuned_server;
 const RPC_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (64 << 10);
 /// Bytes of appends to one peer that may be unanswered, over all groups. Senders wait beyond it.
 pub const OUTSTANDING_BYTES_MAX: usize = 32 << 20;
+/// Why a node that was removed from the cluster is refused, with `cluster` and `node` in the metadata.
+pub(crate) const NODE_REMOVED: &str = "NODE_REMOVED";
 /// Longest wait for a connection and the peer's Hello.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// A peer that was heard of within this time counts as reachable.
@@ -125,8 +127,8 @@ pub trait Directory: Send + Sync + 'static {
     ///
     /// # Errors
     /// Refuses a peer of another cluster, of an unknown or another incarnation, or of an unknown
-    /// version, with a message that names the cure; one that was removed from the cluster with
-    /// `PERMISSION_DENIED`.
+    /// version, with a message that names the cure; one that was removed from the cluster with the reason
+    /// `NODE_REMOVED`, and `cluster` and `node` in the metadata.
     fn admit(&self, hello: &pb::Hello) -> Result<(), tonic::Status>;
 
     /// Who this node is.

@@ -93,6 +93,7 @@ impl Member {
             group_id: queue.group.0,
             replicas: queue.holders().map(|node| self.replica(node.0, None)).collect(),
             moving: queue.is_moving,
+            placement: queue.moved,
             ..Default::default()
         };
         if let Some(local) = local {
@@ -188,7 +189,10 @@ impl Member {
             (nodes, catalog.queues().len())
         });
         // The founders are registered one by one: for a moment there are fewer.
-        let missing = |peer: &crate::config::Peer| !nodes.iter().any(|node| node.0 == peer.id);
+        let missing = |peer: &crate::config::Peer| {
+            let removed = |id| self.catalog.read(|catalog| catalog.is_removed(NodeId(id)));
+            !nodes.iter().any(|node| node.0 == peer.id) && !removed(peer.id)
+        };
         if queues == 0 && self.config.peers.iter().any(missing) {
             return Err(Refusal::no_quorum("found the cluster"));
         }

@@ -31,11 +31,22 @@ impl Member {
             let known = self.known(&name);
             let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
             let place = changed(&known, request)?;
+            if !known.is_moving && !self.has_majority(&known.replicas) {
+                let doing = format!("move queue {name}");
+                return Err(Refusal::no_quorum(&doing).into());
+            }
+            if !self.has_majority(&place.replicas) {
+                let message = format!(
+                    "most of the nodes that are to vote in queue {name} are not there; see `quorate \
+                     cluster status`"
+                );
+                return Err(Refusal::new(reason::NOT_ENOUGH_NODES, message).into());
+            }
             let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
             let (voters, observers) = (ids(&place.replicas), ids(&place.observers));
             match self.propose_catalog(Command::PlaceQueue(place)).await? {
-                Reply::Placed { .. } => {
-                    return Ok(v1::ChangeReplicasResponse { voters, observers });
+                Reply::Placed { moved } => {
+                    return Ok(v1::ChangeReplicasResponse { voters, observers, placement: moved });
                 }
                 Reply::Rejected(Rejection::PlacementChanged { .. }) => {}
                 Reply::Rejected(rejection) => return Err(Refusal::from(rejection).into()),
@@ -61,15 +72,33 @@ impl Member {
         }
     }
 
-    /// Refuses if a queue of the node has nowhere to go: the removal would never end.
+    /// Whether a node is reached, from here.
+    fn is_there(&self, node: NodeId) -> bool {
+        node.0 == self.id() || self.connections.reachable(node.0)
+    }
+
+    /// Whether most of these nodes are reached, from here.
+    pub(crate) fn has_majority(&self, voters: &[NodeId]) -> bool {
+        voters.iter().filter(|node| self.is_there(**node)).count() * 2 > voters.len()
+    }
+
+    /// Refuses if a queue of the node has nowhere to go, or cannot move: the removal would never end.
     fn check_removal(&self, id: NodeId) -> Result<(), Refusal> {
-        let there = |id: NodeId| id.0 == self.id() || self.connections.reachable(id.0);
-        let stuck = self.catalog.read(|catalog| {
+        let (stuck, lost) = self.catalog.read(|catalog| {
             let others = catalog.nodes().map(|node| node.id).filter(|other| *other != id);
-            let others: Vec<NodeId> = others.filter(|other| there(*other)).collect();
-            let mut votes = catalog.queues().filter(|queue| queue.replicas.contains(&id));
-            votes.find(|queue| catalog.substitute(queue, id, &others).is_none()).cloned()
+            let others: Vec<NodeId> = others.filter(|other| self.is_there(*other)).collect();
+            let votes = || catalog.queues().filter(|queue| queue.replicas.contains(&id));
+            let stuck = votes().find(|queue| catalog.substitute(queue, id, &others).is_none());
+            let lost = votes().find(|queue| !self.has_majority(&queue.replicas));
+            (stuck.cloned(), lost.cloned())
         });
+        if let Some(lost) = lost {
+            let doing = format!(
+                "node {} has a vote in queue `{}`, which cannot move: bring its nodes back, or delete it",
+                id.0, lost.name
+            );
+            return Err(Refusal::no_quorum(&doing).with("queue", lost.name.as_str()));
+        }
         let Some(stuck) = stuck else { return Ok(()) };
         let message = format!(
             "queue `{}` has {} voters, one of them on node {}, and no other node is there to take its \
@@ -109,6 +138,15 @@ fn changed(
         return Err(Refusal::invalid(format!(
             "queue {} would have {} voters, and can have 1, 3 or 5: name another node to vote or to be \
              removed in the same call, or have it as an observer",
+            known.name,
+            replicas.len()
+        )));
+    }
+    let needed = known.settings.min_in_sync as usize;
+    if needed > replicas.len() {
+        return Err(Refusal::invalid(format!(
+            "queue {} has `min_in_sync` {needed}, more than the {} voters that it would have: no publish that \
+             asks for all of them could be confirmed",
             known.name,
             replicas.len()
         )));

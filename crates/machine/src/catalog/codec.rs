@@ -12,6 +12,7 @@
 //! 9 PlaceQueue     group u64 | moved u64 | voters u8 | node u64 ... | observers u8 | node u64 ...
 //! 10 QueuePlaced   group u64 | moved u64
 //! 11 RemoveNode    id u64
+//! 12 RetireNode    id u64
 //! text             length u32 | UTF-8
 //! ```
 
@@ -38,6 +39,7 @@ const DRAIN_NODE: u8 = 8;
 const PLACE_QUEUE: u8 = 9;
 const QUEUE_PLACED: u8 = 10;
 const REMOVE_NODE: u8 = 11;
+const RETIRE_NODE: u8 = 12;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -82,6 +84,10 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         }
         Command::RemoveNode { id } => {
             out.put_u8(REMOVE_NODE);
+            out.put_u64_le(id.0);
+        }
+        Command::RetireNode { id } => {
+            out.put_u8(RETIRE_NODE);
             out.put_u64_le(id.0);
         }
     }
@@ -134,6 +140,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             Command::QueuePlaced { group: GroupId(wire::u64(buf)?), moved: wire::u64(buf)? }
         }
         REMOVE_NODE => Command::RemoveNode { id: NodeId(wire::u64(buf)?) },
+        RETIRE_NODE => Command::RetireNode { id: NodeId(wire::u64(buf)?) },
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;

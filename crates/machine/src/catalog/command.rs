@@ -48,8 +48,14 @@ pub enum Command {
         /// [`Queue::moved`] of the placement that is reached; that of another changes nothing.
         moved: u64,
     },
-    /// Takes a node out of the cluster, once it holds nothing; until then it gets nothing more.
+    /// Has a node leave the cluster: it gets nothing more, and what it holds moves away.
     RemoveNode {
+        /// The node.
+        id: NodeId,
+    },
+    /// Forgets a node that leaves and holds nothing. To be proposed once it has no vote in the catalog's group
+    /// either: from here on the others do not answer it.
+    RetireNode {
         /// The node.
         id: NodeId,
     },
@@ -222,6 +228,14 @@ pub enum Rejection {
         /// The node.
         id: NodeId,
     },
+    /// The node does not leave, or holds something still.
+    #[error("node {} holds {replicas} replicas still, or is not leaving", id.0)]
+    NodeInUse {
+        /// The node.
+        id: NodeId,
+        /// What it holds.
+        replicas: u64,
+    },
     /// The queue has another placement by now.
     #[error("the placement of the queue was changed meanwhile")]
     PlacementChanged {
@@ -307,7 +321,7 @@ pub struct Node {
     pub version: u32,
     /// It is to lead nothing, and gets new replicas only where there are too few other nodes.
     pub draining: bool,
-    /// It gets no new replicas, and is forgotten once it holds none; it is draining too.
+    /// It gets no new replicas, what it holds moves away, and then it is forgotten; it is draining too.
     pub leaving: bool,
 }
 

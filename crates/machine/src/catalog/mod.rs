@@ -110,6 +110,12 @@ impl Catalog {
         self.removed.contains(&id)
     }
 
+    /// Whether no queue has a replica on a node, is to have one there, or may have one still.
+    #[must_use]
+    pub fn holds_nothing(&self, id: NodeId) -> bool {
+        self.loads.replicas(id) == 0
+    }
+
     /// The id for the next node that joins.
     #[must_use]
     pub fn next_node(&self) -> NodeId {
@@ -225,7 +231,6 @@ impl Catalog {
         self.loads.remove(&queue);
         self.by_group.remove(&queue.group);
         self.moving.remove(&queue.group);
-        self.retire(queue.holders());
         let group = queue.group;
         Ok((Reply::Deleted { group }, Some(Change::QueueDeleted { name, group })))
     }
@@ -275,6 +280,7 @@ impl Machine for Catalog {
             Command::PlaceQueue(place) => self.place_queue(at, place),
             Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
             Command::RemoveNode { id } => self.remove_node(id),
+            Command::RetireNode { id } => self.retire_node(id),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -84,7 +84,6 @@ impl Catalog {
         let left = std::mem::take(&mut queue.leaving);
         self.loads.release(&left);
         self.moving.remove(&group);
-        self.retire(left.into_iter());
         Ok((Reply::Done, Some(Change::QueueMoved { name, group })))
     }
 
@@ -99,19 +98,21 @@ impl Catalog {
         }
         let is_news = !std::mem::replace(&mut node.leaving, true);
         node.draining = true;
-        self.retire(std::iter::once(id));
         Ok((Reply::Done, is_news.then_some(Change::Node(id))))
     }
 
-    /// Forgets those of the nodes that are leaving and hold nothing any more.
-    pub(super) fn retire(&mut self, nodes: impl Iterator<Item = NodeId>) {
-        for id in nodes {
-            let leaves = self.nodes.get(&id).is_some_and(|node| node.leaving);
-            if leaves && self.loads.holds_nothing(id) {
-                self.nodes.remove(&id);
-                self.removed.insert(id);
-            }
+    pub(super) fn retire_node(&mut self, id: NodeId) -> Result<Done, Rejection> {
+        if self.removed.contains(&id) {
+            return Ok((Reply::Done, None));
         }
+        let node = self.nodes.get(&id).ok_or(Rejection::UnknownNode { id })?;
+        let replicas = self.loads.replicas(id);
+        if !node.leaving || replicas > 0 {
+            return Err(Rejection::NodeInUse { id, replicas });
+        }
+        self.nodes.remove(&id);
+        self.removed.insert(id);
+        Ok((Reply::Done, Some(Change::Node(id))))
     }
 
     fn preferred_leader(&self, replicas: &[NodeId]) -> NodeId {

@@ -62,9 +62,9 @@ impl Loads {
         self.0.get(&node).copied().unwrap_or_default()
     }
 
-    /// Whether no queue has a replica there.
-    pub fn holds_nothing(&self, node: NodeId) -> bool {
-        self.of(node).replicas == 0
+    /// Replicas of a node.
+    pub fn replicas(&self, node: NodeId) -> u64 {
+        self.of(node).replicas
     }
 
     /// Chooses `count` of the candidates, at least 1; none if they are too few.

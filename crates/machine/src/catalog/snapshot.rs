@@ -76,10 +76,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
     if version != needed_version(&catalog) {
         return Err(SnapshotError::Inconsistent("the newer form says something new"));
     }
-    let leaves = |node: &&Node| node.leaving && catalog.loads.holds_nothing(node.id);
-    if catalog.nodes.values().any(|node| leaves(&node)) {
-        return Err(SnapshotError::Inconsistent("a node that is leaving holds something"));
-    }
     Ok(catalog)
 }
 

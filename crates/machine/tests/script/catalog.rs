@@ -5,7 +5,7 @@
 //! register ID [incarnation=N] [zone=NAME] [version=N] [replace]
 //! create NAME [replicas=N] [on=1,2,3] [max_messages=N]
 //! update NAME [max_messages=N]   delete NAME   leader N
-//! drain ID   undrain ID   remove ID
+//! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
 //! show   restore
 //! ```
@@ -141,6 +141,7 @@ fn command(words: &Words) -> Command {
         "drain" => Command::DrainNode { id: NodeId(words.number(0)), draining: true },
         "undrain" => Command::DrainNode { id: NodeId(words.number(0)), draining: false },
         "remove" => Command::RemoveNode { id: NodeId(words.number(0)) },
+        "retire" => Command::RetireNode { id: NodeId(words.number(0)) },
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
     }

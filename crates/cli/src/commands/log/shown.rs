@@ -349,6 +349,7 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
             Shown::of("queue placed", facts! { "group": group.0, "moved": moved })
         }
         CatalogCommand::RemoveNode { id } => Shown::of("remove node", facts! { "node": id.0 }),
+        CatalogCommand::RetireNode { id } => Shown::of("retire node", facts! { "node": id.0 }),
         CatalogCommand::Tick => Shown::of("tick", Vec::new()),
         catalog::Command::LeaderChanged { node } => {
             Shown::of("leader changed", facts! { "node": node.0 })

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use quorate_client::{ChangeReplicasRequest, Client, QueueDescription};
+use quorate_client::{ChangeReplicasRequest, Client, QueueDescription, Replica, ReplicaRole};
 use serde_json::json;
 
 use crate::args::{Format, Global};
@@ -76,6 +76,7 @@ pub struct Waiting {
 
 /// Runs one verb.
 pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
+    let client = session::connect(global).await?;
     let mut change = ChangeReplicasRequest::default();
     let (queue, waiting) = match command {
         Command::Add(Add { queue, nodes, observer, waiting }) => {
@@ -91,14 +92,28 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
             (queue, waiting)
         }
         Command::Replace(Replace { queue, from, to, waiting }) => {
-            (change.voters, change.remove) = (vec![to], vec![from]);
+            let asking = client.describe_queue(queue.as_str());
+            let described = session::within(global, "describe queue", asking).await?;
+            let mut replicas = described.replicas.iter();
+            // An observer is replaced by an observer.
+            let observes = |replica: &Replica| {
+                replica.node_id == from && replica.role() == ReplicaRole::Observer
+            };
+            match replicas.any(observes) {
+                true => change.observers = vec![to],
+                false => change.voters = vec![to],
+            }
+            change.remove = vec![from];
             (queue, waiting)
         }
     };
-    let client = session::connect(global).await?;
     let changing = client.change_replicas(queue.as_str(), change);
     let placed = session::within(global, "change the replicas", changing).await?;
-    let moving = if waiting.no_wait { true } else { !wait(&client, &queue, global).await? };
+    let moving = if waiting.no_wait {
+        true
+    } else {
+        !wait(&client, &queue, placed.placement, global).await?
+    };
     let mut out = std::io::stdout().lock();
     match global.output {
         Format::Json => writeln!(
@@ -125,12 +140,18 @@ fn list(nodes: &[u64]) -> String {
 }
 
 /// Waits until the queue is where it is to be; true then.
-async fn wait(client: &Client, queue: &str, global: &Global) -> Result<bool, Failure> {
+async fn wait(
+    client: &Client,
+    queue: &str,
+    placement: u64,
+    global: &Global,
+) -> Result<bool, Failure> {
     let begun = Instant::now();
     loop {
         let asking = client.describe_queue(queue);
         let described = session::within(global, "see how far it is", asking).await?;
-        if !described.moving {
+        // Who leads the queue may not know of the change yet.
+        if !described.moving && described.placement >= placement {
             return Ok(true);
         }
         if begun.elapsed() > global.timeout {

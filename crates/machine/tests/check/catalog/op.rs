@@ -26,6 +26,7 @@ pub enum Op {
     Place { group: u8, moved: u64, replicas: Vec<u8>, observers: Vec<u8> },
     Placed { group: u8, moved: u64 },
     Remove { node: u8 },
+    Retire { node: u8 },
     Tick,
     LeaderChanged,
 }
@@ -75,6 +76,7 @@ impl Op {
                 Command::QueuePlaced { group: GroupId(group.into()), moved }
             }
             &Self::Remove { node } => Command::RemoveNode { id: NodeId(node.into()) },
+            &Self::Retire { node } => Command::RetireNode { id: NodeId(node.into()) },
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),
         }

@@ -25,7 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 2]) {
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -46,7 +46,8 @@ fn op(rng: &mut Rng, names: u64) -> Op {
             Op::Place { group: group(rng), moved: moved(rng), replicas, observers }
         }
         9 => Op::Placed { group: group(rng), moved: moved(rng) },
-        _ => Op::Remove { node: rng.below(NODES) as u8 },
+        10 => Op::Remove { node: rng.below(NODES) as u8 },
+        _ => Op::Retire { node: rng.below(NODES) as u8 },
     }
 }
 

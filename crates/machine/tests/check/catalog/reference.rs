@@ -40,7 +40,6 @@ impl Reference {
             Command::DeleteQueue { name } => match self.find(name) {
                 Some(at) => {
                     let Queue { name, group, .. } = self.queues.remove(at);
-                    self.forget_those_that_left();
                     (Reply::Deleted { group }, Some(Change::QueueDeleted { name, group }))
                 }
                 None => rejected(Rejection::NotFound),
@@ -71,12 +70,12 @@ impl Reference {
                         queue.is_moving = false;
                         queue.leaving.clear();
                         let name = queue.name.clone();
-                        self.forget_those_that_left();
                         (Reply::Done, Some(Change::QueueMoved { name, group: *group }))
                     }
                 }
             }
             Command::RemoveNode { id } => self.remove(*id),
+            Command::RetireNode { id } => self.retire(*id),
             Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
         }
     }
@@ -215,16 +214,23 @@ impl Reference {
         let node = self.nodes.iter_mut().find(|node| node.id == id).unwrap();
         let change = (!node.leaving).then_some(Change::Node(id));
         (node.draining, node.leaving) = (true, true);
-        self.forget_those_that_left();
         (Reply::Done, change)
     }
 
-    fn forget_those_that_left(&mut self) {
-        for node in self.nodes.clone() {
-            let holds = self.queues.iter().any(|queue| holds(queue, node.id));
-            if node.leaving && !holds {
-                self.nodes.retain(|known| known.id != node.id);
-                self.removed.push(node.id);
+    fn retire(&mut self, id: NodeId) -> (Reply, Option<Change>) {
+        if self.removed.contains(&id) {
+            return (Reply::Done, None);
+        }
+        let replicas = self.queues.iter().filter(|queue| holds(queue, id)).count() as u64;
+        match self.nodes.iter().position(|node| node.id == id) {
+            None => rejected(Rejection::UnknownNode { id }),
+            Some(at) if !self.nodes[at].leaving || replicas > 0 => {
+                rejected(Rejection::NodeInUse { id, replicas })
+            }
+            Some(at) => {
+                self.nodes.remove(at);
+                self.removed.push(id);
+                (Reply::Done, Some(Change::Node(id)))
             }
         }
     }
