@@ -523,6 +523,10 @@ impl<M: Machine> Handle<M> {
             tracing::warn!(group = self.id(), %error, "the replica did not end cleanly");
         }
         self.replica.checkpoints.close().await;
+        #[cfg(madsim)]
+        if let Some(observer) = crate::sim::World::current().observer() {
+            observer.ended(self.node(), self.id());
+        }
     }
 
     /// Stops the replica and forgets its state for ever.

@@ -123,10 +123,6 @@ pub(crate) async fn finish_leaving(log: &ReplicaLog, checkpoints: &Checkpoints) 
 }
 
 async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
-    #[cfg(madsim)]
-    if let Some(observer) = crate::sim::World::current().observer() {
-        observer.left(log.node, log.group.0);
-    }
     checkpoints.begin_to_leave().await?;
     // In this order: a log that relies on a checkpoint which is gone counts as damage.
     log.reset().await?;

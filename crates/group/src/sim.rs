@@ -53,8 +53,9 @@ pub trait Observer: Send + Sync {
     /// checkpoint, or has installed a snapshot.
     fn restored(&self, node: u64, group: u64, index: u64);
 
-    /// A replica has forgotten all but its vote: its queue has moved away.
-    fn left(&self, node: u64, group: u64);
+    /// A replica has ended, though its node goes on: should it start again, it does so from its checkpoint, or
+    /// from nothing if its queue has moved away.
+    fn ended(&self, node: u64, group: u64);
 
     /// A replica has begun to lead.
     fn leads(&self, node: u64, group: u64, term: u64);

@@ -93,8 +93,8 @@ pub enum Event<'a> {
         /// The term.
         term: u64,
     },
-    /// A replica has forgotten all but its vote.
-    Left {
+    /// A replica has ended, though its node may go on.
+    Ended {
         /// Where.
         node: u64,
         /// Of which group.
@@ -458,7 +458,7 @@ impl State {
                 self.counters.applied += 1;
                 self.applied.insert((*node, *group), *index);
             }
-            Event::Left { node, group } => {
+            Event::Ended { node, group } => {
                 self.applied.remove(&(*node, *group));
             }
             Event::Restored { node, group, index } => {
@@ -513,8 +513,8 @@ impl Observer for Record {
         self.tell(Event::Restored { node, group, index });
     }
 
-    fn left(&self, node: u64, group: u64) {
-        self.tell(Event::Left { node, group });
+    fn ended(&self, node: u64, group: u64) {
+        self.tell(Event::Ended { node, group });
     }
 
     fn leads(&self, node: u64, group: u64, term: u64) {

@@ -112,7 +112,7 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "n{node} g{group} RESTORED at {index}")
         }
         Event::Leads { node, group, term } => write!(out, "n{node} g{group} LEADS term {term}"),
-        Event::Left { node, group } => write!(out, "n{node} g{group} LEFT"),
+        Event::Ended { node, group } => write!(out, "n{node} g{group} ENDED"),
         Event::Parked { node, group, parked } => {
             write!(out, "n{node} g{group} {}", if *parked { "parked" } else { "awake" })
         }

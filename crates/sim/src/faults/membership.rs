@@ -128,7 +128,8 @@ async fn look(cluster: &Cluster, groups: &[u64]) -> Result<Vec<(u64, usize)>, St
     }
     let removed = |node: &u64| status.nodes.iter().all(|known| known.node_id != *node);
     cluster.nodes().into_iter().filter(removed).for_each(|node| cluster.retire(node));
-    let mut replicas = vec![(0, status.nodes.len())];
+    // One that was registered and never started has none.
+    let mut replicas = vec![(0, cluster.nodes().len())];
     for queue in client.list_queues().await.map_err(text)? {
         if !groups.contains(&queue.group_id) {
             continue;

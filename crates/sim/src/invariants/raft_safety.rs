@@ -1,7 +1,7 @@
 //! One leader a term; an index of a group's log that was applied anywhere holds the same entry
 //! wherever it is applied, for ever (log matching and leader completeness, as far as they can be
 //! seen); within one life of a replica what is applied moves forward without gaps, unless a
-//! snapshot takes it further. A replica that has left its node begins anew.
+//! snapshot takes it further. A replica that has ended begins anew.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ impl Invariant for RaftSafety {
                     format!("node {node} group {group}: restored at {index} after {before:?}")
                 })
             }
-            Event::Left { node, group } => {
+            Event::Ended { node, group } => {
                 self.applied.remove(&(node, group));
                 Ok(())
             }
