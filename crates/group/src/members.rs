@@ -129,3 +129,120 @@ async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Res
     checkpoints.remove().await?;
     checkpoints.has_left().await
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use bytes::Bytes;
+    use quorate_storage::{Entry, GroupId, Options, SimDisk, SimMeta, Writer};
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::codec;
+    use crate::types::{SnapshotMeta, Vote, log_id};
+
+    const QUEUE: u64 = 1;
+
+    struct Node {
+        log: Log,
+        writer: Writer,
+        meta: Arc<dyn Meta>,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let (log, writer) =
+                Log::open(Arc::new(SimDisk::new(1)), Options::default()).expect("an empty log");
+            Self { log, writer, meta: Arc::new(SimMeta::new(1)) }
+        }
+
+        fn append(&mut self, term: u64, indexes: std::ops::RangeInclusive<u64>) {
+            let entry = |index| Entry { index, term, payload: Bytes::from_static(b"entry") };
+            self.log.append(GroupId(QUEUE), indexes.map(entry).collect(), Box::new(|_| {}));
+            while self.writer.step() {}
+        }
+
+        /// With the log's writer at work.
+        async fn done<T>(&mut self, work: impl Future<Output = T>) -> T {
+            let mut work = std::pin::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut work => return done,
+                    () = tokio::task::yield_now() => {}
+                }
+                while self.writer.step() {}
+            }
+        }
+
+        fn replica(&self) -> (ReplicaLog, Checkpoints) {
+            let log = ReplicaLog::new(self.log.clone(), 1, QUEUE);
+            (log, Checkpoints::new(self.meta.clone(), QUEUE))
+        }
+
+        /// With a history: a vote in term 3, entries up to 9, and a checkpoint of some.
+        async fn with_history() -> Self {
+            let mut node = Self::new();
+            let vote = codec::encode_vote(&Vote::new_committed(3, 1));
+            node.log.save_vote(GroupId(QUEUE), vote, Box::new(|_| {}));
+            node.append(2, 0..=9);
+            let (log, checkpoints) = node.replica();
+            let checkpoint = Checkpoint {
+                meta: SnapshotMeta { last_log_id: Some(log_id(2, 5)), ..SnapshotMeta::default() },
+                state: Bytes::from_static(b"state"),
+            };
+            checkpoints.save(&checkpoint, Vec::new(), &log).await.expect("a checkpoint");
+            node
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_has_left_keeps_its_vote_and_how_much_it_had() {
+        let mut node = Node::with_history().await;
+        let vote = node.log.state(GroupId(QUEUE)).expect("known").vote;
+        let (log, checkpoints) = node.replica();
+        assert_eq!(log.had(), None, "it has what it had");
+        node.done(forget_but_vote(&log, &checkpoints)).await.expect("left");
+        assert!(!has_more_than_vote(&node.log, QUEUE));
+        assert!(checkpoints.load().await.expect("a look").is_none());
+        // As the next start sees it.
+        let (log, _) = node.replica();
+        let state = node.log.state(GroupId(QUEUE)).expect("known");
+        assert_eq!((state.vote, state.last, state.purged), (vote, None, None));
+        assert_eq!(log.had(), Some((2, 9)));
+        node.append(2, 0..=8);
+        assert_eq!(log.had(), Some((2, 9)), "one is missing");
+        assert_eq!(node.replica().0.had(), Some((2, 9)), "after a start in between, too");
+        node.append(3, 9..=9);
+        assert_eq!(log.had(), None, "an entry of a later term stands for as much");
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_leaves_twice_keeps_the_most_that_it_had() {
+        let mut node = Node::with_history().await;
+        for _ in 0..2 {
+            let (log, checkpoints) = node.replica();
+            node.done(forget_but_vote(&log, &checkpoints)).await.expect("left");
+            node.append(2, 0..=3);
+        }
+        assert_eq!(node.replica().0.had(), Some((2, 9)));
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_has_left_of_a_replica_that_was_leaving_is_not_used() {
+        let mut node = Node::with_history().await;
+        let (log, checkpoints) = node.replica();
+        checkpoints.begin_to_leave().await.expect("a mark");
+        node.done(log.reset()).await.expect("reset");
+        // Here the node ends: a checkpoint is there whose messages are gone.
+        let (log, checkpoints) = node.replica();
+        assert!(checkpoints.load().await.expect("a look").is_some());
+        node.done(finish_leaving(&log, &checkpoints)).await.expect("finished");
+        assert!(checkpoints.load().await.expect("a look").is_none());
+        assert_eq!(log.had(), Some((2, 9)));
+        // Once: what comes then is the replica's next life.
+        node.append(2, 0..=9);
+        let (log, checkpoints) = node.replica();
+        node.done(finish_leaving(&log, &checkpoints)).await.expect("nothing to do");
+        assert!(has_more_than_vote(&node.log, QUEUE));
+    }
+}
