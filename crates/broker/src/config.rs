@@ -102,6 +102,9 @@ pub struct RaftConfig {
     /// The replicas of a node that was gone for so long, in milliseconds, move to other nodes, as far as
     /// there are some that do not hold the queue yet. 0 = never. Default 600,000; at least 10,000.
     pub replace_after_ms: u64,
+    /// Messages that go to a new replica, or to one that was away for long, in bytes a second and transfer at
+    /// most. 0 = no limit. Default 32 MiB.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -151,6 +154,7 @@ impl Default for RaftConfig {
             election_timeout_ms: 750,
             park_after_ms: 1_500,
             replace_after_ms: 600_000,
+            snapshot_bytes_per_second: 32 << 20,
         }
     }
 }
@@ -184,6 +188,12 @@ impl Config {
         let own = host(self.advertise.as_deref().unwrap_or(&listen));
         let sharing = self.peers.iter().filter(|peer| host(&peer.address) == own).count();
         cores.div_ceil(sharing.max(1)).max(1)
+    }
+
+    /// The amounts at which groups work.
+    pub(crate) fn volumes(&self) -> Volumes {
+        let snapshot_bytes_per_second = self.raft.snapshot_bytes_per_second;
+        Volumes { snapshot_bytes_per_second, ..self.volumes }
     }
 
     /// Checks every setting.

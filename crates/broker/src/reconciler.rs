@@ -277,7 +277,7 @@ async fn start(
         meta: member.meta.clone(),
         peers: Arc::new(member.connections.clone()),
         timing: timing(&member.config.raft),
-        volumes: member.config.volumes,
+        volumes: member.config.volumes(),
         effects: EffectsAt::Leader,
         rests: !is_new,
     };

@@ -249,7 +249,7 @@ async fn start_member(
         peers: Arc::new(connections.clone()),
         // One group, which all else relies on.
         timing: Timing { park_after: None, ..reconciler::timing(&config.raft) },
-        volumes: config.volumes,
+        volumes: config.volumes(),
         effects: EffectsAt::EveryReplica,
         rests: false,
     };

@@ -222,7 +222,13 @@ impl<M: Machine> Handle<M> {
             EffectsAt::EveryReplica => Duration::ZERO,
         };
         let sent = Sent::default();
-        let network = Network::new(spec.group, spec.peers.clone(), commit_patience, sent.clone());
+        let network = Network::new(
+            spec.group,
+            spec.peers.clone(),
+            commit_patience,
+            sent.clone(),
+            spec.volumes.snapshot_bytes_per_second,
+        );
         let mut store = LogStore::new(log.clone());
         let resting = store.read_vote().await?.filter(|_| spec.rests);
         let config = raft_config(&spec, resting.is_some(), log.had().is_none())

@@ -80,6 +80,8 @@ pub(crate) struct Network {
     peers: Arc<dyn Peers>,
     commit_patience: Duration,
     sent: Sent,
+    /// Bytes a second; 0 = no limit.
+    snapshot_rate: u64,
 }
 
 /// The last entry that was sent to each node.
@@ -106,14 +108,16 @@ impl Network {
         peers: Arc<dyn Peers>,
         commit_patience: Duration,
         sent: Sent,
+        snapshot_rate: u64,
     ) -> Self {
-        Self { group, peers, commit_patience, sent }
+        Self { group, peers, commit_patience, sent, snapshot_rate }
     }
 
     fn client(&self, target: u64, streams: bool) -> Client {
         let (peers, commit_patience) = (self.peers.clone(), self.commit_patience);
-        let sent = self.sent.clone();
-        Client { group: self.group, node: target, peers, streams, commit_patience, sent }
+        let (sent, snapshot_rate) = (self.sent.clone(), self.snapshot_rate);
+        let node = target;
+        Client { group: self.group, node, peers, streams, commit_patience, sent, snapshot_rate }
     }
 }
 
@@ -138,6 +142,7 @@ pub(crate) struct Client {
     streams: bool,
     commit_patience: Duration,
     sent: Sent,
+    snapshot_rate: u64,
 }
 
 fn unreachable(error: impl std::error::Error + 'static) -> Unreachable<Types> {
@@ -254,7 +259,7 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let chunks = snapshot_chunks(self.group, vote, snapshot);
+        let chunks = snapshot_chunks(self.group, vote, snapshot, self.snapshot_rate);
         let sent = self.peers.snapshot(self.node, chunks.boxed());
         tokio::select! {
             biased;
@@ -439,6 +444,7 @@ fn snapshot_chunks(
     group: u64,
     vote: Vote,
     snapshot: Snapshot,
+    bytes_per_second: u64,
 ) -> impl Stream<Item = pb::SnapshotChunk> + Send + 'static {
     use pb::snapshot_chunk::Chunk;
     let chunk = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
@@ -454,9 +460,16 @@ fn snapshot_chunks(
         yield chunk(Chunk::Head(head));
         if let Some(source) = &snapshot.snapshot.source {
             let mut wanted: VecDeque<_> = source.live.iter().cloned().flatten().collect();
+            let begun = Instant::now();
+            let mut sent = 0;
             while !wanted.is_empty() {
                 match next_bodies(source, &mut wanted).await {
-                    Ok(entries) => yield chunk(Chunk::Bodies(pb::Bodies { entries })),
+                    Ok(entries) => {
+                        sent += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
+                        yield chunk(Chunk::Bodies(pb::Bodies { entries }));
+                        // Disks and network are the producers' too.
+                        tokio::time::sleep_until(begun + time_for(sent, bytes_per_second)).await;
+                    }
                     Err(error) => {
                         tracing::error!(group, %error, "read a body for a snapshot transfer");
                         return;
@@ -482,6 +495,14 @@ async fn next_bodies(
         entries.push(pb::Entry { id, payload: entry.payload });
     }
     Ok(entries)
+}
+
+/// How long so many bytes take at a rate; no time if it has no limit.
+fn time_for(bytes: u64, per_second: u64) -> Duration {
+    match per_second {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
+    }
 }
 
 /// A body as it came with a snapshot.

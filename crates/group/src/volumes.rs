@@ -19,6 +19,8 @@ pub struct Volumes {
     pub kept_entries: u64,
     /// unless they have more than so many bytes.
     pub kept_bytes: u64,
+    /// Bodies of a snapshot go to a replica at this rate at most; 0 = as fast as they can.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for Volumes {
@@ -30,6 +32,7 @@ impl Default for Volumes {
             checkpoint_age: Duration::from_secs(20),
             kept_entries: 10_000,
             kept_bytes: 8 << 20,
+            snapshot_bytes_per_second: 32 << 20,
         }
     }
 }

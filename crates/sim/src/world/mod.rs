@@ -71,7 +71,11 @@ fn config(node: u64, founders: &[u64], park_after_ms: u32) -> Config {
             ..Limits::default()
         },
         storage: StorageConfig { segment_bytes: 128 << 10, tail_bytes: 64 << 10 },
-        raft: RaftConfig { park_after_ms, ..RaftConfig::default() },
+        raft: RaftConfig {
+            park_after_ms,
+            snapshot_bytes_per_second: 1 << 20,
+            ..RaftConfig::default()
+        },
         volumes: Volumes {
             entry_bytes: 16 << 10,
             checkpoint_bytes: 32 << 10,
@@ -79,6 +83,7 @@ fn config(node: u64, founders: &[u64], park_after_ms: u32) -> Config {
             checkpoint_age: Duration::from_secs(5),
             kept_entries: 60,
             kept_bytes: 24 << 10,
+            ..Volumes::default()
         },
         ..Config::default()
     }
