@@ -241,6 +241,55 @@ fn a_purge_takes_from_a_slot_what_it_needs_and_one_reader_at_a_time_uses_it() {
 }
 
 #[test]
+fn a_confirm_that_comes_late_does_not_move_another_slot_of_the_name() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        for anew in ["slot", "queue"] {
+            let client = cluster.queue(QUEUE).await;
+            let producer = client.producer(QUEUE).build().await.expect("a producer");
+            publish(&producer, 0, 10).await;
+            client.create_slot(QUEUE, SLOT, SlotSettings::default()).await.expect("a slot");
+            let mut reader = client.reader(QUEUE).slot(SLOT).build();
+            read(&mut reader, 0, 10).await;
+            if anew == "queue" {
+                client.delete_queue(QUEUE, false).await.expect("delete");
+                client.create_queue(QUEUE, QueueSettings::default()).await.expect("create");
+                let producer = client.producer(QUEUE).build().await.expect("a producer");
+                publish(&producer, 0, 10).await;
+            } else {
+                client.drop_slot(QUEUE, SLOT).await.expect("drop");
+            }
+            client.create_slot(QUEUE, SLOT, SlotSettings::default()).await.expect("a slot");
+            reader.confirm(7).expect("it was read");
+            let refused = match reader.flush().await.expect_err("the slot that it read is gone") {
+                Error::Refused(refusal) => refusal.reason,
+                other => panic!("{other:?}"),
+            };
+            assert!([reason::SLOT_NOT_FOUND, reason::QUEUE_NOT_FOUND].contains(&&*refused));
+            assert_eq!(slot(&client).await.position, 0, "the new {anew} has a slot of its own");
+            client.delete_queue(QUEUE, false).await.expect("delete");
+        }
+    });
+}
+
+#[test]
+fn a_program_that_knows_less_than_the_cluster_uses_does_not_join() {
+    turn::beside_others(LIGHT, async {
+        use v1::cluster_service_client::ClusterServiceClient;
+        let cluster = Cluster::start(3).await;
+        let mut client = ClusterServiceClient::new(raw::channel(&cluster.address(1)));
+        let join = v1::JoinClusterRequest {
+            address: "127.0.0.1:1".into(),
+            incarnation: 1,
+            commands_version: 1,
+            ..Default::default()
+        };
+        let refused = client.join_cluster(join).await.expect_err("an old program");
+        assert_eq!(raw::reason(&refused), reason::UNSUPPORTED_VERSION);
+    });
+}
+
+#[test]
 fn any_node_takes_the_calls_about_slots_and_refuses_what_makes_no_sense() {
     turn::beside_others(LIGHT, async {
         let cluster = Cluster::start(3).await;
@@ -266,11 +315,11 @@ fn any_node_takes_the_calls_about_slots_and_refuses_what_makes_no_sense() {
             let refused = admin.create_slot(create("no/name")).await.expect_err("a bad name");
             assert_eq!(raw::reason(&refused), reason::INVALID_ARGUMENT);
             let (queue, nobody) = (QUEUE.to_owned(), "nobody".to_owned());
-            let advance = v1::AdvanceSlotRequest { queue, slot: nobody, offset: 0 };
+            let advance = v1::AdvanceSlotRequest { queue, slot: nobody, ..Default::default() };
             let refused = admin.advance_slot(advance).await.expect_err("unknown");
             assert_eq!(raw::reason(&refused), reason::SLOT_NOT_FOUND);
             let (queue, slot) = (QUEUE.to_owned(), slot.clone());
-            let advance = v1::AdvanceSlotRequest { queue, slot, offset: 1 };
+            let advance = v1::AdvanceSlotRequest { queue, slot, offset: 1, ..Default::default() };
             let refused = admin.advance_slot(advance).await.expect_err("beyond the end");
             assert_eq!(raw::reason(&refused), reason::INVALID_ARGUMENT);
             let list = v1::ListSlotsRequest { queue: QUEUE.into() };

@@ -105,6 +105,7 @@ impl Directory for Fresh {
             incarnation: self.incarnation,
             address: self.config.advertised(),
             version: env!("CARGO_PKG_VERSION").into(),
+            commands_version: COMMANDS_VERSION,
             process_id: std::process::id(),
             zone: self.config.zone.clone(),
             ..Default::default()
@@ -302,6 +303,8 @@ struct Founder {
     address: String,
     zone: String,
     incarnation: u64,
+    /// Of the log commands that it knows.
+    version: u32,
 }
 
 /// Founds the cluster, if this node is to and has not: welcomes the peers, begins the catalog's
@@ -319,6 +322,7 @@ pub(crate) async fn complete(member: Arc<Member>) {
         address: config.advertised(),
         zone: config.zone.clone(),
         incarnation: member.identity.incarnation,
+        version: COMMANDS_VERSION,
     };
     let mut founders = BTreeMap::from([(member.id(), me)]);
     for peer in config.peers.iter().filter(|peer| peer.id != member.id()) {
@@ -361,6 +365,7 @@ async fn welcome(
             address: address.into(),
             zone: told.zone.clone(),
             incarnation: told.incarnation,
+            version: told.commands_version.max(1),
         };
         if told.cluster_id == member.cluster_id() {
             return Ok(founder);
@@ -409,7 +414,7 @@ async fn register_founders(
             incarnation: founder.incarnation.into(),
             address: founder.address.clone(),
             zone: founder.zone.clone(),
-            version: COMMANDS_VERSION,
+            version: founder.version,
             replace: false,
         };
         match member.propose_catalog(Command::RegisterNode(register)).await? {
@@ -478,8 +483,12 @@ pub async fn join(
     let incarnation = random() as u64;
     let mut reason = "no address given".to_string();
     for server in servers {
-        let request =
-            v1::JoinClusterRequest { address: address.into(), zone: zone.into(), incarnation };
+        let request = v1::JoinClusterRequest {
+            address: address.into(),
+            zone: zone.into(),
+            incarnation,
+            commands_version: COMMANDS_VERSION,
+        };
         let endpoint = Endpoint::from_shared(format!("http://{server}"));
         let channel = match endpoint {
             Ok(endpoint) => endpoint.connect_timeout(ASK_WAIT).connect().await,

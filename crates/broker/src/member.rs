@@ -207,6 +207,7 @@ impl Directory for Member {
             incarnation: self.identity.incarnation,
             address: self.config.advertised(),
             version: env!("CARGO_PKG_VERSION").into(),
+            commands_version: COMMANDS_VERSION,
             disk_full: self.disk.is_full(),
             disk_free_bytes: self.disk.free_bytes(),
             process_id: std::process::id(),

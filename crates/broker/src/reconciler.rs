@@ -115,8 +115,8 @@ fn keep_addresses(member: &Member) {
     }
 }
 
-/// Where the catalog is led: a node that was upgraded is registered with what it knows now, so that commands which
-/// are new can be proposed once all know them.
+/// Where the catalog is led: a node that was upgraded, or went back, is registered with what it knows now, so that
+/// commands which are new are proposed only when all know them.
 async fn keep_versions(member: &Member) {
     if !member.catalog.leadership().leads {
         return;
@@ -126,12 +126,18 @@ async fn keep_versions(member: &Member) {
     for node in nodes {
         let known = match node.id.0 {
             id if id == member.id() => COMMANDS_VERSION,
-            id => member.versions.of(id).unwrap_or(0),
+            // One that was not heard of is what it was.
+            id => member.versions.of(id).unwrap_or(node.version),
         };
-        if known <= node.version {
+        if known == node.version {
             continue;
         }
-        tracing::info!(node = node.id.0, from = node.version, to = known, "a node was upgraded");
+        tracing::info!(
+            node = node.id.0,
+            from = node.version,
+            to = known,
+            "a node runs another version"
+        );
         let catalog::Node { id, incarnation, address, zone, .. } = node;
         let version = known;
         let register = RegisterNode { id, incarnation, address, zone, version, replace: false };

@@ -109,7 +109,14 @@ impl Client {
         slot: impl Into<String>,
         offset: u64,
     ) -> Result<v1::SlotDescription, Error> {
-        let request = v1::AdvanceSlotRequest { queue: queue.into(), slot: slot.into(), offset };
+        let (queue, slot) = (queue.into(), slot.into());
+        self.move_slot(v1::AdvanceSlotRequest { queue, slot, offset, ..Default::default() }).await
+    }
+
+    pub(crate) async fn move_slot(
+        &self,
+        request: v1::AdvanceSlotRequest,
+    ) -> Result<v1::SlotDescription, Error> {
         let ask = |channel| {
             let request = request.clone();
             async move { admin(channel).advance_slot(request).await }

@@ -85,7 +85,7 @@ pub fn queue_commands() -> Vec<Command> {
         create_slot("mirror", SlotStart::Offset(Offset(7)), 60_000),
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
-        Command::AdvanceSlot { name: slot_name("archive"), to: Offset(5) },
+        Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
         Command::Tick,
         create_slot("tail", SlotStart::Next, 1),
         Command::DropSlot { name: slot_name("mirror") },

@@ -142,7 +142,11 @@ fn create_slot(request: v1::CreateSlotRequest) {
 fn advance_slot(request: v1::AdvanceSlotRequest) {
     if let Some(name) = broker::slot_name(&request.slot) {
         let to = Offset(request.offset);
-        proposable::<Queue>(Command::AdvanceSlot { name: name.clone(), to });
+        proposable::<Queue>(Command::AdvanceSlot {
+            name: name.clone(),
+            made_at: request.made_at,
+            to,
+        });
         proposable::<Queue>(Command::DropSlot { name });
     }
 }
@@ -204,7 +208,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings) };
     let (address, zone) = ("10.0.0.4:7100".to_owned(), "a".to_owned());
-    let join = v1::JoinClusterRequest { address, zone, incarnation: 77 };
+    let join = v1::JoinClusterRequest { address, zone, incarnation: 77, commands_version: 2 };
     let delivery = v1::Delivery { token: 4, first_offset: 1, attempt: 1, frame: frame() };
     let delivery = consume_response::Response::Delivery(delivery);
     let slot = "archive".to_owned();
@@ -227,7 +231,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seed(8, &v1::DeleteQueueRequest { name: queue(), if_empty: true }),
         seed(12, &v1::ConsumeResponse { response: Some(delivery) }),
         seed(13, &make),
-        seed(14, &v1::AdvanceSlotRequest { queue: queue(), slot: slot.clone(), offset: 9 }),
+        seed(
+            14,
+            &v1::AdvanceSlotRequest {
+                queue: queue(),
+                slot: slot.clone(),
+                offset: 9,
+                group_id: 1,
+                made_at: 7,
+            },
+        ),
         seed(15, &v1::ReadRequest { queue: queue(), slot, follow: true, ..Default::default() }),
     ]
 }

@@ -153,7 +153,7 @@ fn settle_all(queue: Queue) {
     }
     for name in ["a", "b"].map(slot_name) {
         let to = life.queue.slot(&name).map_or(Offset(0), |slot| Offset(slot.position.0 + 1));
-        life.step(0, Command::AdvanceSlot { name, to });
+        life.step(0, Command::AdvanceSlot { name, made_at: 0, to });
     }
     life.step(0, Command::DropSlot { name: slot_name("b") });
     let all = SettleItem {

@@ -87,8 +87,9 @@ fn commands() -> impl Strategy<Value = Command> {
             let [_, max_retained_bytes, max_idle_ms] = words;
             Command::CreateSlot(CreateSlot { name, from, max_retained_bytes, max_idle_ms })
         }),
-        (slot_names(), any::<u64>())
-            .prop_map(|(name, to)| Command::AdvanceSlot { name, to: Offset(to) }),
+        (slot_names(), any::<[u64; 2]>()).prop_map(|(name, [made_at, to])| {
+            Command::AdvanceSlot { name, made_at, to: Offset(to) }
+        }),
         slot_names().prop_map(|name| Command::DropSlot { name }),
     ]
 }

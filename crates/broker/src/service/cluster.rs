@@ -8,11 +8,11 @@ use futures_util::future::{BoxFuture, join_all};
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, RegisterNode};
 use quorate_proto::internal as pb;
-use quorate_proto::v1;
+use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::member::{COMMANDS_VERSION, Member};
+use crate::member::Member;
 use crate::peers::Directory;
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on};
@@ -138,6 +138,15 @@ impl Member {
             return Err(Refusal::invalid(message));
         }
         let register = register_of(request, next)?;
+        let used = self.catalog.read(catalog::Catalog::min_version).unwrap_or(0);
+        if register.version < used {
+            let message = format!(
+                "the nodes of this cluster use log commands of version {used}, and the program that joins \
+                 knows {}; upgrade it",
+                register.version
+            );
+            return Err(Refusal::new(reason::UNSUPPORTED_VERSION, message));
+        }
         match self.propose_catalog(catalog::Command::RegisterNode(register)).await? {
             catalog::Reply::Rejected(rejection) => Err(rejection.into()),
             _ => Ok(v1::JoinClusterResponse {
@@ -169,7 +178,7 @@ pub(crate) fn register_of(
         incarnation: request.incarnation.into(),
         address: request.address,
         zone: request.zone,
-        version: COMMANDS_VERSION,
+        version: request.commands_version.max(1),
         replace: false,
     })
 }
@@ -287,6 +296,7 @@ mod tests {
             address: "a".repeat(address),
             zone: "z".repeat(zone),
             incarnation: 1,
+            commands_version: 0,
         };
         let (address, zone) = (RegisterNode::ADDRESS_BYTES_MAX, RegisterNode::ZONE_BYTES_MAX);
         assert!(register_of(join(address, zone), 4).is_ok());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use quorate_group::ProposeError;
 use quorate_machine::Millis;
-use quorate_machine::queue::{Offset, Queue as Machine, SlotName, View};
+use quorate_machine::queue::{Offset, Queue as Machine, SlotInfo, SlotName, View};
 use quorate_proto::{reason, v1};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -89,6 +89,8 @@ struct Reading {
     from: Option<v1::read_request::From>,
     /// The slot that it reads through.
     slot: Option<SlotName>,
+    /// When that was made, by the log; not known before the first look.
+    slot_made_at: u64,
     /// Messages that it still wants.
     left: Option<u64>,
 }
@@ -118,7 +120,7 @@ impl Reading {
         let begun = Instant::now();
         // Where a slot is, is told as of now: an older position would be read again.
         let asked = match self.slot {
-            Some(_) if self.next.is_none() && self.from.is_none() => Bound::Linearizable,
+            Some(_) if self.next.is_none() && self.at_least == 0 => Bound::Linearizable,
             _ => self.bound,
         };
         let bound = match asked {
@@ -178,10 +180,13 @@ impl Reading {
         let handle = &self.queue.handle;
         self.applied = handle.replica().applied();
         let (view, first, end, index) = handle.read_at(|machine, index| {
-            let view = self.start(machine).map(|next| machine.view(next, most, PART_BYTES));
+            let view = self
+                .start(machine)
+                .map(|(next, made_at)| (machine.view(next, most, PART_BYTES), made_at));
             (view, machine.first_readable(), machine.next_offset(), index)
         });
-        let view = view?;
+        let (view, made_at) = view?;
+        self.slot_made_at = made_at;
         // Rounded up: it is an upper bound.
         let staleness = as_of.elapsed().as_micros().div_ceil(1000);
         let position = v1::ReadPosition {
@@ -192,12 +197,13 @@ impl Reading {
             first_offset: first.0,
             end_offset: end.0,
             group_id: self.queue.handle.id(),
+            slot_made_at: made_at,
         };
         Ok(Seen { view, position })
     }
 
-    /// Where to go on, or to begin.
-    fn start(&self, machine: &Machine) -> Result<Offset, Refusal> {
+    /// Where to go on, or to begin; and of which life of the slot, if it reads through one.
+    fn start(&self, machine: &Machine) -> Result<(Offset, u64), Refusal> {
         use v1::read_request::From;
         let next = self.next.or(match self.from {
             None => None,
@@ -206,7 +212,7 @@ impl Reading {
             Some(From::Next(_)) => Some(machine.next_offset()),
         });
         match &self.slot {
-            None => Ok(next.unwrap_or_else(|| machine.first_readable())),
+            None => Ok((next.unwrap_or_else(|| machine.first_readable()), 0)),
             Some(name) => self.start_of_slot(machine, name, next),
         }
     }
@@ -217,9 +223,11 @@ impl Reading {
         machine: &Machine,
         name: &SlotName,
         next: Option<Offset>,
-    ) -> Result<Offset, Refusal> {
+    ) -> Result<(Offset, u64), Refusal> {
         let queue = self.queue.name.as_str();
-        let Some(slot) = machine.slot(name) else {
+        // One of the name that was made meanwhile has a place of its own.
+        let meant = |slot: &SlotInfo| [0, slot.made_at].contains(&self.slot_made_at);
+        let Some(slot) = machine.slot(name).filter(meant) else {
             return Err(Refusal::slot_not_found(queue, name));
         };
         match (slot.lost_from, next) {
@@ -229,7 +237,7 @@ impl Reading {
             (None, Some(next)) if next < slot.position => {
                 Err(Refusal::slot_moved(queue, name, slot.position, next))
             }
-            (None, next) => Ok(next.unwrap_or(slot.position)),
+            (None, next) => Ok((next.unwrap_or(slot.position), slot.made_at)),
         }
     }
 
@@ -344,6 +352,7 @@ impl v1::reader_service_server::ReaderService for Services {
             next: None,
             from: request.from,
             slot,
+            slot_made_at: request.slot_made_at,
             left: (request.max_messages > 0).then_some(request.max_messages),
         };
         let follows = request.follow;

@@ -45,6 +45,8 @@ fn description(queue: &Queue, slot: &SlotInfo) -> v1::SlotDescription {
     v1::SlotDescription {
         queue: queue.name.as_str().into(),
         slot: slot.name.as_str().into(),
+        group_id: queue.handle.id(),
+        made_at: slot.made_at,
         position: slot.position.0,
         state: state.into(),
         retained_bytes: slot.retained_bytes,
@@ -193,7 +195,12 @@ impl Services {
                 return self.admin(node)?.advance_slot(request).await.map_err(passed_on);
             }
         };
-        let command = Command::AdvanceSlot { name: name.clone(), to };
+        if request.group_id > 0 && request.group_id != queue.handle.id() {
+            // Another queue of the name by now.
+            return Err(Refusal::queue_not_found(&request.queue).into());
+        }
+        let made_at = request.made_at;
+        let command = Command::AdvanceSlot { name: name.clone(), made_at, to };
         match self.node.propose_slot(&queue, &name, to, command).await? {
             Reply::SlotAdvanced { slot } => {
                 let slot = Some(description(&queue, &slot));

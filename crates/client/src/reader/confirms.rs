@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quorate_proto::v1;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -44,6 +45,8 @@ struct Shared {
 struct State {
     /// Where the slot is to be.
     wanted: Option<u64>,
+    /// Which slot that is, of all that had its name: queue's group, and when it was made.
+    meant: (u64, u64),
     /// Why it will never be there.
     failed: Option<Error>,
 }
@@ -69,9 +72,10 @@ impl Confirms {
         }
     }
 
-    /// The slot shall be at `position`, soon.
-    pub fn want(&self, position: u64) -> Result<(), Error> {
+    /// The slot shall be at `position`, soon; it is the one that was read through for `read`.
+    pub fn want(&self, position: u64, read: &v1::ReadPosition) -> Result<(), Error> {
         let mut state = self.shared.lock();
+        state.meant = (read.group_id, read.slot_made_at);
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
         }
@@ -113,7 +117,10 @@ impl Task {
                 biased;
                 request = self.requests.recv() => {
                     let outcome = self.advance().await;
-                    due = None;
+                    due = match &outcome {
+                        Err(error) if !is_final(error) => Some(Instant::now() + RETRY),
+                        _ => None,
+                    };
                     match request {
                         // Who has left does not want to know.
                         Some(flushed) => drop(flushed.send(outcome)),
@@ -136,17 +143,18 @@ impl Task {
 
     /// Moves the slot to where it shall be.
     async fn advance(&mut self) -> Result<(), Error> {
-        let to = {
+        let (to, (group_id, made_at)) = {
             let state = self.shared.lock();
             match (&state.failed, state.wanted) {
                 (Some(failed), _) => return Err(failed.clone()),
                 (None, wanted) if wanted == self.at => return Ok(()),
                 (None, None) => return Ok(()),
-                (None, Some(to)) => to,
+                (None, Some(to)) => (to, state.meant),
             }
         };
-        let moving = self.client.advance_slot(self.queue.as_str(), self.slot.as_str(), to);
-        match moving.await {
+        let (queue, slot) = (self.queue.clone(), self.slot.clone());
+        let request = v1::AdvanceSlotRequest { queue, slot, offset: to, group_id, made_at };
+        match self.client.move_slot(request).await {
             Ok(_) => {
                 self.at = Some(to);
                 Ok(())

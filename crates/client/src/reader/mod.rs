@@ -108,7 +108,7 @@ impl Reader {
         if self.shown < Some(offset) {
             return Err(Error::Invalid(format!("offset {offset} has not been read yet")));
         }
-        confirms.want(offset + 1)
+        confirms.want(offset + 1, &self.position())
     }
 
     /// Waits until the slot is behind all that was confirmed. Without a slot there is nothing to wait for.
@@ -189,6 +189,7 @@ struct Reading {
     next: Option<u64>,
     at_least: u64,
     group: u64,
+    slot_made_at: u64,
     left: Option<u64>,
     backoff: Backoff,
     /// Since when nothing has helped.
@@ -216,6 +217,7 @@ impl Reading {
             next: None,
             at_least: 0,
             group: 0,
+            slot_made_at: 0,
             backoff: Backoff::new(),
             failing_since: None,
             end: None,
@@ -272,6 +274,7 @@ impl Reading {
                 at_least_index: self.at_least,
                 group_id: self.group,
                 slot: self.settings.slot.clone().unwrap_or_default(),
+                slot_made_at: self.slot_made_at,
             };
             Ok(client.read(request).await.map_err(Fault::from)?.into_inner())
         };
@@ -301,6 +304,7 @@ impl Reading {
         self.next = Some(position.next_offset);
         self.at_least = self.at_least.max(position.index);
         self.group = position.group_id;
+        self.slot_made_at = position.slot_made_at;
         let end = *self.end.get_or_insert(position.end_offset);
         self.ended = !self.settings.follow && position.next_offset >= end;
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;

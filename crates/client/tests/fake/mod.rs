@@ -527,7 +527,7 @@ impl AdminService for Node {
         &self,
         request: Request<v1::AdvanceSlotRequest>,
     ) -> Result<Response<v1::AdvanceSlotResponse>, Status> {
-        let v1::AdvanceSlotRequest { queue, slot, offset } = request.into_inner();
+        let v1::AdvanceSlotRequest { queue, slot, offset, .. } = request.into_inner();
         match &mut self.queue().slot {
             None => return Err(refusal(reason::SLOT_NOT_FOUND)),
             Some(position) if *position > offset => return Err(refusal(reason::SLOT_MOVED)),

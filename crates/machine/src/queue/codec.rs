@@ -13,7 +13,7 @@
 //! 7 Tick   8 Purge   9 LeaderChanged  node u64
 //! 10 CreateSlot    slot | from u8 | offset u64 | max_retained_bytes u64 | max_idle_ms u64
 //!     from         1 first, 2 next, 3 offset; the offset is 0 but for 3
-//! 11 AdvanceSlot   slot | offset u64
+//! 11 AdvanceSlot   slot | made at u64 | offset u64
 //! 12 DropSlot      slot
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -80,9 +80,10 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u64_le(node.0);
         }
         Command::CreateSlot(create) => encode_create_slot(create, out),
-        Command::AdvanceSlot { name, to } => {
+        Command::AdvanceSlot { name, made_at, to } => {
             out.put_u8(ADVANCE_SLOT);
             put_slot_name(out, name);
+            out.put_u64_le(*made_at);
             out.put_u64_le(to.0);
         }
         Command::DropSlot { name } => {
@@ -203,7 +204,11 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             max_retained_bytes: wire::u64(buf)?,
             max_idle_ms: wire::u64(buf)?,
         }),
-        ADVANCE_SLOT => Command::AdvanceSlot { name: slot_name(buf)?, to: Offset(wire::u64(buf)?) },
+        ADVANCE_SLOT => Command::AdvanceSlot {
+            name: slot_name(buf)?,
+            made_at: wire::u64(buf)?,
+            to: Offset(wire::u64(buf)?),
+        },
         DROP_SLOT => Command::DropSlot { name: slot_name(buf)? },
         kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
     };

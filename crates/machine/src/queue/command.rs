@@ -54,6 +54,8 @@ pub enum Command {
     AdvanceSlot {
         /// The slot.
         name: SlotName,
+        /// [`SlotInfo::made_at`](super::SlotInfo::made_at) of the slot that is meant; 0: whichever has the name.
+        made_at: u64,
         /// The first message that it needs from now on.
         to: Offset,
     },

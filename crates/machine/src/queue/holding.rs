@@ -65,7 +65,7 @@ impl Queue {
         !self.settings.retains() || is_old || most.is_some_and(|most| bytes > most)
     }
 
-    pub(super) fn create_slot(&mut self, create: CreateSlot) -> Reply {
+    pub(super) fn create_slot(&mut self, index: u64, create: CreateSlot) -> Reply {
         if let Some(slot) = self.slots.get(&create.name) {
             if !slot.is_as(&create) {
                 return Reply::Rejected(Rejection::SlotExists);
@@ -86,15 +86,16 @@ impl Queue {
                 return Reply::Rejected(Rejection::SlotNotReadable { first, next });
             }
         };
-        let slot = Slot::new(&create, position, self.now, &self.retained);
+        let slot = Slot::new(&create, index, position, self.now, &self.retained);
         let info = self.slot_info(&create.name, &slot);
         self.slots.insert(create.name, slot);
         Reply::SlotCreated { slot: info, created: true }
     }
 
-    pub(super) fn advance_slot(&mut self, name: &SlotName, to: Offset) -> Reply {
+    pub(super) fn advance_slot(&mut self, name: &SlotName, made_at: u64, to: Offset) -> Reply {
         let (now, next) = (self.now, self.ready.next());
-        let Some(slot) = self.slots.get_mut(name) else {
+        let meant = |slot: &&mut Slot| made_at == 0 || made_at == slot.made_at;
+        let Some(slot) = self.slots.get_mut(name).filter(meant) else {
             return Reply::Rejected(Rejection::SlotNotFound);
         };
         if let Some(from) = slot.lost_from {
@@ -139,6 +140,7 @@ impl Queue {
     fn slot_info(&self, name: &SlotName, slot: &Slot) -> SlotInfo {
         SlotInfo {
             name: name.clone(),
+            made_at: slot.made_at,
             position: Offset(slot.position),
             state: self.slot_state(slot),
             retained_bytes: slot.pinned,

@@ -117,8 +117,8 @@ impl Queue {
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
             Command::LeaderChanged { node: _ } => self.leader_changed(),
-            Command::CreateSlot(create) => self.create_slot(create),
-            Command::AdvanceSlot { name, to } => self.advance_slot(&name, to),
+            Command::CreateSlot(create) => self.create_slot(at.index, create),
+            Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
             Command::DropSlot { name } => self.drop_slot(&name),
         }
     }

@@ -120,6 +120,8 @@ pub enum SlotState {
 pub struct SlotInfo {
     /// Its name.
     pub name: SlotName,
+    /// Log index of the entry that made it: tells it from another one of the name, before it or after.
+    pub made_at: u64,
     /// The first message that it needs.
     pub position: Offset,
     /// What it is worth.
@@ -144,6 +146,7 @@ pub(super) struct Slot {
     pub from: SlotStart,
     pub max_retained_bytes: u64,
     pub max_idle_ms: u64,
+    pub made_at: u64,
     pub position: u64,
     /// When it was made or moved last; or, if that left it at the end of the queue, when the next message came.
     pub touched: Millis,
@@ -154,11 +157,18 @@ pub(super) struct Slot {
 
 impl Slot {
     /// A slot at a position, with what is retained from there on.
-    pub fn new(create: &CreateSlot, position: u64, touched: Millis, retained: &Retained) -> Self {
+    pub fn new(
+        create: &CreateSlot,
+        made_at: u64,
+        position: u64,
+        touched: Millis,
+        retained: &Retained,
+    ) -> Self {
         let mut slot = Self {
             from: create.from,
             max_retained_bytes: create.max_retained_bytes,
             max_idle_ms: create.max_idle_ms,
+            made_at,
             position,
             touched,
             lost_from: None,

@@ -14,7 +14,8 @@
 //! consumer  = session | name | node | prefetch | lease_ms? | attachment | grace?
 //! turn      = session
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
-//! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | position | touched | lost_from?
+//! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
+//!             | lost_from?
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -311,16 +312,16 @@ fn write_slots(out: &mut Vec<u8>, slots: &Slots) {
     for (name, slot) in slots.iter() {
         codec::put_slot_name(out, name);
         codec::put_slot_start(out, slot.from);
-        for number in [slot.max_retained_bytes, slot.max_idle_ms, slot.position, slot.touched.0] {
-            put_varint(out, number);
-        }
+        let bounds = [slot.max_retained_bytes, slot.max_idle_ms];
+        let place = [slot.made_at, slot.position, slot.touched.0];
+        bounds.into_iter().chain(place).for_each(|number| put_varint(out, number));
         wire::put_option(out, slot.lost_from, put_varint);
     }
 }
 
 fn read_slots(buf: &mut &[u8], retained: &Retained) -> Decoded<Slots> {
     let mut slots = Slots::default();
-    let count = item_count(buf, 19)?;
+    let count = item_count(buf, 20)?;
     if count > SLOTS_MAX {
         let (length, limit) = (count as u64, SLOTS_MAX as u64);
         return Err(DecodeError::TooLong { what: "slots", length, limit });
@@ -334,8 +335,8 @@ fn read_slots(buf: &mut &[u8], retained: &Retained) -> Decoded<Slots> {
             max_retained_bytes: varint(buf)?,
             max_idle_ms: varint(buf)?,
         };
-        let (position, touched) = (varint(buf)?, Millis(varint(buf)?));
-        let mut slot = Slot::new(&create, position, touched, retained);
+        let (made_at, position, touched) = (varint(buf)?, varint(buf)?, Millis(varint(buf)?));
+        let mut slot = Slot::new(&create, made_at, position, touched, retained);
         slot.lost_from = wire::option(buf, "lost flag", varint)?;
         slot.count(retained);
         slots.insert(create.name, slot);

@@ -173,7 +173,10 @@ fn slot(words: &Words) -> Command {
             max_retained_bytes: words.get("bytes").unwrap_or(1_000),
             max_idle_ms: words.get("idle").unwrap_or(0),
         }),
-        "advance" => Command::AdvanceSlot { name, to: Offset(words.number(2)) },
+        "advance" => {
+            let made_at = words.get("made_at").unwrap_or(0);
+            Command::AdvanceSlot { name, made_at, to: Offset(words.number(2)) }
+        }
         _ => Command::DropSlot { name },
     }
 }

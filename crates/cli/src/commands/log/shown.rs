@@ -191,8 +191,9 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             };
             Shown::of("create slot", facts)
         }
-        Command::AdvanceSlot { name, to } => {
-            Shown::of("advance slot", facts! { "slot": name.as_str(), "to": to.0 })
+        Command::AdvanceSlot { name, made_at, to } => {
+            let facts = facts! { "slot": name.as_str(), "made_at": *made_at, "to": to.0 };
+            Shown::of("advance slot", facts)
         }
         Command::DropSlot { name } => Shown::of("drop slot", facts! { "slot": name.as_str() }),
     }

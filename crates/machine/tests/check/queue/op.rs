@@ -165,7 +165,11 @@ impl Op {
             Self::AdvanceSlot { slot, by } => {
                 let name = slot_name(*slot);
                 let position = now.slots.get(&name).map_or(0, |slot| slot.position);
-                Command::AdvanceSlot { name, to: Offset(position.saturating_add_signed(*by)) }
+                // The one that is there, whichever there is, or one that was there before.
+                let made_at = now.slots.get(&name).map_or(1, |slot| slot.made_at);
+                let made_at = [made_at, 0, 1][(by.unsigned_abs() % 3) as usize];
+                let to = Offset(position.saturating_add_signed(*by));
+                Command::AdvanceSlot { name, made_at, to }
             }
             Self::DropSlot { slot } => Command::DropSlot { name: slot_name(*slot) },
         }

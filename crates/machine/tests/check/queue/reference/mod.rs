@@ -162,8 +162,8 @@ impl Reference {
                 }
                 Reply::Done
             }
-            Command::CreateSlot(create) => self.create_slot(create),
-            Command::AdvanceSlot { name, to } => self.advance_slot(name, to.0),
+            Command::CreateSlot(create) => self.create_slot(index, create),
+            Command::AdvanceSlot { name, made_at, to } => self.advance_slot(name, *made_at, to.0),
             Command::DropSlot { name } => self.drop_slot(name),
         }
     }

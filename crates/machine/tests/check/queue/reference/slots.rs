@@ -10,6 +10,7 @@ use super::{Batch, Reference};
 #[derive(Clone, Debug)]
 pub struct Slot {
     asked: CreateSlot,
+    pub made_at: u64,
     pub position: u64,
     touched: u64,
     lost_from: Option<u64>,
@@ -97,7 +98,7 @@ impl Reference {
         missing.map_or(0, |at| self.batches[at].first + self.batches[at].count)
     }
 
-    pub(super) fn create_slot(&mut self, create: &CreateSlot) -> Reply {
+    pub(super) fn create_slot(&mut self, index: u64, create: &CreateSlot) -> Reply {
         if let Some(slot) = self.slots.get(&create.name) {
             if slot.asked != *create {
                 return Reply::Rejected(Rejection::SlotExists);
@@ -118,16 +119,19 @@ impl Reference {
             SlotStart::Offset(Offset(offset)) => offset,
         };
         let asked = create.clone();
-        let slot = Slot { asked, position, touched: self.now, lost_from: None };
+        let slot = Slot { asked, made_at: index, position, touched: self.now, lost_from: None };
         self.slots.insert(create.name.clone(), slot.clone());
         Reply::SlotCreated { slot: self.slot_info(&slot), created: true }
     }
 
-    pub(super) fn advance_slot(&mut self, name: &SlotName, to: u64) -> Reply {
+    pub(super) fn advance_slot(&mut self, name: &SlotName, made_at: u64, to: u64) -> Reply {
         let (now, next) = (self.now, self.messages.len() as u64);
         let Some(slot) = self.slots.get_mut(name) else {
             return Reply::Rejected(Rejection::SlotNotFound);
         };
+        if made_at > 0 && slot.made_at != made_at {
+            return Reply::Rejected(Rejection::SlotNotFound);
+        }
         let refused = match slot.lost_from {
             Some(from) => Some(Rejection::SlotLost { from: Offset(from) }),
             None if to < slot.position => {
@@ -170,6 +174,7 @@ impl Reference {
         };
         SlotInfo {
             name: slot.asked.name.clone(),
+            made_at: slot.made_at,
             position: Offset(slot.position),
             state,
             retained_bytes,
