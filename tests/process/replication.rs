@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, QueueSettings, ReplicaProgress, ReplicaRole, ReplicaState};
+use quorate_client::{
+    ChangeReplicasRequest, Client, Message, QueueSettings, ReplicaProgress, ReplicaRole,
+    ReplicaState,
+};
 use quorate_tests::process::run;
 use quorate_tests::{Cluster, Load, Plan, turn};
 
@@ -113,5 +116,67 @@ fn a_replica_streams_is_away_catches_up_and_streams_again() {
         assert_eq!(lines.iter().filter(|line| line["role"] == "leader").count(), 1);
         quorate(&["cluster", "replication", "nowhere"]).await.refused_with(5, &["QUEUE_NOT_FOUND"]);
         load.finish(SOON).await;
+    });
+}
+
+#[test]
+fn a_replica_that_was_away_is_sent_what_it_missed_and_a_new_one_a_snapshot() {
+    turn::alone(HEAVY, async {
+        const MESSAGES: u64 = 3_000;
+        const BYTES: u64 = 1_000;
+        let mut cluster = Plan::of(4).start().await;
+        let client = cluster.queue(QUEUE).await;
+        let held = client.describe_queue(QUEUE).await.expect("describe").replicas;
+        let leader = cluster.leader_of(QUEUE).await;
+        let away = held.iter().map(|r| r.node_id).find(|node| *node != leader).expect("a follower");
+        let publish = async || {
+            let producer = client.producer(QUEUE).build().await.expect("a producer");
+            let body = "x".repeat(BYTES as usize);
+            let mut sent = Vec::new();
+            for _ in 0..MESSAGES {
+                sent.push(producer.send(Message::new(body.clone())).await.expect("send"));
+            }
+            for pending in sent {
+                pending.await.expect("confirmed");
+            }
+        };
+        publish().await;
+        until(&client, away, |replica| replica.lag_entries == 0).await;
+        cluster.kill9(away);
+        until(&client, away, |replica| replica.state() == ReplicaState::Away).await;
+        let before = replica(&client, away).await;
+        publish().await;
+        cluster.start_node(away);
+        until(&client, away, |replica| {
+            replica.state() == ReplicaState::Streaming && replica.lag_entries == 0
+        })
+        .await;
+        let after = replica(&client, away).await;
+        let sent = after.sent_log_bytes - before.sent_log_bytes;
+        println!("missed {} bytes, was sent {sent}", MESSAGES * BYTES);
+        let missed = MESSAGES * BYTES;
+        assert!((missed..missed * 3 / 2).contains(&sent), "{sent} bytes for {missed}");
+        assert_eq!(after.sent_snapshot_bytes, 0, "the log reaches back");
+        // A new one whose place nobody's log reaches back to gets the messages with a snapshot.
+        for _ in 0..4 {
+            publish().await;
+        }
+        let others = cluster.ids().into_iter();
+        let free = others.filter(|id| held.iter().all(|held| held.node_id != *id)).last();
+        let free = free.expect("a free node");
+        let change =
+            ChangeReplicasRequest { voters: vec![free], remove: vec![away], ..Default::default() };
+        client.change_replicas(QUEUE, change).await.expect("change");
+        let all = 6 * missed;
+        until(&client, free, |replica| {
+            replica.lag_entries == 0 && replica.sent_log_bytes + replica.sent_snapshot_bytes >= all
+        })
+        .await;
+        let new = replica(&client, free).await;
+        println!(
+            "a new replica: {} in a snapshot, {} of the log",
+            new.sent_snapshot_bytes, new.sent_log_bytes
+        );
+        assert!(new.sent_snapshot_bytes > all / 4, "{new:?}");
     });
 }

@@ -237,7 +237,17 @@ mod tests {
         let seen = |node: u64| {
             let lag = if lagging.contains(&node) { CAUGHT_UP } else { 0 };
             let matched = Some(1_000 - lag);
-            Progress { node, voter: true, matched, lag, sent: None, is_there: true }
+            let (sent_log_bytes, sent_snapshot_bytes) = (0, 0);
+            Progress {
+                node,
+                voter: true,
+                matched,
+                lag,
+                sent: None,
+                sent_log_bytes,
+                sent_snapshot_bytes,
+                is_there: true,
+            }
         };
         (1..=6).map(seen).collect()
     }

@@ -121,6 +121,10 @@ pub struct Progress {
     pub lag: u64,
     /// The last log index that was sent to it; `None` for this node, or if nothing was.
     pub sent: Option<u64>,
+    /// Bytes of entries that were sent to it since this replica was opened.
+    pub sent_log_bytes: u64,
+    /// Bytes that were sent to it in snapshots, since then.
+    pub sent_snapshot_bytes: u64,
     /// Whether its node is there.
     pub is_there: bool,
 }
@@ -507,14 +511,17 @@ impl<M: Machine> Handle<M> {
             .nodes()
             .map(|(node, _)| {
                 let matched = replication.get(node).and_then(|id| id.as_ref().map(|id| id.index));
+                let sent = self.sent.to(*node);
                 Progress {
                     node: *node,
                     voter: voters.contains(node),
                     matched,
                     lag: last.saturating_sub(matched.unwrap_or(0)),
                     // A new leader has sent less than it knows of.
-                    sent: (self.sent.to(*node).map(|sent| sent.min(last)).max(matched))
+                    sent: (sent.last.map(|sent| sent.min(last)).max(matched))
                         .filter(|_| *node != metrics.id),
+                    sent_log_bytes: sent.log_bytes,
+                    sent_snapshot_bytes: sent.snapshot_bytes,
                     is_there: *node == metrics.id || self.replica.peers.is_there(*node),
                 }
             })

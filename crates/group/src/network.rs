@@ -20,7 +20,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{EmptyNode, EntryPayload, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 #[cfg(feature = "planted")]
 use quorate_machine::planted::{self, Bug};
 use quorate_proto::internal as pb;
@@ -84,20 +84,40 @@ pub(crate) struct Network {
     snapshot_rate: u64,
 }
 
-/// The last entry that was sent to each node.
+/// What was sent to each node.
 #[derive(Clone, Default)]
-pub(crate) struct Sent(Arc<Mutex<BTreeMap<u64, u64>>>);
+pub(crate) struct Sent(Arc<Mutex<BTreeMap<u64, SentTo>>>);
+
+/// What was sent to a node since this replica was opened.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SentTo {
+    /// The last entry.
+    pub(crate) last: Option<u64>,
+    /// Bytes of entries.
+    pub(crate) log_bytes: u64,
+    /// Bytes of bodies and states in snapshots.
+    pub(crate) snapshot_bytes: u64,
+}
 
 impl Sent {
     fn note(&self, node: u64, request: &AppendEntriesRequest<Types>) {
-        if let Some(last) = request.entries.last() {
-            lock(&self.0).insert(node, last.log_id.index);
-        }
+        let Some(last) = request.entries.last() else { return };
+        let bytes = request.entries.iter().map(|entry| match &entry.payload {
+            EntryPayload::Normal(payload) => payload.commands.len() as u64,
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        });
+        let mut sent = lock(&self.0);
+        let to = sent.entry(node).or_default();
+        to.last = Some(last.log_id.index);
+        to.log_bytes += bytes.sum::<u64>();
     }
 
-    /// To a node; `None` if nothing was.
-    pub(crate) fn to(&self, node: u64) -> Option<u64> {
-        lock(&self.0).get(&node).copied()
+    fn note_snapshot(&self, node: u64, bytes: u64) {
+        lock(&self.0).entry(node).or_default().snapshot_bytes += bytes;
+    }
+
+    pub(crate) fn to(&self, node: u64) -> SentTo {
+        lock(&self.0).get(&node).copied().unwrap_or_default()
     }
 }
 
@@ -259,7 +279,8 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let chunks = snapshot_chunks(self.group, vote, snapshot, self.snapshot_rate);
+        let sent = (self.sent.clone(), self.node);
+        let chunks = snapshot_chunks(self.group, vote, snapshot, self.snapshot_rate, sent);
         let sent = self.peers.snapshot(self.node, chunks.boxed());
         tokio::select! {
             biased;
@@ -445,6 +466,7 @@ fn snapshot_chunks(
     vote: Vote,
     snapshot: Snapshot,
     bytes_per_second: u64,
+    (counted, node): (Sent, u64),
 ) -> impl Stream<Item = pb::SnapshotChunk> + Send + 'static {
     use pb::snapshot_chunk::Chunk;
     let chunk = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
@@ -457,6 +479,7 @@ fn snapshot_chunks(
             membership: codec::encode_stored_membership(&snapshot.meta.last_membership),
             state: snapshot.snapshot.state.clone(),
         };
+        counted.note_snapshot(node, head.state.len() as u64);
         yield chunk(Chunk::Head(head));
         if let Some(source) = &snapshot.snapshot.source {
             let mut wanted: VecDeque<_> = source.live.iter().cloned().flatten().collect();
@@ -465,7 +488,9 @@ fn snapshot_chunks(
             while !wanted.is_empty() {
                 match next_bodies(source, &mut wanted).await {
                     Ok(entries) => {
-                        sent += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
+                        let bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
+                        counted.note_snapshot(node, bytes);
+                        sent += bytes;
                         yield chunk(Chunk::Bodies(pb::Bodies { entries }));
                         // Disks and network are the producers' too.
                         tokio::time::sleep_until(begun + time_for(sent, bytes_per_second)).await;
@@ -513,8 +538,6 @@ pub(crate) fn body_from(entry: pb::Entry) -> Result<Entry, WireError> {
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
-
     use super::*;
     use crate::types::{Payload, log_id};
 

@@ -105,6 +105,8 @@ impl Member {
                 node_id: seen.node,
                 sent_index: seen.sent,
                 flushed_index: seen.matched,
+                sent_log_bytes: seen.sent_log_bytes,
+                sent_snapshot_bytes: seen.sent_snapshot_bytes,
                 // Of one that has not answered this leader nothing is known.
                 lag_entries: seen.matched.map_or(0, |_| seen.lag),
                 lag_bytes: match (seen.matched, seen.lag) {

@@ -131,5 +131,6 @@ fn json(queue: &QueueReplication, replica: &ReplicaProgress) -> Value {
         "flushed_index": replica.flushed_index, "applied_index": replica.applied_index,
         "lag_entries": replica.lag_entries, "lag_bytes": replica.lag_bytes,
         "lag_ms": replica.lag_ms, "in_sync": replica.in_sync,
+        "sent_log_bytes": replica.sent_log_bytes, "sent_snapshot_bytes": replica.sent_snapshot_bytes,
     })
 }
