@@ -161,8 +161,8 @@ fn a_replica_that_was_away_is_sent_what_it_missed_and_a_new_one_a_snapshot() {
         for _ in 0..4 {
             publish().await;
         }
-        let others = cluster.ids().into_iter();
-        let free = others.filter(|id| held.iter().all(|held| held.node_id != *id)).last();
+        let ids = cluster.ids().into_iter();
+        let free = ids.rev().find(|id| held.iter().all(|held| held.node_id != *id));
         let free = free.expect("a free node");
         let change =
             ChangeReplicasRequest { voters: vec![free], remove: vec![away], ..Default::default() };
