@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate_client::{ChangeReplicasRequest, Client, Message, Producer, QueueSettings};
+use quorate_client::{
+    ChangeReplicasRequest, Client, Message, Producer, QueueSettings, ReplicaRole, SlotSettings,
+};
 use quorate_tests::process::run;
 use quorate_tests::{Cluster, Load, Plan, turn};
 
@@ -21,10 +23,21 @@ fn set(nodes: &[u64]) -> BTreeSet<u64> {
 
 /// The nodes that hold a queue, once nothing about that changes any more.
 async fn holders(client: &Client, queue: &str) -> BTreeSet<u64> {
+    placed(client, queue, 0).await
+}
+
+/// Changes the replicas, and tells which they are when that is done.
+async fn change(client: &Client, change: ChangeReplicasRequest) -> BTreeSet<u64> {
+    let changed = client.change_replicas(QUEUE, change).await.expect("change");
+    placed(client, QUEUE, changed.placement).await
+}
+
+/// The leader of the queue may hear of a placement later than who has asked for it.
+async fn placed(client: &Client, queue: &str, placement: u64) -> BTreeSet<u64> {
     let begun = Instant::now();
     loop {
         let described = client.describe_queue(queue).await.expect("describe");
-        if !described.moving {
+        if !described.moving && described.placement >= placement {
             return described.replicas.iter().map(|replica| replica.node_id).collect();
         }
         assert!(begun.elapsed() < SOON, "it moves still: {:?}", described.replicas);
@@ -68,20 +81,23 @@ fn every_replica_of_a_queue_moves_under_load_and_no_publish_fails() {
                 0 => leader,
                 _ => *held.iter().find(|id| **id != leader).expect("a follower"),
             };
-            let change = ChangeReplicasRequest {
+            let moved = ChangeReplicasRequest {
                 voters: vec![free],
                 remove: vec![from],
                 ..Default::default()
             };
-            client.change_replicas(QUEUE, change).await.expect("change");
             let mut expected = held;
             expected.remove(&from);
             expected.insert(free);
-            assert_eq!(holders(&client, QUEUE).await, expected);
+            assert_eq!(change(&client, moved).await, expected);
             load.confirmed_more(SOME / 2, SOON).await;
             until("the node lets go of it", async || cluster.log(from).contains("has moved away"))
                 .await;
         }
+        // Nodes that have told of moves are known by what they know.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        client.create_slot(QUEUE, "late", SlotSettings::default()).await.expect("a slot");
+        client.drop_slot(QUEUE, "late").await.expect("drop");
         let shown = client.replication(Some(QUEUE)).await.expect("replication").remove(0);
         let shown: BTreeSet<u64> = shown.replicas.iter().map(|replica| replica.node_id).collect();
         assert_eq!(shown, holders(&client, QUEUE).await);
@@ -102,8 +118,7 @@ fn a_queue_grows_from_one_replica_to_three_and_moves_away_from_all_of_them() {
         let only = cluster.leader_of(QUEUE).await;
         let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != only).collect();
         let grown = ChangeReplicasRequest { voters: others[..2].to_vec(), ..Default::default() };
-        client.change_replicas(QUEUE, grown).await.expect("grow");
-        assert_eq!(holders(&client, QUEUE).await, set(&[only, others[0], others[1]]));
+        assert_eq!(change(&client, grown).await, set(&[only, others[0], others[1]]));
         load.confirmed_more(SOME, SOON).await;
         // No node of before stays, so the leader cannot hand over: it is voted out.
         let last = others[3];
@@ -112,8 +127,7 @@ fn a_queue_grows_from_one_replica_to_three_and_moves_away_from_all_of_them() {
             remove: vec![only, others[0], others[1]],
             ..Default::default()
         };
-        client.change_replicas(QUEUE, moved).await.expect("move");
-        assert_eq!(holders(&client, QUEUE).await, set(&[last]));
+        assert_eq!(change(&client, moved).await, set(&[last]));
         assert_eq!(cluster.leader_of(QUEUE).await, last);
         load.confirmed_more(SOME, SOON).await;
         let history = load.finish(SOON).await;
@@ -228,6 +242,32 @@ fn a_node_that_is_removed_leaves_what_it_holds_to_others_and_does_not_come_back(
         let history = load.finish(SOON).await;
         println!("a removed node: longest gap {:?}", history.summary().longest_gap);
         assert_eq!(history.failures(), [""; 0]);
+    });
+}
+
+#[test]
+fn an_observer_takes_the_place_of_a_voter_whose_node_leaves_if_there_is_no_other() {
+    turn::beside_others(HEAVY, async {
+        let cluster = Cluster::start(4).await;
+        let client = cluster.queue(QUEUE).await;
+        let held = holders(&client, QUEUE).await;
+        let free = cluster.ids().into_iter().find(|id| !held.contains(id)).expect("a free node");
+        let observed = ChangeReplicasRequest { observers: vec![free], ..Default::default() };
+        assert_eq!(change(&client, observed).await.len(), 4);
+        let leaves = *held.iter().next_back().expect("one");
+        let server = cluster.addresses().join(",");
+        let id = leaves.to_string();
+        let remove = ["cluster", "remove-node", &id, "--timeout", "30s", "--server", &server];
+        let removed = run(&remove, SOON).await;
+        assert_eq!(removed.code, Some(0), "{}", removed.err);
+        let described = client.describe_queue(QUEUE).await.expect("describe");
+        let replicas = described.replicas.iter();
+        let votes = replicas.filter(|replica| replica.role() != ReplicaRole::Observer);
+        let voters: BTreeSet<u64> = votes.map(|replica| replica.node_id).collect();
+        let mut expected = held;
+        expected.remove(&leaves);
+        expected.insert(free);
+        assert_eq!(voters, expected);
     });
 }
 

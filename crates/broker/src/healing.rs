@@ -161,6 +161,7 @@ fn without(
     for lost in queue.replicas.iter().copied().filter(|id| is_lost(*id)) {
         if let Some(substitute) = catalog.substitute(&placed, lost, there) {
             placed.replicas.retain(|id| *id != lost);
+            placed.observers.retain(|id| *id != substitute);
             placed.replicas.push(substitute);
         }
     }

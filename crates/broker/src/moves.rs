@@ -20,7 +20,7 @@ use quorate_proto::internal as pb;
 use tokio::time::Instant;
 
 use crate::leaders::HAND_OVER;
-use crate::member::Member;
+use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::Directory;
 use crate::refusal::Refusal;
 
@@ -194,6 +194,7 @@ async fn report(member: &Member, group: GroupId, moved: u64) -> Result<(), Strin
         cluster_id: me.cluster_id,
         node_id: me.node_id,
         incarnation: me.incarnation,
+        version: COMMANDS_VERSION,
         ..Default::default()
     };
     let request = pb::PlacedRequest { hello: Some(hello), group: group.0, moved };

@@ -331,8 +331,8 @@ impl Client {
     }
 
     /// Changes which nodes hold a queue and which of them vote: those in `change` become voters, become observers,
-    /// or hold it no more; the others stay as they are. Returns once that is to be; `moving` in
-    /// [`describe_queue`](Self::describe_queue) tells when it is so. Producers and consumers go on meanwhile.
+    /// or hold it no more; the others stay as they are. Returns once that is to be; it is so when
+    /// [`describe_queue`](Self::describe_queue) shows the `placement` of the answer, or a later one, and not `moving`. Producers and consumers go on meanwhile.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` when there is no such node, or the

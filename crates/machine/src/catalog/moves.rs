@@ -120,18 +120,25 @@ impl Catalog {
         self.loads.preferred_leader(nodes).unwrap_or(replicas[0])
     }
 
-    /// Who is to take the place of `node` among the replicas of a queue: of the candidates that may take it,
-    /// the one that a new replica would be placed on. Voters are spread over zones as far as they go.
+    /// Who is to take the place of `node` among the voters of a queue: of the candidates that may take it, the
+    /// one that a new replica would be placed on; one of its observers only if there is no other. Voters are
+    /// spread over zones as far as they go.
     #[must_use]
     pub fn substitute(&self, queue: &Queue, node: NodeId, candidates: &[NodeId]) -> Option<NodeId> {
-        let free = |id: &&NodeId| !queue.members().any(|member| member == **id);
-        let known = candidates.iter().filter(free).filter_map(|id| self.nodes.get(id));
-        let eligible = known.filter(|candidate| !candidate.draining && !candidate.leaving);
         let stay = queue.replicas.iter().filter(|id| **id != node);
         let zones = stay.filter_map(|id| self.nodes.get(id)).map(|node| node.zone.as_str());
-        self.loads
-            .best(&eligible.collect::<Vec<_>>(), &zones.collect::<Vec<_>>())
-            .map(|node| node.id)
+        let zones: Vec<&str> = zones.collect();
+        let best = |observes: bool| {
+            let known = candidates.iter().filter_map(|id| self.nodes.get(id));
+            let eligible = known.filter(|candidate| {
+                !candidate.draining
+                    && !candidate.leaving
+                    && !queue.replicas.contains(&candidate.id)
+                    && queue.observers.contains(&candidate.id) == observes
+            });
+            self.loads.best(&eligible.collect::<Vec<_>>(), &zones)
+        };
+        best(false).or_else(|| best(true)).map(|node| node.id)
     }
 }
 
