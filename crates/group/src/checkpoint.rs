@@ -141,11 +141,17 @@ impl Checkpoints {
     }
 
     fn leaving_key(&self) -> Vec<u8> {
-        [b"leaving/", &self.key[CHECKPOINT.len()..]].concat()
+        [LEAVING, &self.key[CHECKPOINT.len()..]].concat()
     }
 }
 
-const CHECKPOINT: &[u8] = b"checkpoint/";
+pub(crate) const CHECKPOINT: &[u8] = b"checkpoint/";
+const LEAVING: &[u8] = b"leaving/";
+
+/// Key of the mark of a replica that is leaving its node.
+pub(crate) fn leaving_key(group: u64) -> Vec<u8> {
+    [LEAVING, &group.to_be_bytes()].concat()
+}
 
 /// Key of a group's checkpoint in the small state.
 pub(crate) fn key(group: u64) -> Bytes {

@@ -154,9 +154,28 @@ impl<'a> Stopped<'a> {
     /// # Errors
     /// Says what is wrong with it.
     pub fn checkpoint(&self, group: u64) -> Result<Option<Base>, String> {
-        let Some(meta) = self.meta else { return Ok(None) };
+        let Some(meta) = self.meta.filter(|_| !self.is_leaving(group)) else { return Ok(None) };
         let bytes = meta.get(&checkpoint::key(group)).map_err(|error| error.to_string())?;
         bytes.map(Base::decode).transpose()
+    }
+
+    /// The groups with a checkpoint, whatever the log has of them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn checkpointed(&self) -> Result<BTreeSet<u64>, String> {
+        let Some(meta) = self.meta else { return Ok(BTreeSet::new()) };
+        let found = meta.scan(checkpoint::CHECKPOINT).map_err(|error| error.to_string())?;
+        let group = |key: &[u8]| key[checkpoint::CHECKPOINT.len()..].try_into().ok();
+        let groups = found.iter().filter_map(|(key, _)| group(key).map(u64::from_be_bytes));
+        Ok(groups.filter(|group| !self.is_leaving(*group)).collect())
+    }
+
+    /// Whether the node ended while the replica was leaving it: the next start forgets the rest.
+    #[must_use]
+    pub fn is_leaving(&self, group: u64) -> bool {
+        let found = self.meta.map(|meta| meta.get(&checkpoint::leaving_key(group)));
+        matches!(found, Some(Ok(Some(_))))
     }
 
     /// What is known of a group.

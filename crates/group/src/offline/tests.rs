@@ -8,7 +8,7 @@ use quorate_machine::queue::{Command, Producer, ProducerId, Publish, Queue, with
 use quorate_machine::{At, EntryBuilder, Machine, Millis, frame};
 use quorate_storage::{Entry, GroupId, Log, Meta, Options, SimDisk, SimMeta, Writer};
 
-use super::{Finding, HistoryError, Replay, ReplayError, Report, Stopped, verify};
+use super::{CATALOG, Finding, HistoryError, Replay, ReplayError, Report, Stopped, verify};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec;
 use crate::types::{SnapshotMeta, Vote, log_id};
@@ -262,4 +262,40 @@ fn a_beginning_that_is_lost_is_found() {
     let finding = node.finding();
     assert!(finding.what.contains("entries 0..=4 are missing"), "{finding:?}");
     assert!(matches!(node.look().history(QUEUE, None), Err(HistoryError::NoBase { .. })));
+}
+
+#[test]
+fn checkpoints_without_a_log_are_a_finding() {
+    let disk = SimDisk::new(1);
+    let meta = SimMeta::new(1);
+    for group in [CATALOG, QUEUE] {
+        let snapshot = SnapshotMeta { last_log_id: Some(log_id(1, 5)), ..SnapshotMeta::default() };
+        let bytes = checkpoint::encode(&Checkpoint { meta: snapshot, state: Bytes::new() });
+        meta.put(&checkpoint::key(group), &bytes).expect("put");
+    }
+    let report = verify(&disk, Some(&meta)).expect("a disk in memory");
+    let groups: Vec<_> = report.findings.iter().map(|finding| finding.group).collect();
+    assert_eq!(groups, [Some(CATALOG), Some(QUEUE)], "{:?}", report.findings);
+}
+
+#[test]
+fn a_replica_that_was_leaving_is_no_damage_and_its_checkpoint_is_not_used() {
+    let mut node = Node::new();
+    node.append(QUEUE, entries());
+    node.vote(1);
+    node.purge(3);
+    node.checkpoint(3, state_after(&entries()[..4]).snapshot());
+    node.meta.put(&checkpoint::leaving_key(QUEUE), &[]).expect("put");
+    let report = node.verify();
+    assert_eq!(report.findings, []);
+    let notes: Vec<_> = report.notes.iter().map(|(group, _)| *group).collect();
+    assert_eq!(notes, [Some(QUEUE)], "{:?}", report.notes);
+    assert!(node.look().checkpoint(QUEUE).expect("readable").is_none());
+}
+
+#[test]
+fn entries_without_a_vote_are_a_finding() {
+    let mut node = Node::new();
+    node.append(QUEUE, entries());
+    assert!(node.finding().what.contains("no vote"));
 }

@@ -49,8 +49,8 @@ pub struct Report {
     pub referred: u64,
     /// How the log ends.
     pub tail: Tail,
-    /// What may be as it should, and may be not: of which groups, and what.
-    pub notes: Vec<(u64, String)>,
+    /// What may be as it should, and may be not: of which group, if of one, and what.
+    pub notes: Vec<(Option<u64>, String)>,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// Findings beyond those.
@@ -112,8 +112,35 @@ pub fn verify(disk: &dyn Disk, meta: Option<&dyn Meta>) -> Result<Report, OpenEr
         let what = "nothing is stored of it, although queues are".to_owned();
         report.find(None, Some(CATALOG), what);
     }
+    match stopped.checkpointed() {
+        Ok(checkpointed) => {
+            for group in checkpointed.difference(&groups) {
+                let what = "there is a checkpoint, and nothing of it in the log";
+                if *group == CATALOG || report.segments == 0 {
+                    report.find(None, Some(*group), what.to_owned());
+                } else {
+                    report.notes.push((
+                        Some(*group),
+                        format!("{what}: of a queue that was deleted, or lost"),
+                    ));
+                }
+            }
+        }
+        Err(error) => report.find(None, None, format!("list the checkpoints: {error}")),
+    }
+    if stopped.log().segments().last().is_some_and(|last| last.sealed) {
+        let what = "the newest segment is full, and none follows: the crash came just as it was to be made, \
+                    or the newest is lost";
+        report.notes.push((None, what.to_owned()));
+    }
     for group in groups {
         report.groups += 1;
+        if stopped.is_leaving(group) {
+            let what =
+                "the replica was leaving this node when it ended; the next start forgets the rest";
+            report.notes.push((Some(group), what.to_owned()));
+            continue;
+        }
         raft_log(&stopped, group, &mut report);
         checkpoint(&stopped, group, &mut report);
     }
@@ -183,11 +210,26 @@ fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
         term = entry.term;
     }
     let info = stopped.info(group);
-    if let Some(committed) = info.committed.filter(|at| at.index > last) {
-        let what = format!("{} is known to be committed, the log ends at {last}", committed.index);
-        report.notes.push((group, what));
+    let end = state.last.or(state.purged).map(|(index, _)| index);
+    if let Some(committed) = info.committed.filter(|at| end.is_none_or(|end| at.index > end)) {
+        let had = committed.index;
+        let what = match end {
+            None => format!(
+                "the log is empty, and the replica had it up to {had}: its queue has moved to other nodes, or has \
+                 just come back, or the log is lost"
+            ),
+            Some(end) => format!(
+                "{had} is known to be committed, the log ends at {end}; it may be of a crash, or the end of the \
+                 log is lost"
+            ),
+        };
+        report.notes.push((Some(group), what));
     }
     let vote = info.vote;
+    if vote.is_none() && term > 0 {
+        let what = format!("there are entries of term {term}, and no vote");
+        report.find(None, Some(group), what);
+    }
     if let Some(vote) = vote.filter(|vote| vote.term < term) {
         let what = format!("the vote is of term {}, the last entry of {term}", vote.term);
         report.find(None, Some(group), what);
@@ -214,7 +256,9 @@ fn checkpoint(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
     let covers = base.position().map_or(0, |at| at.index);
     if last.is_none_or(|(last, _)| last < covers) {
         let last = last.map_or("has no entries".to_owned(), |(last, _)| format!("ends at {last}"));
-        report.notes.push((group, format!("the checkpoint covers {covers}, the log {last}")));
+        report.notes.push((Some(group), format!(
+            "the checkpoint covers {covers}, the log {last}; it may be of a crash, or the end of the log is lost"
+        )));
     }
     let Some(live) = live(group, &base) else {
         return report.find(None, Some(group), "the checkpoint restores no machine".to_owned());

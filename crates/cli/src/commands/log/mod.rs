@@ -23,7 +23,7 @@ use clap::Subcommand;
 use quorate_group::offline::{CATALOG, HistoryError, Stopped};
 use quorate_machine::catalog::QueueName;
 use quorate_storage::log::offline::Seen;
-use quorate_storage::{DirError, Disk, Meta, OpenError, SledMeta, StoppedDir};
+use quorate_storage::{DirError, Disk, Meta, MetaError, OpenError, SledMeta, StoppedDir};
 use tempfile::TempDir;
 
 use crate::args::Global;
@@ -130,9 +130,19 @@ fn open(data: &Data) -> Result<Opened, Failure> {
             shown(dir.path())
         );
     }
+    // What is wrong with the copy is not wrong with the store.
+    let uncopied = |what: String| {
+        let cure = "set TMPDIR to a directory with room for a copy of DIR/meta";
+        Failure::new(Exit::Failed, what).cure(cure)
+    };
     let scratch = tempfile::tempdir()
-        .map_err(|error| Failure::new(Exit::Failed, format!("make a directory: {error}")))?;
-    let meta = dir.meta(scratch.path()).map_err(|error| error.to_string());
+        .map_err(|error| uncopied(format!("make a directory for a copy: {error}")))?;
+    let meta = match dir.meta(scratch.path()) {
+        Err(MetaError::Store { action: "copy the store", reason }) => {
+            return Err(uncopied(format!("copy the checkpoints: {reason}")));
+        }
+        meta => meta.map_err(|error| error.to_string()),
+    };
     if let Err(error) = &meta {
         eprintln!("note: the checkpoints cannot be read: {error}");
     }

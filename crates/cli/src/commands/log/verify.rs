@@ -54,10 +54,8 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
                 writeln!(out, "{}", finding_text(finding))?;
             }
             for (group, note) in &report.notes {
-                writeln!(
-                    out,
-                    "note     group {group}: {note}; it may be of a crash, or the end of the log is lost"
-                )?;
+                let of = group.map_or(String::new(), |group| format!("group {group}: "));
+                writeln!(out, "note     {of}{note}")?;
             }
             write!(out, "{}", summary(&report))?;
         }
