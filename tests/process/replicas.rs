@@ -340,3 +340,47 @@ fn a_new_node_gets_an_id_that_no_node_had() {
         assert!(joined.out.contains("node 5 is registered"), "{} {}", joined.out, joined.err);
     });
 }
+
+#[test]
+fn a_queue_with_much_in_it_moves_while_more_comes_than_its_log_keeps() {
+    turn::alone(HEAVY, async {
+        const BYTES: usize = 4_000;
+        // The messages that are there take some seven seconds.
+        let plan = Plan::of(4).set("raft.snapshot_bytes_per_second=6000000");
+        let cluster = plan.start().await;
+        let client = cluster.queue(QUEUE).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        let publish = async |messages: usize| {
+            let mut sent = Vec::new();
+            for _ in 0..messages {
+                sent.push(producer.send(Message::new(vec![b'x'; BYTES])).await.expect("send"));
+            }
+            for pending in sent {
+                pending.await.expect("confirmed");
+            }
+        };
+        publish(10_000).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let held = holders(&client, QUEUE).await;
+        let free = cluster.ids().into_iter().find(|id| !held.contains(id)).expect("a free node");
+        let leader = cluster.leader_of(QUEUE).await;
+        let from = *held.iter().find(|id| **id != leader).expect("a follower");
+        let moved =
+            ChangeReplicasRequest { voters: vec![free], remove: vec![from], ..Default::default() };
+        let begun = Instant::now();
+        let moving = change(&client, moved);
+        let mut moving = std::pin::pin!(moving);
+        let mut published = 0;
+        let now = loop {
+            tokio::select! {
+                biased;
+                now = &mut moving => break now,
+                () = publish(250) => published += 250 * BYTES,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert!(now.contains(&free) && !now.contains(&from));
+        println!("moved in {:?}, {published} bytes came meanwhile", begun.elapsed());
+        assert!(published > 16 << 20, "more than the log keeps: {published}");
+    });
+}

@@ -86,9 +86,10 @@ async fn replace(member: &Member, absences: &Absences, last: &mut Option<QueueNa
         }
         let there = catalog.nodes().map(|node| node.id).filter(|id| absences.is_there(id.0));
         let there: Vec<NodeId> = there.filter(|id| !is_lost(*id)).collect();
-        // What has no majority does not get on, whatever is wanted of it, and takes up no room.
+        // What has no majority, or is to be where it cannot be, does not get on and takes up no room.
         let can_move = |queue: &&catalog::Queue| member.has_majority(&queue.replicas);
-        let moving = catalog.moving().filter(can_move).count();
+        let gets_on = |queue: &&catalog::Queue| !queue.replicas.iter().any(|id| is_lost(*id));
+        let moving = catalog.moving().filter(can_move).filter(gets_on).count();
         let room = MOVES_AT_A_TIME.saturating_sub(moving);
         let place = |queue: &catalog::Queue| {
             // One that moves to where it cannot be is sent elsewhere.

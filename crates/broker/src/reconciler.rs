@@ -241,7 +241,10 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
             continue;
         }
         // What this node knows may be of before the queue came here a second time: then it is started again.
-        if !knows_all(member).await || moved_away(&BTreeSet::from([group])).is_empty() {
+        if !knows_all(member).await {
+            break;
+        }
+        if moved_away(&BTreeSet::from([group])).is_empty() {
             continue;
         }
         tracing::info!(node = member.id(), queue = %name, "has moved away");

@@ -125,7 +125,9 @@ impl Checkpoints {
         let (this, key) = (self.clone(), self.leaving_key());
         blocking(move || {
             this.meta.sync().map_err(io::Error::other)?;
-            this.meta.remove(&key).map_err(io::Error::other)
+            this.meta.remove(&key).map_err(io::Error::other)?;
+            // A mark that came back would end the replica's next life.
+            this.meta.sync().map_err(io::Error::other)
         })
         .await
     }

@@ -421,7 +421,9 @@ impl<M: Machine> Handle<M> {
         const NEARLY: u64 = 4;
         /// How long to wait for a moment without any.
         const RATHER: Duration = Duration::from_millis(300);
-        let _alone = self.changing.lock().await;
+        let Ok(_alone) = tokio::time::timeout(patience, self.changing.lock()).await else {
+            return false;
+        };
         let _awake = self.replica.parking.hold();
         let step = Duration::from_millis(5);
         let mut waited = Duration::ZERO;

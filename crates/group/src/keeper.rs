@@ -22,6 +22,8 @@ use crate::types::Raft;
 const TICK_RETRY: Duration = Duration::from_millis(100);
 /// Time between two requests for a checkpoint that is due.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// The log is not purged for so long after a snapshot was sent: until its receiver is sent the log.
+const HOLD_AFTER_SNAPSHOT: Duration = Duration::from_secs(5);
 /// Longest wait for one of the keeper's own proposals.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longest sleep; a deadline further away is looked at again then.
@@ -45,6 +47,7 @@ impl<M: Machine> Keeper<M> {
         let mut state = self.raft.metrics();
         let mut led_term = None;
         let mut asked_at = Instant::now();
+        let mut pinned_at = None;
         let mut may_lead = false;
         loop {
             let running = state.borrow_watched().running_state.clone();
@@ -62,7 +65,7 @@ impl<M: Machine> Keeper<M> {
             let now = metrics.borrow_and_update().clone();
             self.handle.replica().parking.follow(&now.vote);
             self.follow_leadership(&mut led_term, &now, self.is_cut_off()).await;
-            self.keep_checkpoints(&mut asked_at).await;
+            self.keep_checkpoints(&mut asked_at, &mut pinned_at).await;
             let nap = self.tick(asked_at.elapsed()).await;
             let leads = self.leading.load(Ordering::Acquire);
             let nap = nap.min(self.handle.replica().keep_parked(leads).await);
@@ -175,7 +178,7 @@ impl<M: Machine> Keeper<M> {
         TICK_RETRY
     }
 
-    async fn keep_checkpoints(&self, asked_at: &mut Instant) {
+    async fn keep_checkpoints(&self, asked_at: &mut Instant, pinned_at: &mut Option<Instant>) {
         // Raft ignores a request while a checkpoint is being made: ask again. One that is due by
         // its age lets go of what was settled since, when nothing more comes.
         let age = asked_at.elapsed();
@@ -190,8 +193,14 @@ impl<M: Machine> Keeper<M> {
             let purged = metrics.borrow_watched().purged;
             purged.map_or(0, |id| id.index)
         };
+        // Whoever is being sent a snapshot needs what follows it: were that purged meanwhile, another would have to be
+        // sent, and so on for as long as much is published. Raft itself keeps what it is sending of the log.
+        if self.handle.replica().log.is_pinned() {
+            *pinned_at = Some(Instant::now());
+        }
+        let is_held = pinned_at.is_some_and(|at| at.elapsed() < HOLD_AFTER_SNAPSHOT);
         let upto = self.gauges.purge_point();
-        if upto > floor {
+        if upto > floor && !is_held {
             let _ = self.raft.trigger().purge_log(upto).await;
         }
     }

@@ -156,8 +156,16 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(None);
         }
         let committed = codec::decode_log_id(&state.committed).map_err(io::Error::other)?;
+        // Nor is one that the log has another entry at: what a replica once had, before it left its node, need
+        // not have been committed.
+        let is_here = |id: &LogId| {
+            let (index, term) = (id.index, term_of(id));
+            let stored = self.log.log.term_of(self.log.group, index);
+            stored.or(state.purged.filter(|at| at.0 == index).map(|at| at.1)) == Some(term)
+        };
         let last = state.last.or(state.purged);
-        Ok(committed.filter(|id| last.is_some_and(|(index, _)| id.index <= index)))
+        let within = |id: &LogId| last.is_some_and(|(index, _)| id.index <= index);
+        Ok(committed.filter(|id| within(id) && is_here(id)))
     }
 
     async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> io::Result<()>

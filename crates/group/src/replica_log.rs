@@ -85,6 +85,11 @@ impl ReplicaLog {
         Pin(self.clone())
     }
 
+    /// Whether a snapshot is being sent or taken in.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::Acquire) > 0
+    }
+
     /// Entries of the Raft log from `range.start` on, without gaps, at least one if it is there.
     pub(crate) async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         self.read_group(self.group, range, max_bytes).await
@@ -155,7 +160,7 @@ impl ReplicaLog {
 
     /// Lets go of what neither Raft nor the last durable checkpoint needs.
     pub(crate) fn release(&self) {
-        if self.pins.load(Ordering::Acquire) > 0 {
+        if self.is_pinned() {
             return;
         }
         let kept = self.kept.lock().expect("no panic while held");

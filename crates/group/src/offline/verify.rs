@@ -219,8 +219,8 @@ fn raft_log(stopped: &Stopped<'_>, group: u64, report: &mut Report) {
                  just come back, or the log is lost"
             ),
             Some(end) => format!(
-                "{had} is known to be committed, the log ends at {end}; it may be of a crash, or the end of the \
-                 log is lost"
+                "the replica had the log up to {had}, and it ends at {end}: it has just come back to this node, or a \
+                 crash came while it took in a snapshot, or the end of the log is lost"
             ),
         };
         report.notes.push((Some(group), what));
