@@ -289,6 +289,7 @@ fn nodes_that_have_a_vote_in_the_catalog_leave_it_first() {
             let founder = if nodes == 4 { 3 } else { 1 };
             cluster.stop(founder).await;
             cluster.start_node(founder);
+            until("it is up again", async || cluster.status(founder).await.is_some()).await;
             let created = quorate(&["queue", "create", "more"]).await;
             assert_eq!(created.code, Some(0), "{nodes} nodes: {}", created.err);
         }
