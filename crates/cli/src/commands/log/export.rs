@@ -9,7 +9,7 @@ use quorate_machine::queue::without_bodies;
 use quorate_storage::Entry;
 use serde_json::json;
 
-use super::{Data, Which, group, no_history, open, shown};
+use super::{Data, Which, history, no_history, open, shown};
 use crate::args::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -46,18 +46,9 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     let opened = open(&args.data)?;
     let stopped = opened.read()?;
-    let (group, queue) = group(&stopped, &args.which)?;
-    let history = stopped.history(group, args.to).map_err(|error| no_history("export", &error))?;
-    let identity = opened.dir.identity().ok();
-    let head = Head {
-        cluster_id: identity.as_ref().map(|of| of.cluster_id.clone()).unwrap_or_default(),
-        node_id: identity.map_or(0, |of| of.node_id),
-        group,
-        queue: queue.unwrap_or_default(),
-        bodies: !args.without_bodies,
-        committed: stopped.info(group).committed,
-        landmark: history.landmark(),
-    };
+    let (head, history) = history(&opened, &stopped, &args.which, args.to, "export")?;
+    let head = Head { bodies: !args.without_bodies, ..head };
+    let group = head.group;
     let file = File::create_new(&args.file).map_err(|error| {
         Failure::new(Exit::Failed, format!("make {}: {error}", shown(&args.file)))
             .cure("--file names a file that does not exist yet")

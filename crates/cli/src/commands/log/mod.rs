@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use quorate_group::offline::{CATALOG, HistoryError, Stopped};
+use quorate_group::offline::{CATALOG, Head, History, HistoryError, Stopped};
 use quorate_machine::catalog::QueueName;
 use quorate_storage::log::offline::Seen;
 use quorate_storage::{DirError, Disk, Meta, MetaError, OpenError, SledMeta, StoppedDir};
@@ -208,6 +208,29 @@ fn group(stopped: &Stopped<'_>, which: &Which) -> Result<(u64, Option<String>), 
         catalog.by_group(group).map(|queue| queue.name.to_string())
     });
     Ok((group, queue))
+}
+
+/// One group's history up to `to`, and who and what it is of.
+fn history(
+    opened: &Opened,
+    stopped: &Stopped<'_>,
+    which: &Which,
+    to: Option<u64>,
+    doing: &str,
+) -> Result<(Head, History), Failure> {
+    let (group, queue) = group(stopped, which)?;
+    let history = stopped.history(group, to).map_err(|error| no_history(doing, &error))?;
+    let identity = opened.dir.identity().ok();
+    let head = Head {
+        cluster_id: identity.as_ref().map(|of| of.cluster_id.clone()).unwrap_or_default(),
+        node_id: identity.map_or(0, |of| of.node_id),
+        group,
+        queue: queue.unwrap_or_default(),
+        bodies: true,
+        committed: stopped.info(group).committed,
+        landmark: history.landmark(),
+    };
+    Ok((head, history))
 }
 
 fn no_history(doing: &str, error: &HistoryError) -> Failure {

@@ -12,7 +12,7 @@ use quorate_storage::Entry;
 use serde_json::{Value, json};
 
 use super::shown::{members, time};
-use super::{Data, Which, group, no_history, open, shown};
+use super::{Data, Which, history, no_history, open, shown};
 use crate::args::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -69,18 +69,7 @@ fn directory(data: Data, args: &Args, global: &Global) -> Result<(), Failure> {
     }
     let opened = open(&data)?;
     let stopped = opened.read()?;
-    let (group, queue) = group(&stopped, &args.which)?;
-    let history = stopped.history(group, args.to).map_err(|error| no_history("replay", &error))?;
-    let identity = opened.dir.identity().ok();
-    let head = Head {
-        cluster_id: identity.as_ref().map(|of| of.cluster_id.clone()).unwrap_or_default(),
-        node_id: identity.map_or(0, |of| of.node_id),
-        group,
-        queue: queue.unwrap_or_default(),
-        bodies: true,
-        committed: stopped.info(group).committed,
-        landmark: history.landmark(),
-    };
+    let (head, history) = history(&opened, &stopped, &args.which, args.to, "replay")?;
     let entries =
         stopped.entries(&history).map(|entry| entry.map_err(|error| no_history("replay", &error)));
     replay(&head, history.base(), entries, args, global)
