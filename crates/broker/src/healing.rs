@@ -34,7 +34,7 @@ impl Absences {
             member.catalog.read(|catalog| catalog.nodes().map(|node| node.id.0).collect());
         self.0.retain(|node, _| nodes.contains(node));
         for node in nodes {
-            if node == member.id() || member.connections.reachable(node) {
+            if member.is_there(NodeId(node)) {
                 self.0.remove(&node);
             } else {
                 self.0.entry(node).or_insert_with(Instant::now);

@@ -202,9 +202,8 @@ impl Member {
                 format!("the cluster has {queues} queues, as many as limits.max_queues allows");
             return Err(Refusal::new(reason::QUOTA_EXCEEDED, message));
         }
-        let alive =
-            |id: &quorate_machine::NodeId| id.0 == self.id() || self.connections.reachable(id.0);
-        let candidates: Vec<_> = nodes.iter().copied().filter(alive).collect();
+        let candidates: Vec<_> =
+            nodes.iter().copied().filter(|node| self.is_there(*node)).collect();
         let default = if nodes.len() < 3 { 1 } else { 3 };
         let replicas = if wanted.replicas == 0 { default } else { wanted.replicas };
         check_settings(&v1::QueueSettings { replicas, ..wanted })?;

@@ -73,7 +73,7 @@ impl Member {
     }
 
     /// Whether a node is reached, from here.
-    fn is_there(&self, node: NodeId) -> bool {
+    pub(crate) fn is_there(&self, node: NodeId) -> bool {
         node.0 == self.id() || self.connections.reachable(node.0)
     }
 
