@@ -16,6 +16,8 @@ use crate::history::{History, Key, Seen};
 const IN_FLIGHT: usize = 64;
 /// Messages that one consumer takes ahead.
 const PREFETCH: u32 = 64;
+/// What a replica that a consumer takes from may lag.
+const MAX_LAG: Duration = Duration::from_secs(2);
 /// Body size in bytes.
 const BODY_BYTES: usize = 200;
 /// Time between two messages of one producer: a steady load that leaves the machine room to breathe.
@@ -203,8 +205,12 @@ impl Worker {
     async fn consume(self) {
         while !self.stopped() {
             let name = format!("consumer-{}", self.number);
-            let building = self.client.consumer(&self.queue).name(name).prefetch(PREFETCH).build();
-            match building.await {
+            let mut consumer = self.client.consumer(&self.queue).name(name).prefetch(PREFETCH);
+            // Every other one takes from whichever replica.
+            if self.number % 2 == 1 {
+                consumer = consumer.max_lag(MAX_LAG);
+            }
+            match consumer.build().await {
                 Ok(consumer) => self.take(consumer).await,
                 // The queue may be between two leaders.
                 Err(_) => tokio::time::sleep(AGAIN_AFTER).await,

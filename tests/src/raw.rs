@@ -35,6 +35,13 @@ pub fn reason(status: &Status) -> String {
         .map_or_else(|| format!("none, but {status:?}"), |info| info.reason)
 }
 
+/// The address of the leader that a refusal names.
+#[must_use]
+pub fn leader(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    info.metadata.get(quorate_proto::reason::LEADER_ADDRESS).cloned()
+}
+
 /// A session of a consumer that nobody else has.
 #[must_use]
 pub fn session() -> Bytes {
@@ -112,6 +119,7 @@ pub fn attach(queue: &str, session: &Bytes, prefetch: u32) -> v1::Attach {
         name: String::new(),
         prefetch,
         lease_ms: 0,
+        max_lag_ms: 0,
     }
 }
 
@@ -120,6 +128,8 @@ pub fn attach(queue: &str, session: &Bytes, prefetch: u32) -> v1::Attach {
 pub struct RawConsumer {
     requests: mpsc::Sender<v1::ConsumeRequest>,
     answers: Streaming<v1::ConsumeResponse>,
+    /// What the node said first.
+    pub attached: v1::Attached,
     settles: u64,
     /// The last settle that was answered.
     settled: u64,
@@ -142,9 +152,10 @@ impl RawConsumer {
         let channel = endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy();
         let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel);
         let answers = client.consume(sent).await?.into_inner();
-        let mut consumer = Self { requests, answers, settles: 0, settled: 0 };
+        let attached = v1::Attached::default();
+        let mut consumer = Self { requests, answers, attached, settles: 0, settled: 0 };
         match consumer.answer().await? {
-            Some(Response::Attached(_)) => Ok(consumer),
+            Some(Response::Attached(attached)) => Ok(Self { attached, ..consumer }),
             other => Err(Status::internal(format!("attached was expected, not {other:?}"))),
         }
     }

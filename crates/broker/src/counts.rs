@@ -29,8 +29,9 @@ pub(crate) struct Counts {
     pub(crate) all: Count,
     /// Publishes that were answered with a failure.
     pub(crate) failed: Count,
-    /// Handed to consumers, repeated ones included.
+    /// Handed to consumers, repeated ones included, and their bytes.
     pub(crate) delivered: Count,
+    pub(crate) delivered_bytes: Count,
     /// Shown to readers, and their bytes.
     pub(crate) read: Count,
     pub(crate) read_bytes: Count,

@@ -168,6 +168,8 @@ fn traffic(member: &Member, figures: &mut Figures) {
     figures.counter("failed_publishes", help, None, counts.failed.get());
     let help = "Messages handed to consumers, repeated ones included";
     figures.counter("delivered_messages", help, None, counts.delivered.get());
+    let help = "Bytes handed to consumers";
+    figures.counter("delivered_bytes", help, None, counts.delivered_bytes.get());
     figures.counter("read_messages", "Messages shown to readers", None, counts.read.get());
     figures.counter("read_bytes", "Bytes shown to readers", None, counts.read_bytes.get());
 }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  group ── Leading ──► configure, then serve        ── Following ──► close every stream
-//!        ── Deliver{session, runs} ──► the session's outlet ──► its stream reads the bodies
+//!        ── Deliver{session, node, runs} ──► the session's outlet ──► its stream reads the bodies
 //! ```
+//! What a delivery says which node makes it: the one that a consumer asked, as leader or as a follower with a
+//! replica of its own ([`at_follower`](crate::service::at_follower)).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_group::{Event, Handle, ProposeError};
+use quorate_group::{EffectsTaken, Event, Handle, ProposeError};
 use quorate_machine::catalog::QueueName;
 use quorate_machine::frame;
 use quorate_machine::queue::{
@@ -35,6 +37,8 @@ const DISCONNECT_RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum Outgoing {
     /// Messages were leased to it by the entry at `index`, or are repeated by it.
     Deliver { index: u64, token: Token, runs: Vec<Run> },
+    /// The session, attached before the entry at `index`, has ended.
+    Ended { index: u64 },
     /// The stream ends; the client attaches again where the refusal says.
     Close(Refusal),
 }
@@ -44,6 +48,7 @@ struct Outlet {
     /// Distinguishes two streams of one session.
     stream: u64,
     sender: mpsc::UnboundedSender<Outgoing>,
+    _effects: EffectsTaken,
 }
 
 pub(crate) struct Queue {
@@ -78,7 +83,8 @@ impl Queue {
     pub(crate) fn open(&self, session: Session) -> (u64, mpsc::UnboundedReceiver<Outgoing>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        let former = self.lock().insert(session, Outlet { stream, sender });
+        let outlet = Outlet { stream, sender, _effects: self.handle.take_effects() };
+        let former = self.lock().insert(session, outlet);
         if let Some(former) = former {
             let moved = Refusal::invalid("the session was attached again by another stream");
             let _ = former.sender.send(Outgoing::Close(moved));
@@ -124,15 +130,15 @@ impl Queue {
 
     fn carry_out(&self, index: u64, effect: Effect) {
         match effect {
+            Effect::Deliver { node, .. } if node.0 != self.handle.node() => {}
             Effect::Deliver { session, token, runs, .. } => {
                 if let Some(outlet) = self.lock().get(&session) {
                     let _ = outlet.sender.send(Outgoing::Deliver { index, token, runs });
                 }
             }
             Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
-                if let Some(outlet) = self.lock().remove(&session) {
-                    let ended = Refusal::invalid("the session has ended: its grace expired");
-                    let _ = outlet.sender.send(Outgoing::Close(ended));
+                if let Some(outlet) = self.lock().get(&session) {
+                    let _ = outlet.sender.send(Outgoing::Ended { index });
                 }
             }
             // The new stream took the old one's place when it opened.
@@ -209,6 +215,8 @@ pub(crate) async fn own(
             Event::Leading { term } => {
                 let Some(node) = node.upgrade() else { return };
                 tracing::info!(node = node.id(), queue = %queue.name, term, "leads");
+                // Those that are there were attached through another leader.
+                queue.close_all(&Refusal::not_leader(None));
                 queue.begin_serving(&node, term).await;
             }
             Event::Following => {
@@ -216,6 +224,8 @@ pub(crate) async fn own(
                 tracing::info!(queue = %queue.name, "leads no more");
                 queue.close_all(&Refusal::not_leader(None));
             }
+            // Deliveries may have been among what was not applied here: they are repeated by attaching again.
+            Event::Restored => queue.close_all(&Refusal::not_leader(None)),
             Event::Failed(reason) => {
                 if let Some(node) = node.upgrade() {
                     node.fail(format!("queue {}: {reason}", queue.name));

@@ -54,7 +54,7 @@ pub(crate) async fn own_catalog(
 ) {
     while let Some(event) = events.recv().await {
         match event {
-            Event::Effects { .. } => member.changed.notify_one(),
+            Event::Effects { .. } | Event::Restored => member.changed.notify_one(),
             Event::Leading { term } => {
                 tracing::info!(node = member.id(), term, "leads the catalog");
                 member.changed.notify_one();

@@ -23,6 +23,20 @@ const HOPS_MAX: u32 = 2;
 /// Time between two looks for a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Metadata key of a consume stream that is forwarded for its settles: the node that makes its deliveries.
+const DELIVER_AT: &str = "quorate-deliver-at";
+
+pub(crate) fn deliver_at(metadata: &MetadataMap) -> Option<u64> {
+    metadata.get(DELIVER_AT)?.to_str().ok()?.parse().ok()
+}
+
+/// A consumer's stream as it is forwarded by a node that makes its deliveries.
+pub(crate) fn forwarded_from<T>(node: u64, message: T, hops: u32) -> Request<T> {
+    let mut request = forwarded(message, hops);
+    request.metadata_mut().insert(DELIVER_AT, node.into());
+    request
+}
+
 /// Where a call goes.
 pub(crate) enum Place {
     /// This node leads the queue.
@@ -121,6 +135,13 @@ impl Member {
         queue.handle.replica().wanted();
         let leader = queue.handle.leadership().leader.filter(|leader| *leader != self.id());
         leader.map(|leader| self.forward_to(leader, hops)).transpose()
+    }
+
+    /// This node's replica of a queue, if it has one.
+    pub(crate) fn replica_of(&self, name: &str) -> Option<Arc<Queue>> {
+        let name = QueueName::parse(name).ok()?;
+        let group = self.catalog.read(|catalog| Some(catalog.queue(&name)?.group))?;
+        self.queues.get(group.0)
     }
 
     /// Where a queue is read: here, if there is a replica, or at another node that has one.

@@ -42,6 +42,7 @@ mod nodes;
 mod producer;
 mod random;
 mod reader;
+mod replicas;
 mod slots;
 
 pub use admin::CreatedQueue;

@@ -9,7 +9,7 @@
 //! ```
 //! The owner reads [`Event`]s and sends requests; this module decides which node to go to: a leader
 //! that was named in an error, else the one that `LocateQueue` names, else the node that was asked,
-//! which forwards.
+//! which forwards. A stream that any replica may serve goes to the nearest one instead.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::Stream;
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tonic::transport::Channel;
@@ -26,9 +27,11 @@ use tonic::{Status, Streaming};
 
 use crate::address::Address;
 use crate::backoff::Backoff;
+use crate::client::Client;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::nodes::Nodes;
+use crate::replicas::Replicas;
 
 /// One attempt to open a stream takes at most this long, finding the leader included.
 const OPENING: Duration = Duration::from_secs(3);
@@ -76,6 +79,8 @@ pub(crate) struct Link<E: Exchange> {
     redirects: u32,
     leader: Option<Address>,
     avoid: Option<Address>,
+    /// Of a stream that any of them may serve. Only the attempt under way uses it.
+    replicas: Option<Arc<Mutex<Replicas>>>,
 }
 
 enum State<E: Exchange> {
@@ -112,7 +117,14 @@ impl<E: Exchange> Link<E> {
             redirects: 0,
             leader: None,
             avoid: None,
+            replicas: None,
         }
+    }
+
+    /// Goes to these in turn, rather than to the leader.
+    pub fn at_any(mut self, replicas: Replicas) -> Self {
+        self.replicas = Some(Arc::new(Mutex::new(replicas)));
+        self
     }
 
     pub fn is_open(&self) -> bool {
@@ -224,8 +236,8 @@ impl<E: Exchange> Link<E> {
         let nodes = Arc::clone(&self.nodes);
         let queue = self.queue.clone();
         let (leader, avoid) = (self.leader.take(), self.avoid.clone());
-        let first = self.first.clone();
-        self.state = State::Opening(Box::pin(open(nodes, queue, leader, avoid, first)));
+        let (first, replicas) = (self.first.clone(), self.replicas.clone());
+        self.state = State::Opening(Box::pin(open(nodes, queue, leader, avoid, replicas, first)));
     }
 
     /// Decides where to go and when, after a fault met at `address`.
@@ -254,11 +266,15 @@ async fn open<E: Exchange>(
     queue: String,
     leader: Option<Address>,
     avoid: Option<Address>,
+    replicas: Option<Arc<Mutex<Replicas>>>,
     first: E::Request,
 ) -> Result<Opened<E>, Broken> {
     let mut address = leader;
     let opening = async {
-        if address.is_none() {
+        if let (None, Some(replicas)) = (&address, replicas) {
+            let client = Client { nodes: Arc::clone(&nodes) };
+            address = Some(replicas.lock().await.next(&client, &queue).await?);
+        } else if address.is_none() {
             let located = nodes.locate(&queue).await?;
             let leader = located.leader.filter(|leader| Some(leader) != avoid.as_ref());
             address = Some(leader.unwrap_or(located.by));

@@ -1,7 +1,7 @@
 //! The group's machine with its kind erased, so that openraft is compiled once for all kinds.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -29,8 +29,46 @@ pub enum Event<E> {
         /// In the order of the machine.
         effects: Vec<E>,
     },
+    /// A snapshot took the place of the machine: effects of the entries that it spared are not told.
+    Restored,
     /// The replica stopped for a failure of this node; the node must stop too.
     Failed(String),
+}
+
+/// Whether anybody is to be told of effects.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub(crate) always: bool,
+    pub(crate) leading: Arc<AtomicBool>,
+    pub(crate) takers: Arc<AtomicUsize>,
+}
+
+impl Wanted {
+    fn now(&self) -> bool {
+        self.always || self.leading.load(Ordering::Acquire) || self.is_taken()
+    }
+
+    fn is_taken(&self) -> bool {
+        self.takers.load(Ordering::Acquire) > 0
+    }
+}
+
+/// While it lives, the replica's owner is told of effects, whether the replica leads or not; see
+/// [`Handle::take_effects`](crate::Handle::take_effects).
+#[must_use = "effects are told only while it lives"]
+pub struct EffectsTaken(Arc<AtomicUsize>);
+
+impl EffectsTaken {
+    pub(crate) fn new(takers: Arc<AtomicUsize>) -> Self {
+        takers.fetch_add(1, Ordering::AcqRel);
+        Self(takers)
+    }
+}
+
+impl Drop for EffectsTaken {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 pub(crate) trait Applier: Send + Sync {
@@ -76,8 +114,7 @@ pub(crate) struct Running<M: Machine> {
     pub(crate) group: u64,
     pub(crate) machine: Shared<M>,
     pub(crate) events: mpsc::UnboundedSender<Event<M::Effect>>,
-    /// Effects go out while this is set.
-    pub(crate) wanted: Arc<AtomicBool>,
+    pub(crate) wanted: Wanted,
     pub(crate) clock: Clock,
 }
 
@@ -111,9 +148,7 @@ impl<M: Machine> Running<M> {
             let Ok(openraft::EntryPayload::Normal(entry)) = entry.map(|entry| entry.payload) else {
                 return;
             };
-            let (Ok((now, commands)), true) =
-                (decode_entry(entry.commands), wanted.load(Ordering::Acquire))
-            else {
+            let (Ok((now, commands)), true) = (decode_entry(entry.commands), wanted.now()) else {
                 return;
             };
             let at = At { index, now };
@@ -161,7 +196,7 @@ impl<M: Machine> Applier for Running<M> {
         #[cfg(madsim)]
         self.tell_world(at, &copy, &replies, &effects, hash);
         drop(machine);
-        if !effects.is_empty() && self.wanted.load(Ordering::Acquire) {
+        if !effects.is_empty() && self.wanted.now() {
             // Bounded by the consumers' credit. The receiver ends only with the group.
             let _ = self.events.send(Event::Effects { index, effects });
         }
@@ -178,6 +213,9 @@ impl<M: Machine> Applier for Running<M> {
         let mut held = self.machine.lock();
         *held = machine;
         self.machine.index.store(index, Ordering::Release);
+        if self.wanted.is_taken() {
+            let _ = self.events.send(Event::Restored);
+        }
         Ok(())
     }
 

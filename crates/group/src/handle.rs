@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use quorate_machine::planted::{self, Bug};
 use quorate_storage::{Log, Meta};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::applier::{Event, Running, Shared};
+use crate::applier::{EffectsTaken, Event, Running, Shared, Wanted};
 use crate::checkpoint::Checkpoints;
 use crate::clock::Clock;
 use crate::freshness::Freshness;
@@ -79,7 +79,7 @@ pub struct Spec {
 /// Where effects are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EffectsAt {
-    /// Only at the replica that leads.
+    /// At the replica that leads, and where they are taken ([`Handle::take_effects`]).
     Leader,
     /// At every replica, as it applies.
     EveryReplica,
@@ -139,6 +139,7 @@ pub struct Handle<M: Machine> {
     led_since: Arc<AtomicU64>,
     freshness: Freshness,
     sent: Sent,
+    takers: Arc<AtomicUsize>,
     /// Held while members or the leader are changed: a leader that hands over to one which has no vote any
     /// more takes nothing in, and never leads again.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
@@ -154,6 +155,7 @@ impl<M: Machine> Clone for Handle<M> {
             led_since: self.led_since.clone(),
             freshness: self.freshness.clone(),
             sent: self.sent.clone(),
+            takers: self.takers.clone(),
             changing: self.changing.clone(),
         }
     }
@@ -203,9 +205,11 @@ impl<M: Machine> Handle<M> {
         finish_leaving(&log, &Checkpoints::new(spec.meta.clone(), spec.group)).await?;
         let checkpoints = Checkpoints::new(spec.meta.clone(), spec.group);
 
-        let wanted = match spec.effects {
-            EffectsAt::Leader => leading.clone(),
-            EffectsAt::EveryReplica => Arc::new(AtomicBool::new(true)),
+        let takers = Arc::new(AtomicUsize::new(0));
+        let wanted = Wanted {
+            always: spec.effects == EffectsAt::EveryReplica,
+            leading: leading.clone(),
+            takers: takers.clone(),
         };
         let clock = Clock::default();
         let running = Running {
@@ -274,6 +278,7 @@ impl<M: Machine> Handle<M> {
             led_since,
             freshness,
             sent,
+            takers,
             changing: Arc::default(),
         };
         let keeper = Keeper {
@@ -363,6 +368,12 @@ impl<M: Machine> Handle<M> {
         const SMALL: usize = 256;
         let outcome = self.submit(command, SMALL, None).await?;
         outcome.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Has the owner told of the effects of what is applied from now on, whether this replica leads or not, and
+    /// of [`Event::Restored`].
+    pub fn take_effects(&self) -> EffectsTaken {
+        EffectsTaken::new(self.takers.clone())
     }
 
     /// Looks at this replica's machine as of what it has applied. Must not block.

@@ -39,7 +39,7 @@ mod types;
 mod volumes;
 mod wire;
 
-pub use applier::Event;
+pub use applier::{EffectsTaken, Event};
 pub use clock::Clock;
 pub use handle::{
     EffectsAt, Handle, Leadership, Progress, Spec, StartError, Timing, forget, stored_groups,

@@ -1,11 +1,13 @@
-//! Consuming: one consumer's stream.
+//! Consuming: one consumer's stream, where the queue is led.
 //!
 //! ```text
 //!  client ── settles ──► reader task ──► the group ──► outcomes ─┐
 //!  the queue's effects ──► inlet ── bodies from the log ─────────┴──► answers to the client
 //! ```
-//! Reading and answering are apart, so that a client that is slow to read is still heard.
+//! Reading and answering are apart, so that a client that is slow to read is still heard. Where the client is a
+//! follower that makes the deliveries itself (`at_follower`), nothing comes in by the inlet but the end.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use futures_util::stream::FuturesOrdered;
@@ -13,19 +15,20 @@ use futures_util::{StreamExt, TryStreamExt};
 use quorate_group::{Applied, Outcome};
 use quorate_machine::NodeId;
 use quorate_machine::queue::{
-    self as machine, Attach, Attachment, Command, Offset, Reply, Run, Session, SettleItem,
-    SettleKind, Token,
+    self as machine, Attach, Attachment, Command, Offset, Reply, Session, SettleItem, SettleKind,
+    Token,
 };
 use quorate_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::inlet::Inlet;
 use super::queue::FIRST_MESSAGE;
 use super::{Answers, Services, requests};
 use crate::member::Member;
-use crate::queue::{Outgoing, Queue};
+use crate::queue::Queue;
 use crate::refusal::Refusal;
-use crate::routing::{Place, forwarded, hops, passed_on};
+use crate::routing::{Place, deliver_at, forwarded, hops, passed_on};
 
 /// Settle requests of one stream that may wait for their outcome.
 const SETTLES_IN_FLIGHT: usize = 1024;
@@ -33,6 +36,8 @@ const SETTLES_IN_FLIGHT: usize = 1024;
 const LEASE_MS_MIN: u32 = 100;
 /// Longest name of a consumer, in bytes.
 const NAME_BYTES_MAX: usize = 128;
+/// What a replica that makes deliveries may lag, in milliseconds.
+const MAX_LAG_MS: RangeInclusive<u32> = 10..=3_600_000;
 
 /// A consumer's attachment, for as long as its stream lives; when that ends, whichever way, the
 /// machine is told.
@@ -40,15 +45,15 @@ struct Attached {
     node: Arc<Member>,
     queue: Arc<Queue>,
     session: Session,
-    stream: u64,
     attachment: Attachment,
     /// Log index of the attach. What was leased to the session before it is repeated by it.
     since: u64,
+    /// The node that makes its deliveries.
+    delivered_by: u64,
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.queue.close(self.session, self.stream);
         if self.node.shutdown.is_said() {
             return;
         }
@@ -62,7 +67,7 @@ enum Underway {
     Detached,
 }
 
-fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
+pub(super) fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
     let bytes: [u8; 16] =
         bytes.try_into().map_err(|_| Refusal::invalid("`session` must be 16 random bytes"))?;
     Ok(Session(u128::from_be_bytes(bytes)))
@@ -77,6 +82,10 @@ pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusa
     if lease_ms.is_some_and(|lease| !leases.contains(&lease)) {
         let (min, max) = (leases.start(), leases.end());
         return Err(Refusal::invalid(format!("`lease_ms` must be within {min} and {max}")));
+    }
+    if attach.max_lag_ms > 0 && !MAX_LAG_MS.contains(&attach.max_lag_ms) {
+        let (min, max) = (MAX_LAG_MS.start(), MAX_LAG_MS.end());
+        return Err(Refusal::invalid(format!("`max_lag_ms` must be 0, or within {min} and {max}")));
     }
     Ok(Attach {
         session: session_of(&attach.session)?,
@@ -196,45 +205,6 @@ impl Attached {
         };
         v1::ConsumeResponse { response: Some(v1::consume_response::Response::Settled(settled)) }
     }
-
-    /// A run of leased messages with their bodies; `None` if they are gone meanwhile, by a purge
-    /// or because the lease ended. A body that is to be delivered and cannot be read stops this
-    /// node, and ends the stream, so that nothing behind it overtakes: another node's copy is
-    /// sound, and the message must not be used up by failing here.
-    async fn delivery(
-        &self,
-        token: Token,
-        run: Run,
-    ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
-        let frame = match self.queue.frame(run).await {
-            Ok(frame) => frame,
-            Err(error) => {
-                let end = run.first_offset.0 + u64::from(run.count);
-                let mut offsets = (run.first_offset.0..end).map(Offset);
-                let held = self
-                    .queue
-                    .handle
-                    .read(|queue| offsets.any(|offset| queue.holds(self.session, token, offset)));
-                if held {
-                    let (queue, index) = (&self.queue.name, run.index.0);
-                    self.node
-                        .fail(format!("queue {queue}: read the body at index {index}: {error}"));
-                    return Err(Refusal::shutting_down());
-                }
-                return Ok(None);
-            }
-        };
-        self.node.counts.delivered.add(run.count.into());
-        let delivery = v1::Delivery {
-            token: token.0,
-            first_offset: run.first_offset.0,
-            attempt: run.attempt,
-            frame: Some(frame),
-        };
-        Ok(Some(v1::ConsumeResponse {
-            response: Some(v1::consume_response::Response::Delivery(delivery)),
-        }))
-    }
 }
 
 #[tonic::async_trait]
@@ -247,6 +217,7 @@ impl v1::consumer_service_server::ConsumerService for Services {
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         use v1::consume_request::Request as Kind;
         let hops = hops(request.metadata());
+        let deliver_at = deliver_at(request.metadata());
         let permit = self.node.budget.stream()?;
         let mut rest = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, rest.message()).await;
@@ -260,6 +231,9 @@ impl v1::consumer_service_server::ConsumerService for Services {
         let queue = match self.node.place(&attach.queue, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
+                if let Some(queue) = self.may_deliver(&attach).await {
+                    return self.deliver_here(queue, node, attach, rest, hops, permit).await;
+                }
                 let channel = self.node.channel(node)?;
                 let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel)
                     .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
@@ -270,7 +244,7 @@ impl v1::consumer_service_server::ConsumerService for Services {
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
-        let (attached, lease_ms, inlet) = self.attach(queue, &attach).await?;
+        let (attached, lease_ms, inlet) = self.attach(queue, &attach, deliver_at).await?;
         let attached = Arc::new(attached);
         let (sender, underway) = mpsc::channel(SETTLES_IN_FLIGHT);
         // The reader ends with the client's half of the stream, or when the answers end.
@@ -291,22 +265,34 @@ impl Services {
         &self,
         queue: Arc<Queue>,
         attach: &v1::Attach,
-    ) -> Result<(Attached, u32, mpsc::UnboundedReceiver<Outgoing>), Refusal> {
-        let command = attach_of(attach, self.node.id())?;
+        deliver_at: Option<u64>,
+    ) -> Result<(Attached, u32, Inlet), Refusal> {
+        // A node that is no replica, as far as is known here, gets what this one delivers.
+        let has_replica = |node: &u64| self.has_replica(&queue, *node);
+        let deliver_at = deliver_at.filter(has_replica).unwrap_or(self.node.id());
+        let command = attach_of(attach, deliver_at)?;
         let lease_ms = command.lease_ms;
-        let (stream, inlet) = queue.open(command.session);
+        let mut inlet = Inlet::open(self.node.clone(), queue.clone(), command.session);
         // In a task of its own: a caller that does not wait to the end leaves no session behind
         // that nobody disconnects.
-        let attaching = attached(self.node.clone(), queue.clone(), stream, command);
+        let attaching = attached(self.node.clone(), queue.clone(), command);
         let limit = self.node.config.limits.request_timeout();
         match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
             Ok(Ok(attached)) => {
+                let attached = attached?;
+                inlet.attached_at(attached.since);
                 let default = || queue.handle.read(|machine| machine.settings().lease_ms);
-                Ok((attached?, lease_ms.unwrap_or_else(default), inlet))
+                Ok((attached, lease_ms.unwrap_or_else(default), inlet))
             }
             Ok(Err(_)) => Err(Refusal::unknown_outcome()),
             Err(_) => Err(Refusal::no_quorum("attach the consumer")),
         }
+    }
+
+    fn has_replica(&self, queue: &Queue, node: u64) -> bool {
+        self.node.catalog.read(|catalog| {
+            catalog.queue(&queue.name).is_some_and(|queue| queue.members().any(|m| m.0 == node))
+        })
     }
 }
 
@@ -315,26 +301,24 @@ impl Services {
 async fn attached(
     node: Arc<Member>,
     queue: Arc<Queue>,
-    stream: u64,
     command: Attach,
 ) -> Result<Attached, Refusal> {
-    let session = command.session;
+    let (session, delivered_by) = (command.session, command.node.0);
     let refusal = match queue.handle.propose_small(Command::Attach(command)).await {
         Ok(Applied { position, reply: Reply::Attached { attachment, .. } }) => {
             return Ok(Attached {
                 node,
                 queue,
                 session,
-                stream,
                 attachment,
                 since: position.index,
+                delivered_by,
             });
         }
         Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),
         Ok(_) => Refusal::unknown_outcome(),
         Err(error) => node.redirect(&queue, error),
     };
-    queue.close(session, stream);
     Err(refusal)
 }
 
@@ -342,7 +326,8 @@ impl Attached {
     fn hello(&self, lease_ms: u32) -> v1::ConsumeResponse {
         let term = self.queue.handle.leadership().term;
         let leader = self.node.leader(self.node.id(), term);
-        let attached = v1::Attached { leader, lease_ms };
+        let (delivered_by, attached_at) = (self.delivered_by, self.since);
+        let attached = v1::Attached { leader, lease_ms, delivered_by, attached_at };
         v1::ConsumeResponse { response: Some(v1::consume_response::Response::Attached(attached)) }
     }
 
@@ -364,7 +349,7 @@ impl Attached {
 /// What the client is told, until one side ends.
 fn answers(
     attached: Arc<Attached>,
-    mut inlet: mpsc::UnboundedReceiver<Outgoing>,
+    mut inlet: Inlet,
     mut underway: mpsc::Receiver<Underway>,
 ) -> impl futures_util::Stream<Item = Result<v1::ConsumeResponse, Status>> + Send {
     async_stream::stream! {
@@ -385,29 +370,16 @@ fn answers(
                         return;
                     }
                 },
-                next = inlet.recv() => match next {
-                    Some(Outgoing::Deliver { index, .. }) if index < attached.since => {}
-                    Some(Outgoing::Deliver { token, runs, .. }) => {
-                        for run in runs {
-                            match attached.delivery(token, run).await {
-                                Ok(None) => {}
-                                Ok(Some(delivery)) => yield Ok(delivery),
-                                Err(refusal) => {
-                                    yield Err(refusal.into());
-                                    return;
-                                }
-                            }
+                delivered = inlet.next() => {
+                    let mut answers = std::pin::pin!(inlet.answers(delivered));
+                    while let Some(answer) = answers.next().await {
+                        let ends = answer.is_err();
+                        yield answer;
+                        if ends {
+                            return;
                         }
                     }
-                    Some(Outgoing::Close(refusal)) => {
-                        yield Err(refusal.into());
-                        return;
-                    }
-                    None => {
-                        yield Err(Refusal::not_leader(None).into());
-                        return;
-                    }
-                },
+                }
             }
         }
     }

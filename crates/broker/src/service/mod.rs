@@ -1,8 +1,10 @@
 //! The gRPC services: thin over the node, one file each.
 
 pub(crate) mod admin;
+pub(crate) mod at_follower;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
+mod inlet;
 pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod reader;

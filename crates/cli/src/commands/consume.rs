@@ -40,6 +40,18 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     #[arg(conflicts_with = "follow")]
     idle_timeout: Option<Duration>,
+    /// Take from the nearest replica, whether it leads or not, as long as it lags at most this.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    max_lag: Option<Duration>,
+    /// With --max-lag: prefer a replica of this zone.
+    #[arg(
+        long,
+        value_name = "ZONE",
+        default_value = "",
+        hide_default_value = true,
+        requires = "max_lag"
+    )]
+    zone: String,
     /// Name shown in listings of consumers.
     #[arg(long, default_value = "quorate consume", value_name = "NAME")]
     name: String,
@@ -73,12 +85,12 @@ impl Args {
 /// Takes messages, prints them, acknowledges them.
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let building = client
-        .consumer(args.queue.as_str())
-        .name(args.name.as_str())
-        .prefetch(args.credit())
-        .build();
-    let mut consumer = session::within(global, "open consumer", building).await?;
+    let mut building =
+        client.consumer(args.queue.as_str()).name(args.name.as_str()).prefetch(args.credit());
+    if let Some(bound) = args.max_lag {
+        building = building.max_lag(bound).zone(args.zone.as_str());
+    }
+    let mut consumer = session::within(global, "open consumer", building.build()).await?;
     let outcome = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -14,11 +14,14 @@ use crate::consumer::task::Task;
 use crate::error::Error;
 use crate::link::Link;
 use crate::random;
+use crate::replicas::Replicas;
 
 /// Prefetch that a server takes.
 const PREFETCH: RangeInclusive<u32> = 1..=65_535;
 /// Length of a lease that a server takes, in milliseconds: 100 ms to 12 h.
 const LEASE_MS: RangeInclusive<u128> = 100..=43_200_000;
+/// What a replica may lag that a server takes, in milliseconds: 10 ms to an hour.
+const MAX_LAG_MS: RangeInclusive<u128> = 10..=3_600_000;
 /// Most bytes of a consumer's name.
 const MAX_NAME_BYTES: usize = 128;
 /// Session grace of a queue that does not say its own.
@@ -47,11 +50,14 @@ pub struct ConsumerBuilder {
     name: String,
     prefetch: u32,
     lease: Option<Duration>,
+    max_lag: Option<Duration>,
+    zone: String,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, queue: String) -> Self {
-        Self { client, queue, name: String::new(), prefetch: 256, lease: None }
+        let (name, zone) = (String::new(), String::new());
+        Self { client, queue, name, prefetch: 256, lease: None, max_lag: None, zone }
     }
 
     /// Shown to people in listings; at most 128 bytes, empty unless set.
@@ -73,7 +79,22 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Attaches the consumer at the node that leads the queue.
+    /// Takes messages from the nearest replica of the queue, whether that leads or not, as long as it is at most so
+    /// far behind: 10 ms to an hour. Its node reads them from its own disk, so the leader sends this consumer nothing
+    /// but the outcome of its settles. A replica that lags more hands the consumer to the leader, where it stays
+    /// until that stream breaks. Unless set, the leader's node delivers.
+    pub fn max_lag(mut self, bound: Duration) -> Self {
+        self.max_lag = Some(bound);
+        self
+    }
+
+    /// The zone that this program runs in: with [`max_lag`](Self::max_lag), a replica there is asked first.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// Attaches the consumer at the node that leads the queue, or with [`max_lag`](Self::max_lag) at a replica.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
@@ -83,6 +104,9 @@ impl ConsumerBuilder {
         let queue = self.client.describe_queue(self.queue.as_str()).await?;
         let nodes = self.client.nodes;
         let mut link = Link::new(Arc::clone(&nodes), self.queue, request);
+        if self.max_lag.is_some() {
+            link = link.at_any(Replicas::new(self.zone));
+        }
         let answer = link.open_within(nodes.request_timeout()).await?;
         let (handle, commands) = mpsc::unbounded_channel();
         let (shown, deliveries) = mpsc::unbounded_channel();
@@ -107,12 +131,18 @@ impl ConsumerBuilder {
             Some(lease) if LEASE_MS.contains(&lease.as_millis()) => lease.as_millis() as u32,
             Some(lease) => return invalid(format!("the lease is {lease:?}; from 100 ms to 12 h")),
         };
+        let max_lag_ms = match self.max_lag {
+            None => 0,
+            Some(lag) if MAX_LAG_MS.contains(&lag.as_millis()) => lag.as_millis() as u32,
+            Some(lag) => return invalid(format!("max_lag is {lag:?}; from 10 ms to 1 h")),
+        };
         let attach = v1::Attach {
             queue: self.queue.clone(),
             session: random::session().to_vec().into(),
             name: self.name.clone(),
             prefetch: self.prefetch,
             lease_ms,
+            max_lag_ms,
         };
         Ok(v1::ConsumeRequest { request: Some(Request::Attach(attach)) })
     }

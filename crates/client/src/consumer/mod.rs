@@ -26,7 +26,8 @@ use task::Shown;
 /// Each delivery is leased to this consumer and extended by itself until it is settled, so a handler may
 /// take its time; if the whole program dies, the lease ends and somebody else gets the message. A stream
 /// that breaks is opened again, at whichever node leads the queue by then, under the same session: what was
-/// leased stays leased, and is not shown twice.
+/// leased stays leased, and is not shown twice. With [`max_lag`](ConsumerBuilder::max_lag) it takes from the nearest
+/// replica instead.
 ///
 /// The stream ends after an error that retrying does not cure, such as a queue that was deleted.
 /// Dropping the consumer is closing it without waiting.

@@ -1,10 +1,9 @@
 //! [`Reader`]: sees a queue's messages without taking them.
 //!
-//! `Reader` is the handle, `builder` its settings; `replicas` decides which one to ask, `confirms` moves its slot.
+//! `Reader` is the handle, `builder` its settings; `confirms` moves its slot.
 
 mod builder;
 mod confirms;
-mod replicas;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -28,8 +27,8 @@ use crate::client::Client;
 use crate::error::{Error, ReadError, Refusal};
 use crate::fault::Fault;
 use crate::nodes::MAX_ANSWER_BYTES;
+use crate::replicas::Replicas;
 use confirms::Confirms;
-use replicas::Replicas;
 
 /// A followed stream that says nothing for so long is given up: a node tells at least each second how it is.
 const SILENCE_MAX: Duration = Duration::from_secs(6);

@@ -15,7 +15,12 @@ use crate::events::{Event, Settle};
 pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
     loop {
         let prefetch = thread_rng().gen_range(1..40);
-        let opened = client.consumer(queue.name.as_str()).prefetch(prefetch).build().await;
+        let mut consumer = client.consumer(queue.name.as_str()).prefetch(prefetch);
+        // Half of them take from whichever replica, which may then lag too much, or stop.
+        if thread_rng().gen_bool(0.5) {
+            consumer = consumer.max_lag(Duration::from_millis(thread_rng().gen_range(50..3_000)));
+        }
+        let opened = consumer.build().await;
         let Ok(consumer) = opened else {
             sleep(Duration::from_millis(200)).await;
             continue;

@@ -1,4 +1,5 @@
-//! Which replica a reader asks next: the nearest, and of those rather one that does not lead.
+//! Which replica a reader, or a consumer that takes from any, asks next: the nearest, and of those rather one that
+//! does not lead.
 
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use crate::fault::{Fault, Verdict};
 use crate::random;
 
 /// The replicas of a queue, in the order in which they are asked.
-pub(super) struct Replicas {
-    /// Of the reader; empty if it does not say.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    /// Of who asks; empty if it does not say.
     zone: String,
     /// As the queue was last described, in order.
     known: Vec<Address>,
@@ -53,7 +55,7 @@ fn fault_of(refusal: Refusal) -> Fault {
     Fault { verdict: Verdict::Refused, refusal, ..Fault::transport("") }
 }
 
-/// Those of the zone first, followers before the leader; `choice` decides among equals, so that readers spread.
+/// Those of the zone first, followers before the leader; `choice` decides among equals, so that they spread.
 fn in_order(replicas: &[v1::Replica], zone: &str, choice: usize) -> Vec<Address> {
     let mut replicas: Vec<&v1::Replica> = replicas.iter().collect();
     if !replicas.is_empty() {

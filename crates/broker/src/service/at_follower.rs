@@ -1,0 +1,174 @@
+//! Consuming at a follower: its own replica makes the deliveries, while leases and settles are the leader's.
+//!
+//! ```text
+//!  client ── settles ──────────────► the leader's node, which attaches the session to this one
+//!         ◄── outcomes ─────────────┘
+//!         ◄── bodies from the log here ◄── inlet ◄── effects of what is applied here
+//! ```
+//! So a consumer costs the leader no more than its settles. Every replica decides alike what is leased to whom; a
+//! delivery is made where the session is attached. The replica may lag: the client says how much, and one that
+//! lags more hands it back to the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use quorate_group::ProposeError;
+use quorate_proto::{reason, v1};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tonic::{Response, Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::consumer::session_of;
+use super::inlet::Inlet;
+use super::{Answers, Services, requests};
+use crate::member::Member;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+use crate::routing::{forwarded_from, passed_on};
+
+/// How long a replica that is not known to be fresh enough is waited for, before the leader delivers.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two attempts to learn how fresh it is.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+impl Services {
+    /// The replica here, if it may make the deliveries to a consumer that attaches.
+    pub(super) async fn may_deliver(&self, attach: &v1::Attach) -> Option<Arc<Queue>> {
+        if attach.max_lag_ms == 0 {
+            return None;
+        }
+        let queue = self.node.replica_of(&attach.queue)?;
+        let now = Instant::now();
+        let since = now.checked_sub(max_lag(attach)).unwrap_or(now);
+        let known = tokio::time::timeout(PATIENCE, queue.handle.complete_as_of(since)).await;
+        // The answer may have taken longer to come than it is good for.
+        let is_fresh = matches!(known, Ok(Ok(as_of)) if as_of.elapsed() <= max_lag(attach));
+        is_fresh.then_some(queue)
+    }
+
+    pub(super) async fn deliver_here(
+        &self,
+        queue: Arc<Queue>,
+        leader: u64,
+        attach: v1::Attach,
+        rest: Streaming<v1::ConsumeRequest>,
+        hops: u32,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<Answers<v1::ConsumeResponse>>, Status> {
+        use v1::consume_response::Response as Kind;
+        let session = session_of(&attach.session)?;
+        let max_lag = max_lag(&attach);
+        let mut inlet = Inlet::open(self.node.clone(), queue.clone(), session);
+        let channel = self.node.channel(leader)?;
+        let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel)
+            .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
+        let first =
+            v1::ConsumeRequest { request: Some(v1::consume_request::Request::Attach(attach)) };
+        let request = forwarded_from(self.node.id(), requests(first, rest), hops);
+        let attaching = async {
+            let mut upstream = client.consume(request).await?.into_inner();
+            let first = upstream.message().await?;
+            Ok::<_, Status>((upstream, first))
+        };
+        let limit = self.node.config.limits.request_timeout();
+        let attaching = tokio::time::timeout(limit, attaching).await;
+        let (mut upstream, first) = attaching
+            .map_err(|_| Refusal::no_quorum("attach the consumer"))?
+            .map_err(from_leader)?;
+        let Some(v1::ConsumeResponse { response: Some(Kind::Attached(attached)) }) = &first else {
+            return Err(Refusal::not_leader(None).into());
+        };
+        inlet.attached_at(attached.attached_at);
+        let node = self.node.clone();
+        let answers = async_stream::stream! {
+            let _permit = permit;
+            let lagging = lags(&node, &queue, leader, max_lag);
+            tokio::pin!(lagging);
+            yield Ok(first.unwrap_or_default());
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = upstream.message() => match answer {
+                        Ok(Some(answer)) => yield Ok(answer),
+                        Ok(None) => return,
+                        Err(status) => {
+                            yield Err(from_leader(status));
+                            return;
+                        }
+                    },
+                    refusal = &mut lagging => {
+                        yield Err(refusal.into());
+                        return;
+                    }
+                    delivered = inlet.next() => {
+                        let mut answers = std::pin::pin!(inlet.answers(delivered));
+                        while let Some(answer) = answers.next().await {
+                            let ends = answer.is_err();
+                            yield answer;
+                            if ends {
+                                return;
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+fn max_lag(attach: &v1::Attach) -> Duration {
+    Duration::from_millis(attach.max_lag_ms.into())
+}
+
+/// A consumer whose leader has changed attaches again here, rather than at the new leader as all others would.
+fn from_leader(status: Status) -> Status {
+    let status = passed_on(status);
+    let is_led_elsewhere =
+        status.get_details_error_info().is_some_and(|info| info.reason == reason::NOT_LEADER);
+    match is_led_elsewhere {
+        true => Refusal::not_leader(None).into(),
+        false => status,
+    }
+}
+
+/// Returns once the replica here lags more than `max_lag`, or follows another leader than the one that the
+/// stream's settles go to.
+async fn lags(node: &Member, queue: &Queue, leader: u64, max_lag: Duration) -> Refusal {
+    let mut as_of = Instant::now();
+    loop {
+        tokio::time::sleep((max_lag / 4).max(ASK_EVERY)).await;
+        if queue.handle.leadership().leader.is_some_and(|now| now != leader) {
+            return Refusal::not_leader(None);
+        }
+        // One that is parked has all that there is.
+        if queue.handle.replica().is_parked() {
+            as_of = Instant::now();
+            continue;
+        }
+        let now = Instant::now();
+        let left = (as_of + max_lag).saturating_duration_since(now);
+        // Half of what is allowed, so that what is known is renewed before it is too old.
+        let since = now.checked_sub(max_lag / 2).unwrap_or(now);
+        match tokio::time::timeout(left, queue.handle.complete_as_of(since)).await {
+            Ok(Ok(known)) => as_of = as_of.max(known),
+            Ok(Err(ProposeError::Stopped)) => return Refusal::not_leader(None),
+            Ok(Err(_)) => {}
+            Err(_) => return handed_back(node, queue, leader, max_lag),
+        }
+    }
+}
+
+fn handed_back(node: &Member, queue: &Queue, leader: u64, max_lag: Duration) -> Refusal {
+    tracing::info!(node = node.id(), queue = %queue.name, ?max_lag, "lags: a consumer goes to the leader");
+    let message = format!(
+        "the replica of queue `{}` at node {} lags more than {max_lag:?}; attach at the leader, or allow more \
+         (max_lag_ms)",
+        queue.name,
+        node.id()
+    );
+    let leader = node.leader(leader, queue.handle.leadership().term);
+    Refusal { leader, ..Refusal::new(reason::STALENESS_EXCEEDED, message).retry(ASK_EVERY) }
+}

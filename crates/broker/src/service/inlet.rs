@@ -1,0 +1,129 @@
+//! What is delivered to one consumer's stream: leased messages, from the effects of the replica here, with their
+//! bodies from this node's log.
+
+use std::sync::Arc;
+
+use futures_util::Stream;
+use quorate_machine::queue::{Offset, Run, Session, Token};
+use quorate_proto::v1;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::member::Member;
+use crate::queue::{Outgoing, Queue};
+use crate::refusal::Refusal;
+
+/// The near end of a session's outlet; dropping it closes that.
+pub(super) struct Inlet {
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    session: Session,
+    stream: u64,
+    /// Log index of the attach. What was leased to the session before it is repeated by it.
+    since: u64,
+    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.queue.close(self.session, self.stream);
+    }
+}
+
+/// Messages that one entry leased to the session.
+pub(super) type Leased = (Token, Vec<Run>);
+
+impl Inlet {
+    /// Opens a session's outlet, before the session is attached, so that no delivery is missed.
+    pub fn open(node: Arc<Member>, queue: Arc<Queue>, session: Session) -> Self {
+        let (stream, outgoing) = queue.open(session);
+        Self { node, queue, session, stream, since: 0, outgoing }
+    }
+
+    /// The session was attached by the entry at `index`: what came before it is passed over.
+    pub fn attached_at(&mut self, index: u64) {
+        self.since = index;
+    }
+
+    /// What was leased next, or why the stream ends. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Leased, Refusal> {
+        loop {
+            match self.outgoing.recv().await {
+                Some(Outgoing::Deliver { index, .. } | Outgoing::Ended { index })
+                    if index < self.since => {}
+                Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
+                Some(Outgoing::Ended { .. }) => {
+                    return Err(Refusal::invalid("the session has ended: its grace expired"));
+                }
+                Some(Outgoing::Close(refusal)) => return Err(refusal),
+                None => return Err(Refusal::not_leader(None)),
+            }
+        }
+    }
+
+    /// What the client is told of it. Nothing may follow an error.
+    pub fn answers(
+        &self,
+        leased: Result<Leased, Refusal>,
+    ) -> impl Stream<Item = Result<v1::ConsumeResponse, Status>> + Send + '_ {
+        async_stream::stream! {
+            let (token, runs) = match leased {
+                Ok(leased) => leased,
+                Err(refusal) => {
+                    yield Err(refusal.into());
+                    return;
+                }
+            };
+            for run in runs {
+                match self.delivery(token, run).await {
+                    Ok(None) => {}
+                    Ok(Some(delivery)) => yield Ok(delivery),
+                    Err(refusal) => {
+                        yield Err(refusal.into());
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A run of leased messages with their bodies; `None` if they are gone meanwhile, by a purge
+    /// or because the lease ended. A body that is to be delivered and cannot be read stops this
+    /// node, and ends the stream, so that nothing behind it overtakes: another node's copy is
+    /// sound, and the message must not be used up by failing here.
+    async fn delivery(
+        &self,
+        token: Token,
+        run: Run,
+    ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
+        let frame = match self.queue.frame(run).await {
+            Ok(frame) => frame,
+            Err(error) => {
+                let end = run.first_offset.0 + u64::from(run.count);
+                let mut offsets = (run.first_offset.0..end).map(Offset);
+                let held = self
+                    .queue
+                    .handle
+                    .read(|queue| offsets.any(|offset| queue.holds(self.session, token, offset)));
+                if held {
+                    let (queue, index) = (&self.queue.name, run.index.0);
+                    self.node
+                        .fail(format!("queue {queue}: read the body at index {index}: {error}"));
+                    return Err(Refusal::shutting_down());
+                }
+                return Ok(None);
+            }
+        };
+        self.node.counts.delivered.add(run.count.into());
+        self.node.counts.delivered_bytes.add(frame.messages.len() as u64);
+        let delivery = v1::Delivery {
+            token: token.0,
+            first_offset: run.first_offset.0,
+            attempt: run.attempt,
+            frame: Some(frame),
+        };
+        Ok(Some(v1::ConsumeResponse {
+            response: Some(v1::consume_response::Response::Delivery(delivery)),
+        }))
+    }
+}
