@@ -443,7 +443,8 @@ impl ConsumerService for Node {
         let (sender, queued) = mpsc::unbounded_channel();
         let lease_ms = if attach.lease_ms == 0 { 30_000 } else { attach.lease_ms };
         let session = Session { node: self.number, attach, requests, answers: sender };
-        session.answer(Answer::Attached(v1::Attached { leader: Some(self.leader()), lease_ms }));
+        let leader = Some(self.leader());
+        session.answer(Answer::Attached(v1::Attached { leader, lease_ms, ..<_>::default() }));
         let _ = self.sessions.send(session);
         Ok(Response::new(answers(queued)))
     }
