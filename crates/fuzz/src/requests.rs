@@ -189,6 +189,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         session: b"sixteen bytes of".as_slice().into(),
         prefetch: 100,
         lease_ms: 5_000,
+        max_lag_ms: 700,
     };
     let item = |kind: v1::SettleKind, delay_ms| v1::SettleItem {
         kind: kind.into(),
