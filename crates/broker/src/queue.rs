@@ -54,7 +54,8 @@ struct Outlet {
 pub(crate) struct Queue {
     pub(crate) name: QueueName,
     pub(crate) handle: Handle<Machine>,
-    outlets: Mutex<BTreeMap<Session, Outlet>>,
+    /// None once the replica has stopped.
+    outlets: Mutex<Option<BTreeMap<Session, Outlet>>>,
     streams: AtomicU64,
     /// Term in which this replica leads and is configured; 0 = it does not serve.
     serving: AtomicU64,
@@ -65,7 +66,7 @@ impl Queue {
         Self {
             name,
             handle,
-            outlets: Mutex::default(),
+            outlets: Mutex::new(Some(BTreeMap::new())),
             streams: AtomicU64::new(0),
             serving: AtomicU64::new(0),
         }
@@ -83,10 +84,14 @@ impl Queue {
     pub(crate) fn open(&self, session: Session) -> (u64, mpsc::UnboundedReceiver<Outgoing>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut outlets = self.lock();
+        let Some(outlets) = outlets.as_mut() else {
+            let _ = sender.send(Outgoing::Close(Refusal::not_leader(None)));
+            return (stream, receiver);
+        };
         let outlet = Outlet { stream, sender, _effects: self.handle.take_effects() };
-        let former = self.lock().insert(session, outlet);
-        if let Some(former) = former {
-            let moved = Refusal::invalid("the session was attached again by another stream");
+        if let Some(former) = outlets.insert(session, outlet) {
+            let moved = Refusal::session_closed("it was attached again by another stream");
             let _ = former.sender.send(Outgoing::Close(moved));
         }
         (stream, receiver)
@@ -95,6 +100,7 @@ impl Queue {
     /// Forgets a consumer's stream, unless the session has another one by now.
     pub(crate) fn close(&self, session: Session, stream: u64) {
         let mut outlets = self.lock();
+        let Some(outlets) = outlets.as_mut() else { return };
         if outlets.get(&session).is_some_and(|outlet| outlet.stream == stream) {
             outlets.remove(&session);
         }
@@ -118,13 +124,20 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Session, Outlet>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<Session, Outlet>>> {
         self.outlets.lock().expect("no panic while held")
     }
 
     fn close_all(&self, refusal: &Refusal) {
-        for outlet in std::mem::take(&mut *self.lock()).into_values() {
+        let outlets = self.lock().as_mut().map(std::mem::take);
+        for outlet in outlets.into_iter().flat_map(BTreeMap::into_values) {
             let _ = outlet.sender.send(Outgoing::Close(refusal.clone()));
+        }
+    }
+
+    fn tell(&self, session: Session, outgoing: Outgoing) {
+        if let Some(outlet) = self.lock().as_ref().and_then(|outlets| outlets.get(&session)) {
+            let _ = outlet.sender.send(outgoing);
         }
     }
 
@@ -132,14 +145,10 @@ impl Queue {
         match effect {
             Effect::Deliver { node, .. } if node.0 != self.handle.node() => {}
             Effect::Deliver { session, token, runs, .. } => {
-                if let Some(outlet) = self.lock().get(&session) {
-                    let _ = outlet.sender.send(Outgoing::Deliver { index, token, runs });
-                }
+                self.tell(session, Outgoing::Deliver { index, token, runs });
             }
             Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
-                if let Some(outlet) = self.lock().get(&session) {
-                    let _ = outlet.sender.send(Outgoing::Ended { index });
-                }
+                self.tell(session, Outgoing::Ended { index });
             }
             // The new stream took the old one's place when it opened.
             Effect::Closed { reason: CloseReason::Moved, .. } => {}
@@ -235,4 +244,5 @@ pub(crate) async fn own(
     }
     queue.serving.store(0, Ordering::Release);
     queue.close_all(&Refusal::shutting_down());
+    *queue.lock() = None;
 }

@@ -135,6 +135,11 @@ impl Refusal {
         }
     }
 
+    pub(crate) fn session_closed(why: &str) -> Self {
+        let message = format!("the session's stream is closed: {why}; attach again");
+        Self::new(reason::SESSION_CLOSED, message).retry(RETRY_LEADER)
+    }
+
     pub(crate) fn shutting_down() -> Self {
         Self::new(reason::SHUTTING_DOWN, "this node is shutting down; ask another")
             .retry(RETRY_LEADER)
@@ -161,6 +166,7 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
+            reason::SESSION_CLOSED => Code::Aborted,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }

@@ -118,6 +118,7 @@ fn verdict_of(reason: &str) -> Verdict {
         reason::NOT_LEADER
         | reason::RESOURCE_EXHAUSTED
         | reason::STALENESS_EXCEEDED
+        | reason::SESSION_CLOSED
         | reason::SHUTTING_DOWN => Verdict::Dead,
         reason::NO_QUORUM | reason::UNKNOWN_OUTCOME => Verdict::Unknown,
         _ => Verdict::Refused,

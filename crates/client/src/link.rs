@@ -81,6 +81,8 @@ pub(crate) struct Link<E: Exchange> {
     avoid: Option<Address>,
     /// Of a stream that any of them may serve. Only the attempt under way uses it.
     replicas: Option<Arc<Mutex<Replicas>>>,
+    /// The stream that is open, or was, has had an answer after its first.
+    has_progressed: bool,
 }
 
 enum State<E: Exchange> {
@@ -118,6 +120,7 @@ impl<E: Exchange> Link<E> {
             leader: None,
             avoid: None,
             replicas: None,
+            has_progressed: false,
         }
     }
 
@@ -197,6 +200,7 @@ impl<E: Exchange> Link<E> {
         self.backoff.reset();
         self.redirects = 0;
         self.avoid = None;
+        self.has_progressed = true;
     }
 
     /// Waits for what happens next; for ever when idle. Dropping the future loses nothing.
@@ -248,6 +252,13 @@ impl<E: Exchange> Link<E> {
         }
         if let Some(address) = &address {
             self.nodes.failed(address, fault);
+        }
+        // A replica that was good is as good as any other again.
+        if std::mem::take(&mut self.has_progressed)
+            && let Some(replicas) = &self.replicas
+            && let Ok(mut replicas) = replicas.try_lock()
+        {
+            replicas.begin_anew();
         }
         self.leader = fault.leader.clone().filter(|leader| Some(leader) != address.as_ref());
         self.avoid = address;

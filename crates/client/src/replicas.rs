@@ -31,6 +31,11 @@ impl Replicas {
         Self { zone, known: Vec::new(), left: Vec::new() }
     }
 
+    /// The next one to ask is the best again, as the queue is described then.
+    pub fn begin_anew(&mut self) {
+        self.left.clear();
+    }
+
     /// The next one to ask; after the last, the queue is described again.
     pub async fn next(&mut self, client: &Client, queue: &str) -> Result<Address, Fault> {
         if self.left.is_empty() {

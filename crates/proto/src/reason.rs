@@ -75,6 +75,9 @@ pub const SLOT_LOST: &str = "SLOT_LOST";
 /// The slot is beyond where the caller is: another reader or a person has moved it. Metadata `position`. Retry: no.
 /// Cure: one reader a slot; begin again at its position.
 pub const SLOT_MOVED: &str = "SLOT_MOVED";
+/// A consumer's stream is closed: its session was attached again by another stream, or has ended since its grace is over
+/// and what it had leased went back. Retry: attach again, unless that was done elsewhere.
+pub const SESSION_CLOSED: &str = "SESSION_CLOSED";
 /// The node is going down in order. Nothing entered. Retry: at another node, at once.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// The call was handed on and no answer came, or no majority confirmed a publish in time: it may have taken
@@ -82,7 +85,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -107,6 +110,7 @@ pub const ALL: [&str; 26] = [
     SLOT_EXISTS,
     SLOT_LOST,
     SLOT_MOVED,
+    SESSION_CLOSED,
     SHUTTING_DOWN,
     UNKNOWN_OUTCOME,
 ];

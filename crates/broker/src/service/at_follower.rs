@@ -12,17 +12,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use quorate_group::ProposeError;
 use quorate_proto::{reason, v1};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::consumer::session_of;
 use super::inlet::Inlet;
-use super::{Answers, Services, requests};
+use super::{Answers, Services};
 use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
@@ -30,8 +30,10 @@ use crate::routing::{forwarded_from, passed_on};
 
 /// How long a replica that is not known to be fresh enough is waited for, before the leader delivers.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two attempts to learn how fresh it is.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// The longest time between two looks at a replica's lag and leader.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When a consumer that was handed back may ask again, if the leader is not known.
+const ASK_AFTER: Duration = Duration::from_millis(20);
 
 impl Services {
     /// The replica here, if it may make the deliveries to a consumer that attaches.
@@ -61,12 +63,17 @@ impl Services {
         let session = session_of(&attach.session)?;
         let max_lag = max_lag(&attach);
         let mut inlet = Inlet::open(self.node.clone(), queue.clone(), session);
+        // What was open when a leader took up office was closed then.
+        if queue.handle.leadership().leader != Some(leader) {
+            return Err(Refusal::not_leader(None).into());
+        }
         let channel = self.node.channel(leader)?;
         let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel)
             .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
-        let first =
-            v1::ConsumeRequest { request: Some(v1::consume_request::Request::Attach(attach)) };
-        let request = forwarded_from(self.node.id(), requests(first, rest), hops);
+        // Held as long as there are answers: a client may keep its half of the stream open after they ended, and the
+        // session would be leased messages for ever.
+        let (answering, ended) = oneshot::channel::<()>();
+        let request = forwarded_from(self.node.id(), requests(attach, rest, ended), hops);
         let attaching = async {
             let mut upstream = client.consume(request).await?.into_inner();
             let first = upstream.message().await?;
@@ -81,17 +88,15 @@ impl Services {
             return Err(Refusal::not_leader(None).into());
         };
         inlet.attached_at(attached.attached_at);
-        let node = self.node.clone();
+        let mut lagging = watch_lag(self.node.clone(), queue, leader, max_lag);
         let answers = async_stream::stream! {
-            let _permit = permit;
-            let lagging = lags(&node, &queue, leader, max_lag);
-            tokio::pin!(lagging);
+            let _held = (permit, answering);
             yield Ok(first.unwrap_or_default());
             loop {
                 tokio::select! {
                     biased;
                     answer = upstream.message() => match answer {
-                        Ok(Some(answer)) => yield Ok(answer),
+                        Ok(Some(answer)) => yield Ok(without_leader(answer)),
                         Ok(None) => return,
                         Err(status) => {
                             yield Err(from_leader(status));
@@ -99,7 +104,8 @@ impl Services {
                         }
                     },
                     refusal = &mut lagging => {
-                        yield Err(refusal.into());
+                        let stopped = |_| Refusal::shutting_down();
+                        yield Err(refusal.unwrap_or_else(stopped).into());
                         return;
                     }
                     delivered = inlet.next() => {
@@ -134,12 +140,65 @@ fn from_leader(status: Status) -> Status {
     }
 }
 
+/// The same for a settle that the leader could not have replicated.
+fn without_leader(mut answer: v1::ConsumeResponse) -> v1::ConsumeResponse {
+    if let Some(v1::consume_response::Response::Settled(settled)) = &mut answer.response
+        && let Some(failure) = &mut settled.failure
+    {
+        failure.leader = None;
+    }
+    answer
+}
+
+/// A client's requests as they are forwarded: they end when the client's do, or its answers are given up.
+fn requests(
+    attach: v1::Attach,
+    mut rest: Streaming<v1::ConsumeRequest>,
+    mut ended: oneshot::Receiver<()>,
+) -> impl Stream<Item = v1::ConsumeRequest> + Send {
+    async_stream::stream! {
+        let request = Some(v1::consume_request::Request::Attach(attach));
+        yield v1::ConsumeRequest { request };
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut ended => return,
+                next = rest.message() => match next {
+                    Ok(Some(next)) => yield next,
+                    Ok(None) | Err(_) => return,
+                },
+            }
+        }
+    }
+}
+
+/// Looks after a replica's lag in a task of its own: a client that is slow to read must not hold up the question that
+/// all readers of the queue share. The receiver is told once the replica lags too much.
+fn watch_lag(
+    node: Arc<Member>,
+    queue: Arc<Queue>,
+    leader: u64,
+    max_lag: Duration,
+) -> oneshot::Receiver<Refusal> {
+    let (mut told, refusal) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = told.closed() => {}
+            () = node.shutdown.said() => {}
+            refusal = lags(&node, &queue, leader, max_lag) => drop(told.send(refusal)),
+        }
+    });
+    refusal
+}
+
 /// Returns once the replica here lags more than `max_lag`, or follows another leader than the one that the
 /// stream's settles go to.
 async fn lags(node: &Member, queue: &Queue, leader: u64, max_lag: Duration) -> Refusal {
+    // As of when the replica was complete, as far as is known.
     let mut as_of = Instant::now();
     loop {
-        tokio::time::sleep((max_lag / 4).max(ASK_EVERY)).await;
+        tokio::time::sleep((max_lag / 4).min(LOOK_EVERY)).await;
         if queue.handle.leadership().leader.is_some_and(|now| now != leader) {
             return Refusal::not_leader(None);
         }
@@ -148,15 +207,17 @@ async fn lags(node: &Member, queue: &Queue, leader: u64, max_lag: Duration) -> R
             as_of = Instant::now();
             continue;
         }
-        let now = Instant::now();
-        let left = (as_of + max_lag).saturating_duration_since(now);
         // Half of what is allowed, so that what is known is renewed before it is too old.
+        let now = Instant::now();
         let since = now.checked_sub(max_lag / 2).unwrap_or(now);
+        let left = (as_of + max_lag).saturating_duration_since(now).max(max_lag / 4);
         match tokio::time::timeout(left, queue.handle.complete_as_of(since)).await {
             Ok(Ok(known)) => as_of = as_of.max(known),
             Ok(Err(ProposeError::Stopped)) => return Refusal::not_leader(None),
-            Ok(Err(_)) => {}
-            Err(_) => return handed_back(node, queue, leader, max_lag),
+            Ok(Err(_)) | Err(_) => {}
+        }
+        if as_of.elapsed() > max_lag {
+            return handed_back(node, queue, leader, max_lag);
         }
     }
 }
@@ -170,5 +231,5 @@ fn handed_back(node: &Member, queue: &Queue, leader: u64, max_lag: Duration) -> 
         node.id()
     );
     let leader = node.leader(leader, queue.handle.leadership().term);
-    Refusal { leader, ..Refusal::new(reason::STALENESS_EXCEEDED, message).retry(ASK_EVERY) }
+    Refusal { leader, ..Refusal::new(reason::STALENESS_EXCEEDED, message).retry(ASK_AFTER) }
 }

@@ -37,7 +37,7 @@ const LEASE_MS_MIN: u32 = 100;
 /// Longest name of a consumer, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 /// What a replica that makes deliveries may lag, in milliseconds.
-const MAX_LAG_MS: RangeInclusive<u32> = 10..=3_600_000;
+const MAX_LAG_MS: RangeInclusive<u32> = 100..=3_600_000;
 
 /// A consumer's attachment, for as long as its stream lives; when that ends, whichever way, the
 /// machine is told.
@@ -230,6 +230,8 @@ impl v1::consumer_service_server::ConsumerService for Services {
         };
         let queue = match self.node.place(&attach.queue, hops).await? {
             Place::Here(queue) => queue,
+            // It was led here when it was forwarded; its first node finds the leader.
+            Place::There(_) if deliver_at.is_some() => return Err(Refusal::not_leader(None).into()),
             Place::There(node) => {
                 if let Some(queue) = self.may_deliver(&attach).await {
                     return self.deliver_here(queue, node, attach, rest, hops, permit).await;

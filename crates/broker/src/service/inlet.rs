@@ -49,11 +49,12 @@ impl Inlet {
     pub async fn next(&mut self) -> Result<Leased, Refusal> {
         loop {
             match self.outgoing.recv().await {
-                Some(Outgoing::Deliver { index, .. } | Outgoing::Ended { index })
-                    if index < self.since => {}
+                Some(Outgoing::Deliver { index, .. }) if index < self.since => {}
+                // The session that came back in the entry of its end is a new one.
+                Some(Outgoing::Ended { index }) if index <= self.since => {}
                 Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
                 Some(Outgoing::Ended { .. }) => {
-                    return Err(Refusal::invalid("the session has ended: its grace expired"));
+                    return Err(Refusal::session_closed("its grace is over"));
                 }
                 Some(Outgoing::Close(refusal)) => return Err(refusal),
                 None => return Err(Refusal::not_leader(None)),
@@ -105,6 +106,16 @@ impl Inlet {
                     .queue
                     .handle
                     .read(|queue| offsets.any(|offset| queue.holds(self.session, token, offset)));
+                // A replica that is removed has let go of its log already.
+                let group = self.queue.handle.id();
+                let is_here = self
+                    .node
+                    .queues
+                    .get(group)
+                    .is_some_and(|queue| Arc::ptr_eq(&queue, &self.queue));
+                if held && !is_here {
+                    return Err(Refusal::not_leader(None));
+                }
                 if held {
                     let (queue, index) = (&self.queue.name, run.index.0);
                     self.node

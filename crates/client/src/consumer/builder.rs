@@ -20,8 +20,8 @@ use crate::replicas::Replicas;
 const PREFETCH: RangeInclusive<u32> = 1..=65_535;
 /// Length of a lease that a server takes, in milliseconds: 100 ms to 12 h.
 const LEASE_MS: RangeInclusive<u128> = 100..=43_200_000;
-/// What a replica may lag that a server takes, in milliseconds: 10 ms to an hour.
-const MAX_LAG_MS: RangeInclusive<u128> = 10..=3_600_000;
+/// What a replica may lag that a server takes, in milliseconds: 100 ms to an hour.
+const MAX_LAG_MS: RangeInclusive<u128> = 100..=3_600_000;
 /// Most bytes of a consumer's name.
 const MAX_NAME_BYTES: usize = 128;
 /// Session grace of a queue that does not say its own.
@@ -80,7 +80,7 @@ impl ConsumerBuilder {
     }
 
     /// Takes messages from the nearest replica of the queue, whether that leads or not, as long as it is at most so
-    /// far behind: 10 ms to an hour. Its node reads them from its own disk, so the leader sends this consumer nothing
+    /// far behind: 100 ms to an hour, and well below a lease, which begins when the leader grants it. Its node reads them from its own disk, so the leader sends this consumer nothing
     /// but the outcome of its settles. A replica that lags more hands the consumer to the leader, where it stays
     /// until that stream breaks. Unless set, the leader's node delivers.
     pub fn max_lag(mut self, bound: Duration) -> Self {
@@ -134,7 +134,7 @@ impl ConsumerBuilder {
         let max_lag_ms = match self.max_lag {
             None => 0,
             Some(lag) if MAX_LAG_MS.contains(&lag.as_millis()) => lag.as_millis() as u32,
-            Some(lag) => return invalid(format!("max_lag is {lag:?}; from 10 ms to 1 h")),
+            Some(lag) => return invalid(format!("max_lag is {lag:?}; from 100 ms to 1 h")),
         };
         let attach = v1::Attach {
             queue: self.queue.clone(),

@@ -18,7 +18,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
         let mut consumer = client.consumer(queue.name.as_str()).prefetch(prefetch);
         // Half of them take from whichever replica, which may then lag too much, or stop.
         if thread_rng().gen_bool(0.5) {
-            consumer = consumer.max_lag(Duration::from_millis(thread_rng().gen_range(50..3_000)));
+            consumer = consumer.max_lag(Duration::from_millis(thread_rng().gen_range(100..3_000)));
         }
         let opened = consumer.build().await;
         let Ok(consumer) = opened else {
