@@ -5,9 +5,13 @@
 //! it asked, by its own clock (Ongaro's dissertation, section 6.4). One answer serves all readers
 //! that are content with it; those that are not share the next one.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use openraft::raft::AppendEntriesRequest;
 use openraft_rt::WatchReceiver;
 use quorate_machine::Machine;
 use quorate_proto::internal as pb;
@@ -16,7 +20,12 @@ use tokio::time::Instant;
 
 use crate::handle::Handle;
 use crate::proposer::ProposeError;
-use crate::replica::Replica;
+use crate::replica::{Replica, took_in};
+use crate::types::Vote;
+use crate::wire;
+
+/// How long a leader waits to be proven.
+const PROOF_LIMIT: Duration = Duration::from_secs(1);
 
 /// As of when a replica's state is known to be complete.
 #[derive(Clone, Default)]
@@ -105,16 +114,66 @@ impl<M: Machine> Handle<M> {
 
 impl Replica {
     /// How far the log is committed, as this replica knows if it is proven to lead.
+    ///
+    /// openraft's own proof is not relied upon. An answer to an append counts there for every later request that ends
+    /// at the same entry, so one that comes late, from before another leader was elected, can count for a request sent
+    /// since (`InflightAppendQueue::drain_acked` in 0.10.0-alpha.37): a leader that was cut off told its readers that
+    /// they were up to date. It gives the index; the proof is a round of requests that follows it.
     pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        use openraft::LinearizerOption;
         use openraft::error::{LinearizableReadError, RaftError};
         let _awake = self.parking.hold();
-        match self.raft.get_read_linearizer(openraft::ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+        // From before the index: if this replica leads in a later term by then, the old one is not confirmed.
+        let vote = self.raft.metrics().borrow_watched().vote;
+        match self.raft.get_read_linearizer(LinearizerOption::new(None, true)).await {
+            Ok(linearizer) => {
+                let proof = tokio::time::timeout(PROOF_LIMIT, self.prove_leadership(vote));
+                proof.await.unwrap_or(Err(ProposeError::Unknown))?;
+                Ok(linearizer.read_log_id().index())
+            }
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(ProposeError::NotLeader { leader: to.leader_id })
             }
             Err(RaftError::APIError(_)) => Err(ProposeError::Unknown),
             Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Asks the voters whether they follow this leader still; of each configuration that is in force, more than half
+    /// must.
+    async fn prove_leadership(&self, vote: Vote) -> Result<(), ProposeError> {
+        let configs = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().clone()
+        };
+        let beat = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            leader_commit: None,
+            entries: Vec::new(),
+        };
+        let beat = wire::append_to(&beat);
+        let voters: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+        let others = voters.into_iter().filter(|node| *node != self.node);
+        let mut asked: FuturesUnordered<_> = others
+            .map(|node| {
+                let answer = self.peers.call(node, self.group, Body::Append(beat.clone()));
+                async move { (node, answer.await) }
+            })
+            .collect();
+        let mut following = BTreeSet::from([self.node]);
+        loop {
+            let is_majority =
+                |config: &BTreeSet<u64>| config.intersection(&following).count() > config.len() / 2;
+            if configs.iter().all(is_majority) {
+                return Ok(());
+            }
+            match asked.next().await {
+                Some((node, Ok(answer))) if took_in(&answer) => drop(following.insert(node)),
+                Some(_) => {}
+                None => return Err(ProposeError::Unknown),
+            }
         }
     }
 }

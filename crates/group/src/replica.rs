@@ -209,7 +209,7 @@ impl Replica {
 }
 
 /// Whether an answer is one to the leader that this replica follows.
-fn took_in(answer: &Body) -> bool {
+pub(crate) fn took_in(answer: &Body) -> bool {
     use pb::append_response::Kind;
     matches!(answer, Body::Appended(answer) if answer.kind() != Kind::HigherVote)
 }

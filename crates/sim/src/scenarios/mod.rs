@@ -8,6 +8,7 @@ mod kill_during_create;
 pub(crate) mod leader_back_before_it_is_missed;
 mod leader_change_between_deliver_and_ack;
 mod leader_read_error;
+mod leader_returns_to_old_answers;
 mod many_queues_restart;
 mod membership_under_partition;
 mod parked_queue_wakes;
@@ -62,6 +63,7 @@ pub static NAMED: &[&Scenario] = &[
     &leader_change_between_deliver_and_ack::SCENARIO,
     &leader_back_before_it_is_missed::SCENARIO,
     &leader_read_error::SCENARIO,
+    &leader_returns_to_old_answers::SCENARIO,
     &many_queues_restart::SCENARIO,
     &membership_under_partition::SCENARIO,
     &parked_queue_wakes::SCENARIO,
@@ -113,6 +115,7 @@ fn steady() -> Load {
         trouble_percent: 5,
         rivals: false,
         readers: true,
+        reader_pause: Duration::from_millis(750),
         slots: true,
         moves_leaders: true,
     }

@@ -52,6 +52,8 @@ pub struct Load {
     pub rivals: bool,
     /// Whether each client machine has a reader of each queue.
     pub readers: bool,
+    /// Mean pause of a reader between two things that it does.
+    pub reader_pause: Duration,
     /// Whether each client machine has a slot at each queue.
     pub slots: bool,
     /// Whether the administrator moves leaderships: by transfers, drains and balancing.
@@ -72,6 +74,7 @@ impl Load {
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
             readers: random.gen_bool(0.7),
+            reader_pause: Duration::from_millis(750),
             slots: random.gen_bool(0.5),
             moves_leaders: true,
         }

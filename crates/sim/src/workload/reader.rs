@@ -14,7 +14,7 @@ use crate::events::Event;
 
 pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
     while !shared.is_draining() {
-        sleep(Duration::from_millis(thread_rng().gen_range(50..1_500))).await;
+        sleep(shared.load.reader_pause.mul_f64(thread_rng().gen_range(0.0..2.0))).await;
         let bound = match thread_rng().gen_bool(0.3) {
             true => None,
             false => Some(Duration::from_millis(thread_rng().gen_range(20..2_000))),
