@@ -26,6 +26,7 @@ use crate::member::Member;
 use crate::queue::{Outgoing, Queue};
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on};
+use crate::telemetry::{Deliveries, Settling};
 
 /// Settle requests of one stream that may wait for their outcome.
 const SETTLES_IN_FLIGHT: usize = 1024;
@@ -44,6 +45,8 @@ struct Attached {
     attachment: Attachment,
     /// Log index of the attach. What was leased to the session before it is repeated by it.
     since: u64,
+    /// What is told of its deliveries.
+    traces: Deliveries,
 }
 
 impl Drop for Attached {
@@ -58,7 +61,11 @@ impl Drop for Attached {
 }
 
 enum Underway {
-    Settle { id: u64, outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal> },
+    Settle {
+        id: u64,
+        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+        trace: Option<Settling>,
+    },
     Detached,
 }
 
@@ -141,7 +148,9 @@ impl Attached {
         while let Ok(Some(request)) = requests.message().await {
             let next = match request.request {
                 Some(Request::Settle(settle)) => {
-                    Underway::Settle { id: settle.id, outcome: self.submit(&settle.items).await }
+                    let trace = self.traces.settling(&settle.items);
+                    let outcome = self.submit(&settle.items).await;
+                    Underway::Settle { id: settle.id, outcome, trace }
                 }
                 Some(Request::Detach(_)) => {
                     let (session, attachment) = (self.session, self.attachment);
@@ -156,7 +165,7 @@ impl Attached {
                 Some(Request::Attach(_)) | None => {
                     let refusal =
                         Refusal::invalid("a consume stream takes one `attach`, then settles");
-                    Underway::Settle { id: 0, outcome: Err(refusal) }
+                    Underway::Settle { id: 0, outcome: Err(refusal), trace: None }
                 }
             };
             let ends = matches!(next, Underway::Detached);
@@ -187,8 +196,13 @@ impl Attached {
         &self,
         id: u64,
         outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+        trace: Option<Settling>,
     ) -> v1::ConsumeResponse {
-        let settled = match self.settled(outcome).await {
+        let outcome = self.settled(outcome).await;
+        if let Some(trace) = trace {
+            trace.settled(&outcome);
+        }
+        let settled = match outcome {
             Ok(lost) => v1::Settled { id, lost, failure: None },
             Err(refusal) => {
                 v1::Settled { id, lost: Vec::new(), failure: Some(refusal.into_failure()) }
@@ -206,6 +220,7 @@ impl Attached {
         token: Token,
         run: Run,
     ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
+        let begun = self.traces.now();
         let frame = match self.queue.frame(run).await {
             Ok(frame) => frame,
             Err(error) => {
@@ -224,6 +239,7 @@ impl Attached {
                 return Ok(None);
             }
         };
+        self.traces.delivered(begun, token, run, &frame);
         self.node.counts.delivered.add(run.count.into());
         let delivery = v1::Delivery {
             token: token.0,
@@ -319,6 +335,7 @@ async fn attached(
     command: Attach,
 ) -> Result<Attached, Refusal> {
     let session = command.session;
+    let traces = node.telemetry.deliveries(&queue, &command);
     let refusal = match queue.handle.propose_small(Command::Attach(command)).await {
         Ok(Applied { position, reply: Reply::Attached { attachment, .. } }) => {
             return Ok(Attached {
@@ -328,6 +345,7 @@ async fn attached(
                 stream,
                 attachment,
                 since: position.index,
+                traces,
             });
         }
         Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),
@@ -375,8 +393,8 @@ fn answers(
                 biased;
                 Some(answer) = settling.next(), if !settling.is_empty() => yield Ok(answer),
                 next = underway.recv() => match next {
-                    Some(Underway::Settle { id, outcome }) => {
-                        settling.push_back(attached.answer(id, outcome));
+                    Some(Underway::Settle { id, outcome, trace }) => {
+                        settling.push_back(attached.answer(id, outcome, trace));
                     }
                     Some(Underway::Detached) | None => {
                         while let Some(answer) = settling.next().await {
