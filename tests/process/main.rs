@@ -18,6 +18,7 @@ mod replicas;
 mod replication;
 mod slots;
 mod startup;
+mod traces;
 
 use std::time::Duration;
 

@@ -272,9 +272,11 @@ impl Config {
             || "must be at least five heartbeats".into(),
         )?;
         let replace_after_ms = self.raft.replace_after_ms;
-        check("raft.replace_after_ms", replace_after_ms == 0 || replace_after_ms >= 10_000, || {
-            "must be 0 (never) or at least 10000: a node that only restarts is not lost".into()
-        })?;
+        check(
+            "raft.replace_after_ms",
+            replace_after_ms == 0 || replace_after_ms >= 10_000,
+            || "must be 0 (never) or at least 10000: a node that only restarts is not lost".into(),
+        )?;
         self.telemetry.validate()
     }
 
@@ -384,7 +386,8 @@ fn is_host_port(address: &str) -> bool {
 }
 
 fn is_collector(endpoint: &str) -> bool {
-    let address = endpoint.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let address =
+        endpoint.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let is_plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
     address.is_some_and(|address| is_host_port(address) && address.chars().all(is_plain))

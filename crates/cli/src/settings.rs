@@ -19,8 +19,7 @@ use crate::failure::Failure;
 const SECTIONS: [&str; 4] = ["limits", "storage", "raft", "telemetry"];
 
 /// OpenTelemetry's own variables for the collector's address, the more particular one last. Ours wins.
-const COLLECTOR: [&str; 2] =
-    ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+const COLLECTOR: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 /// What stands beside the file: variables as the process got them, and what the flags say.
 #[derive(Debug, Default)]

@@ -163,8 +163,7 @@ impl Stream {
             let span_of = TraceParent { span: own, ..parent };
             self.tracer.tell(span);
             if held.deliveries.len() < self.prefetch || held.deliveries.contains_key(&offset) {
-                let delivery =
-                    Delivery { span: span_of, token, attempt: run.attempt, delivered };
+                let delivery = Delivery { span: span_of, token, attempt: run.attempt, delivered };
                 let before = held.deliveries.insert(offset, delivery);
                 superseded.extend(before.map(|before| (offset, before)));
             }
@@ -228,7 +227,12 @@ impl Stream {
             let delivery = if is_same { held.deliveries.remove(&offset) } else { None };
             drop(held);
             if let Some(delivery) = delivery {
-                self.expired(offset, delivery, LEASE_EXPIRED, "its lease ended before it was settled");
+                self.expired(
+                    offset,
+                    delivery,
+                    LEASE_EXPIRED,
+                    "its lease ended before it was settled",
+                );
             }
         }
         let mut held = self.held();
