@@ -193,7 +193,7 @@ fn what_goes_wrong_with_a_sampled_message_is_an_error_of_its_span() {
         let spans = of(&spans, 6);
         let expired = ["deliver orders", "expire orders"];
         assert_eq!(names(&spans), [&["publish orders"], &expired[..], &expired[..]].concat());
-        assert_eq!(error(spans[2]).as_deref(), Some("LEASE_EXPIRED"));
+        assert_eq!(error(spans[2]).as_deref(), Some(reason::LEASE_LOST));
         assert_eq!(error(spans[4]).as_deref(), Some("STREAM_ENDED"));
         let held = spans[2].span.end_time_unix_nano - spans[2].span.start_time_unix_nano;
         // The lease begins with its entry, a little before.
@@ -226,7 +226,7 @@ fn a_lease_that_ends_unseen_by_its_consumer_is_told() {
         assert_eq!(names(&of(&spans, 11)), ["publish orders", "deliver orders"]);
         let spans = of(&spans, 10);
         assert_eq!(names(&spans), ["publish orders", "deliver orders", "expire orders"]);
-        assert_eq!(error(spans[2]).as_deref(), Some("LEASE_EXPIRED"));
+        assert_eq!(error(spans[2]).as_deref(), Some(reason::LEASE_LOST));
         drop(consumer);
     });
 }

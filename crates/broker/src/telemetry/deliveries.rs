@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use quorate_machine::queue::{Attach, Offset, Run, Session, Token};
 use quorate_proto::otlp::trace::v1::Span;
+use quorate_proto::reason::LEASE_LOST;
 use quorate_proto::v1::{self, SettleKind};
 
 use super::span::{Operation, event, failed, local, message_id, number, span, text};
@@ -137,8 +138,6 @@ fn operation(kind: SettleKind) -> Option<Operation> {
     }
 }
 
-const LEASE_EXPIRED: &str = "LEASE_EXPIRED";
-
 impl Stream {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("no panic while held")
@@ -171,7 +170,7 @@ impl Stream {
         let watch = !held.deliveries.is_empty() && !std::mem::replace(&mut held.watched, true);
         drop(held);
         for (offset, before) in superseded.into_iter().filter(|(_, before)| before.token != token) {
-            self.expired(offset, before, LEASE_EXPIRED, "delivered again, since its lease ended");
+            self.expired(offset, before, LEASE_LOST, "delivered again, since its lease ended");
         }
         if watch {
             tokio::spawn(watch_leases(Arc::downgrade(self)));
@@ -230,7 +229,7 @@ impl Stream {
                 self.expired(
                     offset,
                     delivery,
-                    LEASE_EXPIRED,
+                    LEASE_LOST,
                     "its lease ended before it was settled",
                 );
             }
@@ -263,7 +262,7 @@ impl Settling {
             };
             match outcome {
                 Ok(lost) if lost.iter().any(is_lost) => {
-                    failed(&mut span, LEASE_EXPIRED, "its lease had ended when it was settled");
+                    failed(&mut span, LEASE_LOST, "its lease had ended when it was settled");
                 }
                 Ok(_) => {}
                 Err(refusal) => failed(&mut span, refusal.reason, refusal.message.as_str()),

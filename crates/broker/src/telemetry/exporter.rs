@@ -88,7 +88,10 @@ impl Exporter {
             tokio::select! {
                 biased;
                 () = ending.said() => break,
-                _ = waiting.recv_many(&mut batch, BATCH) => {}
+                received = waiting.recv_many(&mut batch, BATCH) => if received == 0 {
+                    // A node that did not come to start has none to send.
+                    return;
+                },
             }
             if batch.len() < BATCH {
                 tokio::select! {
