@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .file_descriptor_set_path(&set)
         .skip_protoc_run()
         .bytes(["."])
-        .compile_protos(&FILES.map(|f| root.join(f)), &[root.clone()])?;
+        .compile_protos(&FILES.map(|f| root.join(f)), std::slice::from_ref(&root))?;
     let otlp = out.join("otlp.fds");
     std::fs::write(&otlp, protox::compile([OTLP], [&root])?.encode_to_vec())?;
     tonic_build::configure()

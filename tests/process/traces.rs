@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use quorate_client::{AckLevel, Client, Consumer, Delivery, Message, QueueSettings, reason};
 use quorate_proto::otlp::trace::v1::span::SpanKind;
 use quorate_proto::v1;
+use quorate_proto::v1::consume_request::Request;
 use quorate_tests::collector::{Collector, Seen, tree, value};
 use quorate_tests::process::run;
 use quorate_tests::raw::{self, RawConsumer};
@@ -227,7 +228,13 @@ fn a_lease_that_ends_unseen_by_its_consumer_is_told() {
         let spans = of(&spans, 10);
         assert_eq!(names(&spans), ["publish orders", "deliver orders", "expire orders"]);
         assert_eq!(error(spans[2]).as_deref(), Some(reason::LEASE_LOST));
-        drop(consumer);
+        // What a consumer gives back as it ends is no fault.
+        consumer.send(Request::Detach(v1::Detach {})).await;
+        assert!(matches!(consumer.answer().await, Ok(None)), "the stream ends");
+        let spans = collector.wait_for(6, TOLD_WITHIN).await;
+        let spans = of(&spans, 11);
+        assert_eq!(names(&spans), ["publish orders", "deliver orders", "release orders"]);
+        assert_eq!(error(spans[2]), None);
     });
 }
 

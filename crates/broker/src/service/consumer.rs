@@ -153,6 +153,7 @@ impl Attached {
                     Underway::Settle { id: settle.id, outcome, trace }
                 }
                 Some(Request::Detach(_)) => {
+                    self.traces.given_back();
                     let (session, attachment) = (self.session, self.attachment);
                     let detach = Command::Detach { session, attachment };
                     let limit = self.node.config.limits.request_timeout();

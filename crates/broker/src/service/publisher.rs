@@ -244,7 +244,7 @@ impl Publisher {
     pub(super) async fn receipt(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
         let mut trace = submitted.trace.take();
         let receipt = self.wait_for(submitted, trace.as_deref_mut()).await;
-        if let Some(trace) = trace {
+        if let Some(mut trace) = trace {
             trace.answered(&receipt);
         }
         let counts = &self.node.counts;

@@ -1,9 +1,11 @@
-//! The `deliver` spans of a consumer's stream, and what became of each delivery: `ack`, `nack`, `reject` or `expire`.
+//! The `deliver` spans of a consumer's stream, and what became of each delivery: `ack`, `nack`, `reject`, `release` or
+//! `expire`.
 //!
 //! ```text
 //! delivered ─► held, by offset ─┬─► settling ─► settled                       ack, nack, reject
 //!                               ├─► its lease ended: looked at each second    expire, an error
-//!                               └─► the stream ended                          expire, an error
+//!                               ├─► the consumer detached                     release
+//!                               └─► the stream broke                          expire, an error
 //! ```
 //! What is held is bounded by the consumer's prefetch, and gone with its stream: a consumer that goes on at another
 //! node is delivered to anew there. The `deliver` span is the parent of what follows it, so each attempt is a branch.
@@ -117,6 +119,19 @@ impl Deliveries {
     }
 }
 
+impl Deliveries {
+    /// The consumer ends on purpose, and gives back what it has not settled.
+    pub(crate) fn given_back(&self) {
+        let Some(stream) = &self.0 else { return };
+        let left = std::mem::take(&mut stream.held().deliveries);
+        let admitted = stream.tracer.admit(left.len() as u32) as usize;
+        for (offset, delivery) in left.into_iter().take(admitted) {
+            let span = stream.ended(Operation::RELEASE, offset, delivery);
+            stream.tracer.tell(span);
+        }
+    }
+}
+
 impl Drop for Deliveries {
     fn drop(&mut self) {
         let Some(stream) = &self.0 else { return };
@@ -226,12 +241,7 @@ impl Stream {
             let delivery = if is_same { held.deliveries.remove(&offset) } else { None };
             drop(held);
             if let Some(delivery) = delivery {
-                self.expired(
-                    offset,
-                    delivery,
-                    LEASE_LOST,
-                    "its lease ended before it was settled",
-                );
+                self.expired(offset, delivery, LEASE_LOST, "its lease ended before it was settled");
             }
         }
         let mut held = self.held();
@@ -252,22 +262,39 @@ async fn watch_leases(stream: Weak<Stream>) {
 
 impl Settling {
     /// The outcome is known: which runs of messages were not the consumer's any more, or why nothing was decided.
-    pub(crate) fn settled(self, outcome: &Result<Vec<v1::OffsetRange>, Refusal>) {
-        let admitted = self.stream.tracer.admit(self.deliveries.len() as u32) as usize;
-        for (offset, operation, delivery) in self.deliveries.into_iter().take(admitted) {
+    pub(crate) fn settled(mut self, outcome: &Result<Vec<v1::OffsetRange>, Refusal>) {
+        match outcome {
+            Ok(lost) => self.tell(Ok(lost)),
+            Err(refusal) => self.tell(Err((refusal.reason, &refusal.message))),
+        }
+    }
+
+    fn tell(&mut self, outcome: Result<&[v1::OffsetRange], (&str, &str)>) {
+        let deliveries = std::mem::take(&mut self.deliveries);
+        let admitted = self.stream.tracer.admit(deliveries.len() as u32) as usize;
+        for (offset, operation, delivery) in deliveries.into_iter().take(admitted) {
             let mut span = self.stream.ended(operation, offset, delivery);
             span.events.push(event("settle received", self.received));
-            let is_lost = |lost: &v1::OffsetRange| {
+            let is_it = |lost: &v1::OffsetRange| {
                 (lost.first_offset..lost.first_offset + u64::from(lost.count)).contains(&offset)
             };
             match outcome {
-                Ok(lost) if lost.iter().any(is_lost) => {
+                Ok(lost) if lost.iter().any(is_it) => {
                     failed(&mut span, LEASE_LOST, "its lease had ended when it was settled");
                 }
                 Ok(_) => {}
-                Err(refusal) => failed(&mut span, refusal.reason, refusal.message.as_str()),
+                Err((reason, message)) => failed(&mut span, reason, message),
             }
             self.stream.tracer.tell(span);
+        }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        if !self.deliveries.is_empty() {
+            let why = "the stream ended before the outcome was known: it may be settled";
+            self.tell(Err((STREAM_ENDED, why)));
         }
     }
 }

@@ -62,7 +62,7 @@ impl Publishing {
     }
 
     /// Its receipt or failure is on its way to the client.
-    pub(crate) fn answered(mut self: Box<Self>, answer: &Result<v1::Receipt, Refusal>) {
+    pub(crate) fn answered(&mut self, answer: &Result<v1::Receipt, Refusal>) {
         match answer {
             Ok(receipt) => self.tell(Ok(receipt)),
             Err(refusal) => self.tell(Err((refusal.reason, &refusal.message))),

@@ -46,7 +46,7 @@ impl Publishing {
         match *self {}
     }
 
-    pub(crate) fn answered(self: Box<Self>, _: &Result<v1::Receipt, Refusal>) {
+    pub(crate) fn answered(&mut self, _: &Result<v1::Receipt, Refusal>) {
         match *self {}
     }
 }
@@ -57,6 +57,8 @@ impl Deliveries {
     }
 
     pub(crate) fn delivered(&self, _: u64, _: Token, _: Run, _: &v1::Frame) {}
+
+    pub(crate) fn given_back(&self) {}
 
     pub(crate) fn settling(&self, _: &[v1::SettleItem]) -> Option<Settling> {
         None

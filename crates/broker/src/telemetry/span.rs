@@ -30,6 +30,8 @@ impl Operation {
     pub(super) const ACK: Self = Self::settle("ack");
     pub(super) const NACK: Self = Self::settle("nack");
     pub(super) const REJECT: Self = Self::settle("reject");
+    /// A message that a consumer gives back as it ends.
+    pub(super) const RELEASE: Self = Self::settle("release");
     /// A lease that ended by itself.
     pub(super) const EXPIRE: Self = Self::settle("expire");
 
