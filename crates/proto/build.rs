@@ -32,8 +32,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .file_descriptor_set_path(&otlp)
         .skip_protoc_run()
         .bytes(["."])
-        // Written for another generator: not all of them are Markdown.
-        .disable_comments(".")
         .compile_protos(&[root.join(OTLP)], &[root])?;
     Ok(())
 }

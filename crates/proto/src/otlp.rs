@@ -5,7 +5,8 @@
 
 pub use opentelemetry::proto::{collector, common, resource, trace};
 
-#[allow(missing_docs, clippy::all)]
+// Their comments are not all Markdown.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
 mod opentelemetry {
     pub mod proto {
         pub mod collector {
