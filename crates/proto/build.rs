@@ -11,6 +11,9 @@ const FILES: [&str; 6] = [
     "quorate/internal/peer.proto",
 ];
 
+/// The protocol of trace collectors. Not ours, so in no description that a node serves of itself.
+const OTLP: &str = "opentelemetry/proto/collector/trace/v1/trace_service.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
@@ -22,6 +25,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .file_descriptor_set_path(&set)
         .skip_protoc_run()
         .bytes(["."])
-        .compile_protos(&FILES.map(|f| root.join(f)), &[root])?;
+        .compile_protos(&FILES.map(|f| root.join(f)), std::slice::from_ref(&root))?;
+    let otlp = out.join("otlp.fds");
+    std::fs::write(&otlp, protox::compile([OTLP], [&root])?.encode_to_vec())?;
+    tonic_build::configure()
+        .file_descriptor_set_path(&otlp)
+        .skip_protoc_run()
+        .bytes(["."])
+        .compile_protos(&[root.join(OTLP)], &[root])?;
     Ok(())
 }

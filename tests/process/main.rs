@@ -19,6 +19,7 @@ mod replicas;
 mod replication;
 mod slots;
 mod startup;
+mod traces;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod collector;
 pub mod history;
 pub mod load;
 pub mod ports;

@@ -37,6 +37,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Timing of replication.
     pub raft: RaftConfig,
+    /// Where traces go.
+    pub telemetry: TelemetryConfig,
     /// The amounts of the groups' housekeeping. No setting of a file: a simulated world makes them
     /// small.
     #[serde(skip)]
@@ -107,6 +109,17 @@ pub struct RaftConfig {
     pub snapshot_bytes_per_second: u64,
 }
 
+/// Where traces go.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// A collector that speaks OTLP over gRPC, as `http://HOST:PORT`: it is sent spans of messages with a sampled
+    /// `traceparent` header. Empty = none. Default empty.
+    pub endpoint: String,
+    /// Spans a second, at most; those beyond are dropped and counted. Default 200; 1 to 10,000.
+    pub max_spans_per_second: u32,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -121,6 +134,7 @@ impl Default for Config {
             limits: Limits::default(),
             storage: StorageConfig::default(),
             raft: RaftConfig::default(),
+            telemetry: TelemetryConfig::default(),
             volumes: Volumes::default(),
         }
     }
@@ -159,6 +173,12 @@ impl Default for RaftConfig {
     }
 }
 
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { endpoint: String::new(), max_spans_per_second: 200 }
+    }
+}
+
 /// A setting that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("setting `{setting}`: {reason}")]
@@ -173,6 +193,8 @@ pub struct ConfigError {
 pub const FOUNDERS_MAX: usize = 5;
 /// The largest `max_message_bytes`.
 pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
+/// The largest `telemetry.max_spans_per_second`.
+pub const SPANS_PER_SECOND_MAX: u32 = 10_000;
 /// The largest `worker_threads`.
 pub const WORKER_THREADS_MAX: u32 = 1024;
 
@@ -250,9 +272,12 @@ impl Config {
             || "must be at least five heartbeats".into(),
         )?;
         let replace_after_ms = self.raft.replace_after_ms;
-        check("raft.replace_after_ms", replace_after_ms == 0 || replace_after_ms >= 10_000, || {
-            "must be 0 (never) or at least 10000: a node that only restarts is not lost".into()
-        })
+        check(
+            "raft.replace_after_ms",
+            replace_after_ms == 0 || replace_after_ms >= 10_000,
+            || "must be 0 (never) or at least 10000: a node that only restarts is not lost".into(),
+        )?;
+        self.telemetry.validate()
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
@@ -320,6 +345,30 @@ impl Config {
     }
 }
 
+impl TelemetryConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let endpoint = &self.endpoint;
+        check("telemetry.endpoint", !endpoint.starts_with("https://"), || {
+            format!(
+                "`{endpoint}`: there is no TLS; name a collector on this host or a trusted network as \
+                 http://HOST:PORT, which can pass spans on with TLS"
+            )
+        })?;
+        check("telemetry.endpoint", endpoint.is_empty() || is_collector(endpoint), || {
+            format!(
+                "`{endpoint}` is not http://HOST:PORT, such as http://127.0.0.1:4317: the address at which \
+                 a collector takes OTLP over gRPC (it may come from OTEL_EXPORTER_OTLP_ENDPOINT)"
+            )
+        })?;
+        let spans = self.max_spans_per_second;
+        check("telemetry.max_spans_per_second", (1..=SPANS_PER_SECOND_MAX).contains(&spans), || {
+            format!(
+                "{spans} is not within 1 and {SPANS_PER_SECOND_MAX}; leave telemetry.endpoint out for no traces"
+            )
+        })
+    }
+}
+
 impl Limits {
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms.into())
@@ -334,6 +383,14 @@ fn is_host_port(address: &str) -> bool {
     address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+fn is_collector(endpoint: &str) -> bool {
+    let address =
+        endpoint.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let is_plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    address.is_some_and(|address| is_host_port(address) && address.chars().all(is_plain))
 }
 
 fn check(
@@ -413,5 +470,37 @@ mod tests {
     fn an_election_timeout_below_five_heartbeats_is_refused() {
         assert_eq!(refused(|c| c.raft.election_timeout_ms = 200), "raft.election_timeout_ms");
         assert_eq!(refused(|c| c.raft.replace_after_ms = 9_999), "raft.replace_after_ms");
+    }
+
+    #[test]
+    fn a_collector_is_a_plain_address_with_a_port() {
+        let endpoint = |endpoint: &str| {
+            let telemetry = TelemetryConfig { endpoint: endpoint.into(), ..<_>::default() };
+            Config { telemetry, ..Config::default() }.validate()
+        };
+        for right in
+            ["", "http://127.0.0.1:4317", "http://otel-collector.obs:4317/", "http://[::1]:4317"]
+        {
+            assert_eq!(endpoint(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "127.0.0.1:4317",
+            "http://collector",
+            "http://:4317",
+            "http://collector:4318/v1/traces",
+            "http://user@collector:4317",
+            "grpc://collector:4317",
+            "http://a b:1",
+        ] {
+            let error = endpoint(wrong).expect_err(wrong);
+            assert_eq!(error.setting, "telemetry.endpoint");
+            assert!(error.reason.contains("http://HOST:PORT"), "{error}");
+        }
+        let error = endpoint("https://collector:4317").expect_err("no TLS");
+        assert!(error.reason.contains("TLS"), "{error}");
+        assert_eq!(
+            refused(|c| c.telemetry.max_spans_per_second = 0),
+            "telemetry.max_spans_per_second"
+        );
     }
 }

@@ -14,6 +14,7 @@
 //!  refusal      why a call was refused
 //!  budget       memory, streams, disk space
 //!  peers/       the connections between nodes
+//!  telemetry    spans of sampled messages, told to a collector
 //!  config       settings
 //! ```
 //!
@@ -50,9 +51,12 @@ mod server;
 mod service;
 mod shutdown;
 mod succession;
+#[cfg_attr(madsim, path = "telemetry/simulated.rs")]
+mod telemetry;
 
 pub use config::{
     Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,
+    TelemetryConfig,
 };
 pub use founding::{JoinError, Joined, join};
 pub use quorate_group::Volumes;

@@ -22,6 +22,7 @@ use crate::queue::Queue;
 use crate::reconciler::removed;
 use crate::refusal::Refusal;
 use crate::shutdown::Shutdown;
+use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
 pub(crate) const COMMANDS_VERSION: u32 = 2;
@@ -78,6 +79,7 @@ pub(crate) struct Member {
     pub(crate) failure: Failure,
     pub(crate) counts: Counts,
     pub(crate) versions: Versions,
+    pub(crate) telemetry: Telemetry,
 }
 
 /// What other nodes said that they know, when they connected last.

@@ -98,6 +98,7 @@ pub(crate) async fn of(member: &Member, wanted: &Wanted) -> String {
     node(member, &mut figures);
     log(member, &mut figures);
     traffic(member, &mut figures);
+    traces(member, &mut figures);
     let queues = member.queues.all();
     held(&queues, &mut figures);
     replication(&queues, &mut figures).await;
@@ -172,6 +173,18 @@ fn traffic(member: &Member, figures: &mut Figures) {
     figures.counter("delivered_bytes", help, None, counts.delivered_bytes.get());
     figures.counter("read_messages", "Messages shown to readers", None, counts.read.get());
     figures.counter("read_bytes", "Bytes shown to readers", None, counts.read_bytes.get());
+}
+
+/// Nothing where no collector is named.
+fn traces(member: &Member, figures: &mut Figures) {
+    let Some(stats) = member.telemetry.stats() else { return };
+    figures.counter("spans_exported", "Spans that the collector took", None, stats.exported.get());
+    let dropped =
+        [("rate", &stats.beyond_rate), ("queue", &stats.queue_full), ("refused", &stats.refused)];
+    for (reason, count) in dropped {
+        let help = "Spans that were not told, by what was in the way";
+        figures.counter("spans_dropped", help, Some(("reason", reason)), count.get());
+    }
 }
 
 /// What the queues hold that this node leads.

@@ -36,6 +36,7 @@ use crate::reconciler;
 use crate::service::Services;
 use crate::shutdown::Shutdown;
 use crate::succession;
+use crate::telemetry::Telemetry;
 
 /// How long open calls may take when the node ends.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -199,6 +200,7 @@ impl Node {
         }
         join_all(queues.iter().map(|queue| queue.handle.shutdown())).await;
         member.catalog.shutdown().await;
+        member.telemetry.close().await;
         member.connections.close().await;
         member.log.close();
         if !self.writer.ended().await {
@@ -254,6 +256,7 @@ async fn start_member(
         rests: false,
     };
     let (catalog, events) = Handle::<Catalog>::start(spec).await?;
+    let telemetry = Telemetry::start(&config.telemetry, &identity)?;
     let disk = Arc::new(DiskSpace::default());
     disk.look(&log, config.limits.disk_reserve_bytes);
     let member = Arc::new(Member {
@@ -272,6 +275,7 @@ async fn start_member(
         failure: Failure::default(),
         counts: Counts::default(),
         versions: Versions::default(),
+        telemetry,
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

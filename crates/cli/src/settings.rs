@@ -16,7 +16,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// Tables of the configuration file whose fields have variables: `QUORATE_RAFT_HEARTBEAT_MS`.
-const SECTIONS: [&str; 3] = ["limits", "storage", "raft"];
+const SECTIONS: [&str; 4] = ["limits", "storage", "raft", "telemetry"];
+
+/// OpenTelemetry's own variables for the collector's address, the more particular one last. Ours wins.
+const COLLECTOR: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 /// What stands beside the file: variables as the process got them, and what the flags say.
 #[derive(Debug, Default)]
@@ -37,6 +40,14 @@ pub fn resolve(sources: Sources) -> Result<Config, Failure> {
         Some(path) => read_file(path)?,
         None => Table::new(),
     };
+    for standard in COLLECTOR {
+        let given = sources.variables.iter().find(|(name, _)| name == standard);
+        // By their definition an empty one is as good as none.
+        if let Some((_, endpoint)) = given.filter(|(_, value)| !value.is_empty()) {
+            let endpoint = Value::String(endpoint.clone());
+            table = overlay(table, nested("telemetry", "endpoint", endpoint));
+        }
+    }
     for (name, value) in &sources.variables {
         if let Some((section, key)) = section_variable(name) {
             let layer = nested(&section, &key, scalar(value));
@@ -212,6 +223,29 @@ mod tests {
         let all = Sources { variables, ..Sources::default() };
         let text = resolve(all).expect_err("unknown variable").to_string();
         assert!(text.contains("QUORATE_RAFT_HEART_BEAT"), "{text}");
+    }
+
+    #[test]
+    fn a_collector_may_be_named_by_the_standard_variable_and_ours_wins() {
+        let named = file("[telemetry]\nendpoint = \"http://file:4317\"\n");
+        let endpoint = |variables: &[(&str, &str)]| {
+            let mut all = sources(Some(&named));
+            all.variables = variables.iter().map(|(name, value)| variable(name, value)).collect();
+            resolve(all).expect("valid").telemetry.endpoint
+        };
+        let ours = ("QUORATE_TELEMETRY_ENDPOINT", "");
+        let any = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://any:4317");
+        let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:4317");
+        assert_eq!(endpoint(&[]), "http://file:4317");
+        assert_eq!(endpoint(&[(any.0, "")]), "http://file:4317");
+        assert_eq!(endpoint(&[any]), "http://any:4317");
+        assert_eq!(endpoint(&[traces, any]), "http://traces:4317");
+        assert_eq!(endpoint(&[ours, traces, any]), "");
+
+        let mut all = sources(None);
+        all.variables = vec![variable(any.0, "http://any:4318/v1/traces")];
+        let text = resolve(all).expect_err("no address").to_string();
+        assert!(text.contains("telemetry.endpoint") && text.contains(any.0), "{text}");
     }
 
     #[test]

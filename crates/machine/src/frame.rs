@@ -132,6 +132,38 @@ pub fn slice(frame: &Bytes, skip: u32, take: u32) -> Result<Bytes, DecodeError> 
     Ok(frame.slice(start..end))
 }
 
+/// The values of the header `key`, each with the position of its message in the frame, from 0. A message that has
+/// the header more than once says nothing by it, and is passed over. Ends where the frame is malformed.
+pub fn header<'a>(frame: &'a [u8], key: &'a str) -> impl Iterator<Item = (u32, &'a [u8])> {
+    let mut rest = frame;
+    let messages = std::iter::from_fn(move || {
+        let length = wire::u32(&mut rest).ok()?;
+        let (message, after) = rest.split_at_checked(length as usize)?;
+        rest = after;
+        Some(message)
+    });
+    let found = messages.map(move |message| only(message, key.as_bytes()));
+    (0..).zip(found).filter_map(|(at, value)| Some((at, value?)))
+}
+
+/// The value of a message's only header with this key.
+fn only<'a>(mut message: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    let headers = wire::u16(&mut message).ok()?;
+    let mut found = None;
+    for _ in 0..headers {
+        let length = wire::u16(&mut message).ok()?;
+        let (name, rest) = message.split_at_checked(length.into())?;
+        message = rest;
+        let length = wire::u32(&mut message).ok()?;
+        let (value, rest) = message.split_at_checked(length as usize)?;
+        message = rest;
+        if name == key && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    found
+}
+
 /// The frame with nothing of what it says: header keys, header values and bodies are zeros, the lengths and
 /// counts are as they were. What follows something malformed is zeros altogether.
 #[must_use]
@@ -209,6 +241,26 @@ mod tests {
         assert_eq!(slice(&whole, 4, 0).unwrap(), Bytes::new());
         assert!(slice(&whole, 3, 2).is_err());
         assert!(slice(&whole.slice(..whole.len() - 1), 0, 4).is_err());
+    }
+
+    #[test]
+    fn a_header_is_found_with_the_place_of_its_message() {
+        let key: &[u8] = b"traceparent";
+        let parts = [
+            message(&[], b"traceparent"),
+            message(&[(b"k", b"traceparent"), (key, b"1"), (b"l", b"")], b"b"),
+            message(&[(key, b"2"), (key, b"2")], b"twice"),
+            message(&[(b"Traceparent", b"3")], b""),
+            message(&[(key, b"")], b""),
+        ];
+        let whole = parts.concat();
+        let found = |frame| header(frame, "traceparent").collect::<Vec<_>>();
+        assert_eq!(found(&whole), [(1, b"1".as_slice()), (4, b"".as_slice())]);
+        // Whatever is cut off, it ends there.
+        for end in 0..whole.len() {
+            assert!(found(&whole[..end]).len() <= 1, "cut at {end}");
+        }
+        assert_eq!(found(&u32::MAX.to_le_bytes()), []);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Types generated from `proto/`, and the codec of the message frame that they carry.
 //!
-//! `v1` is the public API, `internal` is spoken between nodes of one cluster. The generated code is
+//! `v1` is the public API, `internal` is spoken between nodes of one cluster, `otlp` to a trace collector. The generated code is
 //! documented by the comments of the proto files.
 
 pub mod frame;
+pub mod otlp;
 pub mod reason;
 
 /// The public API, package `quorate.v1`.

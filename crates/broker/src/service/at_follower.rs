@@ -9,7 +9,8 @@
 //! delivery is made where the session is attached. The replica may lag: the client says how much, and one that
 //! lags more hands it back to the leader.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -20,13 +21,14 @@ use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::consumer::session_of;
+use super::consumer::{SETTLES_IN_FLIGHT, attach_of};
 use super::inlet::Inlet;
 use super::{Answers, Services};
 use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{forwarded_from, passed_on};
+use crate::telemetry::{Deliveries, Settling};
 
 /// How long a replica that is not known to be fresh enough is waited for, before the leader delivers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,9 +62,12 @@ impl Services {
         permit: OwnedSemaphorePermit,
     ) -> Result<Response<Answers<v1::ConsumeResponse>>, Status> {
         use v1::consume_response::Response as Kind;
-        let session = session_of(&attach.session)?;
+        let command = attach_of(&attach, self.node.id())?;
         let max_lag = max_lag(&attach);
-        let mut inlet = Inlet::open(self.node.clone(), queue.clone(), session);
+        let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
+        let (node, session) = (self.node.clone(), command.session);
+        let mut inlet = Inlet::open(node, queue.clone(), session, traces.clone());
+        let settles = Arc::new(Settles { traces, underway: Mutex::default() });
         // What was open when a leader took up office was closed then.
         if queue.handle.leadership().leader != Some(leader) {
             return Err(Refusal::not_leader(None).into());
@@ -73,7 +78,8 @@ impl Services {
         // Held as long as there are answers: a client may keep its half of the stream open after they ended, and the
         // session would be leased messages for ever.
         let (answering, ended) = oneshot::channel::<()>();
-        let request = forwarded_from(self.node.id(), requests(attach, rest, ended), hops);
+        let request =
+            forwarded_from(self.node.id(), requests(attach, rest, settles.clone(), ended), hops);
         let attaching = async {
             let mut upstream = client.consume(request).await?.into_inner();
             let first = upstream.message().await?;
@@ -96,7 +102,10 @@ impl Services {
                 tokio::select! {
                     biased;
                     answer = upstream.message() => match answer {
-                        Ok(Some(answer)) => yield Ok(without_leader(answer)),
+                        Ok(Some(answer)) => {
+                            settles.answered(&answer);
+                            yield Ok(without_leader(answer));
+                        }
                         Ok(None) => return,
                         Err(status) => {
                             yield Err(from_leader(status));
@@ -150,10 +159,44 @@ fn without_leader(mut answer: v1::ConsumeResponse) -> v1::ConsumeResponse {
     answer
 }
 
+/// What is told of the settles of a client, as they pass.
+struct Settles {
+    traces: Arc<Deliveries>,
+    /// Those that have no answer yet, by id.
+    underway: Mutex<BTreeMap<u64, Settling>>,
+}
+
+impl Settles {
+    fn requested(&self, request: &v1::ConsumeRequest) {
+        use v1::consume_request::Request;
+        match &request.request {
+            Some(Request::Settle(settle)) => {
+                let Some(settling) = self.traces.settling(&settle.items) else { return };
+                let mut underway = self.underway.lock().expect("no panic while held");
+                if underway.len() < SETTLES_IN_FLIGHT {
+                    underway.insert(settle.id, settling);
+                }
+            }
+            Some(Request::Detach(_)) => self.traces.given_back(),
+            Some(Request::Attach(_)) | None => {}
+        }
+    }
+
+    fn answered(&self, answer: &v1::ConsumeResponse) {
+        if let Some(v1::consume_response::Response::Settled(settled)) = &answer.response {
+            let mut underway = self.underway.lock().expect("no panic while held");
+            let settling = underway.remove(&settled.id);
+            drop(underway);
+            settling.into_iter().for_each(|settling| settling.answered(settled));
+        }
+    }
+}
+
 /// A client's requests as they are forwarded: they end when the client's do, or its answers are given up.
 fn requests(
     attach: v1::Attach,
     mut rest: Streaming<v1::ConsumeRequest>,
+    settles: Arc<Settles>,
     mut ended: oneshot::Receiver<()>,
 ) -> impl Stream<Item = v1::ConsumeRequest> + Send {
     async_stream::stream! {
@@ -164,7 +207,10 @@ fn requests(
                 biased;
                 _ = &mut ended => return,
                 next = rest.message() => match next {
-                    Ok(Some(next)) => yield next,
+                    Ok(Some(next)) => {
+                        settles.requested(&next);
+                        yield next;
+                    }
                     Ok(None) | Err(_) => return,
                 },
             }

@@ -29,9 +29,10 @@ use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, deliver_at, forwarded, hops, passed_on};
+use crate::telemetry::{Deliveries, Settling};
 
 /// Settle requests of one stream that may wait for their outcome.
-const SETTLES_IN_FLIGHT: usize = 1024;
+pub(super) const SETTLES_IN_FLIGHT: usize = 1024;
 /// Shortest lease that a consumer may ask for, in milliseconds.
 const LEASE_MS_MIN: u32 = 100;
 /// Longest name of a consumer, in bytes.
@@ -50,6 +51,8 @@ struct Attached {
     since: u64,
     /// The node that makes its deliveries.
     delivered_by: u64,
+    /// What is told of its deliveries.
+    traces: Arc<Deliveries>,
 }
 
 impl Drop for Attached {
@@ -63,11 +66,15 @@ impl Drop for Attached {
 }
 
 enum Underway {
-    Settle { id: u64, outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal> },
+    Settle {
+        id: u64,
+        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+        trace: Option<Settling>,
+    },
     Detached,
 }
 
-pub(super) fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
+fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
     let bytes: [u8; 16] =
         bytes.try_into().map_err(|_| Refusal::invalid("`session` must be 16 random bytes"))?;
     Ok(Session(u128::from_be_bytes(bytes)))
@@ -150,9 +157,12 @@ impl Attached {
         while let Ok(Some(request)) = requests.message().await {
             let next = match request.request {
                 Some(Request::Settle(settle)) => {
-                    Underway::Settle { id: settle.id, outcome: self.submit(&settle.items).await }
+                    let trace = self.traces.settling(&settle.items);
+                    let outcome = self.submit(&settle.items).await;
+                    Underway::Settle { id: settle.id, outcome, trace }
                 }
                 Some(Request::Detach(_)) => {
+                    self.traces.given_back();
                     let (session, attachment) = (self.session, self.attachment);
                     let detach = Command::Detach { session, attachment };
                     let limit = self.node.config.limits.request_timeout();
@@ -165,7 +175,7 @@ impl Attached {
                 Some(Request::Attach(_)) | None => {
                     let refusal =
                         Refusal::invalid("a consume stream takes one `attach`, then settles");
-                    Underway::Settle { id: 0, outcome: Err(refusal) }
+                    Underway::Settle { id: 0, outcome: Err(refusal), trace: None }
                 }
             };
             let ends = matches!(next, Underway::Detached);
@@ -196,8 +206,13 @@ impl Attached {
         &self,
         id: u64,
         outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+        trace: Option<Settling>,
     ) -> v1::ConsumeResponse {
-        let settled = match self.settled(outcome).await {
+        let outcome = self.settled(outcome).await;
+        if let Some(trace) = trace {
+            trace.settled(&outcome);
+        }
+        let settled = match outcome {
             Ok(lost) => v1::Settled { id, lost, failure: None },
             Err(refusal) => {
                 v1::Settled { id, lost: Vec::new(), failure: Some(refusal.into_failure()) }
@@ -274,10 +289,12 @@ impl Services {
         let deliver_at = deliver_at.filter(has_replica).unwrap_or(self.node.id());
         let command = attach_of(attach, deliver_at)?;
         let lease_ms = command.lease_ms;
-        let mut inlet = Inlet::open(self.node.clone(), queue.clone(), command.session);
+        let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
+        let (node, session) = (self.node.clone(), command.session);
+        let mut inlet = Inlet::open(node, queue.clone(), session, traces.clone());
         // In a task of its own: a caller that does not wait to the end leaves no session behind
         // that nobody disconnects.
-        let attaching = attached(self.node.clone(), queue.clone(), command);
+        let attaching = attached(self.node.clone(), queue.clone(), traces, command);
         let limit = self.node.config.limits.request_timeout();
         match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
             Ok(Ok(attached)) => {
@@ -303,6 +320,7 @@ impl Services {
 async fn attached(
     node: Arc<Member>,
     queue: Arc<Queue>,
+    traces: Arc<Deliveries>,
     command: Attach,
 ) -> Result<Attached, Refusal> {
     let (session, delivered_by) = (command.session, command.node.0);
@@ -315,6 +333,7 @@ async fn attached(
                 attachment,
                 since: position.index,
                 delivered_by,
+                traces,
             });
         }
         Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),
@@ -362,8 +381,8 @@ fn answers(
                 biased;
                 Some(answer) = settling.next(), if !settling.is_empty() => yield Ok(answer),
                 next = underway.recv() => match next {
-                    Some(Underway::Settle { id, outcome }) => {
-                        settling.push_back(attached.answer(id, outcome));
+                    Some(Underway::Settle { id, outcome, trace }) => {
+                        settling.push_back(attached.answer(id, outcome, trace));
                     }
                     Some(Underway::Detached) | None => {
                         while let Some(answer) = settling.next().await {

@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::member::Member;
 use crate::queue::{Outgoing, Queue};
 use crate::refusal::Refusal;
+use crate::telemetry::Deliveries;
 
 /// The near end of a session's outlet; dropping it closes that.
 pub(super) struct Inlet {
@@ -22,6 +23,8 @@ pub(super) struct Inlet {
     /// Log index of the attach. What was leased to the session before it is repeated by it.
     since: u64,
     outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    /// What is told of its deliveries.
+    traces: Arc<Deliveries>,
 }
 
 impl Drop for Inlet {
@@ -35,9 +38,14 @@ pub(super) type Leased = (Token, Vec<Run>);
 
 impl Inlet {
     /// Opens a session's outlet, before the session is attached, so that no delivery is missed.
-    pub fn open(node: Arc<Member>, queue: Arc<Queue>, session: Session) -> Self {
+    pub fn open(
+        node: Arc<Member>,
+        queue: Arc<Queue>,
+        session: Session,
+        traces: Arc<Deliveries>,
+    ) -> Self {
         let (stream, outgoing) = queue.open(session);
-        Self { node, queue, session, stream, since: 0, outgoing }
+        Self { node, queue, session, stream, since: 0, outgoing, traces }
     }
 
     /// The session was attached by the entry at `index`: what came before it is passed over.
@@ -97,6 +105,7 @@ impl Inlet {
         token: Token,
         run: Run,
     ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
+        let begun = self.traces.now();
         let frame = match self.queue.frame(run).await {
             Ok(frame) => frame,
             Err(error) => {
@@ -125,6 +134,7 @@ impl Inlet {
                 return Ok(None);
             }
         };
+        self.traces.delivered(begun, token, run, &frame);
         self.node.counts.delivered.add(run.count.into());
         self.node.counts.delivered_bytes.add(frame.messages.len() as u64);
         let delivery = v1::Delivery {

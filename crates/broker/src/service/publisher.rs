@@ -21,6 +21,7 @@ use tonic::Streaming;
 use crate::member::Member;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
+use crate::telemetry::Publishing;
 
 /// A batch on its way through the quorum.
 pub(super) struct Underway {
@@ -39,6 +40,8 @@ pub(super) struct Submitted {
     remembered_ms: u64,
     outcome: oneshot::Receiver<Outcome<machine::Queue>>,
     deadline: Instant,
+    /// For a batch with sampled messages.
+    trace: Option<Box<Publishing>>,
 }
 
 /// Where the batches of one stream come from and go to.
@@ -94,6 +97,26 @@ impl Publisher {
         frame: v1::Frame,
         ack: i32,
     ) -> Result<Submitted, Refusal> {
+        let trace = self.node.telemetry.arrived(&self.queue, &frame);
+        let mut outcome = self.take_in(sequence, frame, ack).await;
+        if let Some(mut trace) = trace {
+            match &mut outcome {
+                Ok(submitted) => {
+                    trace.submitted();
+                    submitted.trace = Some(trace);
+                }
+                Err(refusal) => trace.answered(&Err(refusal.clone())),
+            }
+        }
+        outcome
+    }
+
+    async fn take_in(
+        &self,
+        sequence: u64,
+        frame: v1::Frame,
+        ack: i32,
+    ) -> Result<Submitted, Refusal> {
         if self.node.disk.is_full() {
             return Err(Refusal::disk_full());
         }
@@ -128,7 +151,16 @@ impl Publisher {
         match tokio::time::timeout(limit, submit).await {
             Ok(outcome) => {
                 let outcome = outcome?;
-                Ok(Submitted { level, sequence, count, written, remembered_ms, outcome, deadline })
+                Ok(Submitted {
+                    level,
+                    sequence,
+                    count,
+                    written,
+                    remembered_ms,
+                    outcome,
+                    deadline,
+                    trace: None,
+                })
             }
             Err(_) => Err(Refusal::not_taken()),
         }
@@ -209,8 +241,12 @@ impl Publisher {
     }
 
     /// Waits for what the batch's level asks for.
-    pub(super) async fn receipt(&self, submitted: Submitted) -> Result<v1::Receipt, Refusal> {
-        let receipt = self.wait_for(submitted).await;
+    pub(super) async fn receipt(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+        let mut trace = submitted.trace.take();
+        let receipt = self.wait_for(submitted, trace.as_deref_mut()).await;
+        if let Some(mut trace) = trace {
+            trace.answered(&receipt);
+        }
         let counts = &self.node.counts;
         match &receipt {
             Ok(receipt) => match receipt.level() {
@@ -228,7 +264,11 @@ impl Publisher {
         receipt
     }
 
-    async fn wait_for(&self, mut submitted: Submitted) -> Result<v1::Receipt, Refusal> {
+    async fn wait_for(
+        &self,
+        mut submitted: Submitted,
+        trace: Option<&mut Publishing>,
+    ) -> Result<v1::Receipt, Refusal> {
         let deadline = submitted.deadline;
         let written = submitted.written.take();
         let Submitted { level, sequence, count, remembered_ms, .. } = submitted;
@@ -254,6 +294,9 @@ impl Publisher {
             }
             Ok(Ok(Ok(Ok(Applied { reply, position })))) => match reply {
                 Reply::Published { first_offset, count, duplicate } => {
+                    if let Some(trace) = trace {
+                        trace.committed();
+                    }
                     self.link(sequence, count, position);
                     if duplicate {
                         // What it repeats may end before what the queue has of this producer.

@@ -25,7 +25,7 @@ use crate::settings::{self, Sources};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Settings come from flags, then QUORATE_* variables, then the file, then defaults.\n\
-Settings of [limits], [storage] and [raft] have variables too, e.g. QUORATE_RAFT_HEARTBEAT_MS=250."
+Settings of [limits], [storage], [raft] and [telemetry] have variables too, e.g. QUORATE_RAFT_HEARTBEAT_MS=250."
 )]
 pub struct Args {
     /// Configuration file (TOML); every setting is shown in deploy/quorate.toml.

@@ -1,0 +1,91 @@
+//! A trace that goes through a queue: from the program that publishes, through the broker, to the one that consumes.
+//!
+//! `cargo run -p quorate-examples --example traced [QUEUE]`
+//!
+//! The trace travels in the message's `traceparent` header; the SDK knows nothing of it. With a tracing library,
+//! `Context` is its span's context, and the two functions below are all that is to be written. Start the nodes with
+//! `OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317 quorate dev`, and a collector there, to see what the broker
+//! adds: `publish`, `deliver` and `ack` below the span that is printed here.
+
+use std::hash::{BuildHasher, RandomState};
+
+use anyhow::Context as _;
+use futures_util::StreamExt;
+use quorate_client::{Client, Delivery, Message, QueueSettings};
+
+/// What a tracing library has of a span: enough for a span elsewhere to be its child.
+#[derive(Clone, Copy)]
+struct Context {
+    trace: u128,
+    span: u64,
+    sampled: bool,
+}
+
+impl Context {
+    /// The first span of a trace.
+    fn root() -> Self {
+        let trace = u128::from(random()) << 64 | u128::from(random());
+        Self { trace, span: random(), sampled: true }
+    }
+
+    /// The context of a child.
+    fn child(self) -> Self {
+        Self { span: random(), ..self }
+    }
+}
+
+/// What is published belongs to the trace.
+fn inject(context: Context, message: Message) -> Message {
+    let Context { trace, span, sampled } = context;
+    message.header("traceparent", format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled)))
+}
+
+/// The trace that a message belongs to, if any.
+fn extract(delivery: &Delivery) -> Option<Context> {
+    let header = delivery.headers.get("traceparent")?;
+    let fields: Vec<&str> = std::str::from_utf8(&header).ok()?.split('-').collect();
+    let ["00", trace, span, flags] = fields[..] else { return None };
+    Some(Context {
+        trace: u128::from_str_radix(trace, 16).ok()?,
+        span: u64::from_str_radix(span, 16).ok()?,
+        sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
+    })
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let queue = std::env::args().nth(1).unwrap_or("traced".to_owned());
+    let client = Client::connect(servers()).await?;
+    client.create_queue(queue.as_str(), QueueSettings::default()).await?;
+
+    let sending = Context::root();
+    let producer = client.producer(queue.as_str()).build().await?;
+    producer.publish(inject(sending, Message::new("hello"))).await?;
+    producer.close().await;
+    println!("published in trace {:032x}, by span {:016x}", sending.trace, sending.span);
+
+    let mut consumer = client.consumer(queue).name("traced").build().await?;
+    let delivery = consumer.next().await.context("the consumer has ended")??;
+    match extract(&delivery) {
+        Some(parent) => {
+            // The work on the message is a span below the producer's, beside those of the broker.
+            let working = parent.child();
+            println!("worked on in trace {:032x}, by span {:016x}", working.trace, working.span);
+        }
+        None => println!("a message without a trace"),
+    }
+    delivery.ack().await?;
+    consumer.close().await;
+    Ok(())
+}
+
+/// Good enough for an id; a tracing library brings its own.
+fn random() -> u64 {
+    RandomState::new().hash_one(0).max(1)
+}
+
+fn servers() -> Vec<String> {
+    let servers = std::env::var("QUORATE_SERVER");
+    let servers = servers.unwrap_or("127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103".to_owned());
+    servers.split(',').map(str::to_owned).collect()
+}
