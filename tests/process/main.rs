@@ -8,6 +8,7 @@ mod demo;
 mod faults;
 mod founding;
 mod full_disk;
+mod health;
 mod leaders;
 mod leases;
 mod log;
