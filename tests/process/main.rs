@@ -14,6 +14,7 @@ mod leases;
 mod log;
 mod python;
 mod readers;
+mod receivers;
 mod refusals;
 mod replicas;
 mod replication;

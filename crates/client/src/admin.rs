@@ -310,6 +310,34 @@ impl Client {
         Ok(self.nodes.call(Effect::Reads, ask).await?.queues)
     }
 
+    /// What each replica of a queue, or of all queues, has received that does not lead, as it knows itself; only those
+    /// on `node`, if one is given. In order of queue and node.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` when there is no such node.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for receiver in client.receivers(Some("orders"), None).await? {
+    ///     println!("node {}: {:?}", receiver.node_id, receiver.state());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receivers(
+        &self,
+        queue: Option<&str>,
+        node: Option<u64>,
+    ) -> Result<Vec<v1::Receiver>, Error> {
+        let queue = queue.unwrap_or_default().to_owned();
+        let request = v1::GetReceiversRequest { queue, node_id: node.unwrap_or(0) };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).get_receivers(request).await }
+        };
+        Ok(self.nodes.call(Effect::Reads, ask).await?.receivers)
+    }
+
     /// Keeps leaderships away from a node before its maintenance, or lets it have them again. It hands over what
     /// it leads; [`status`](Self::status) tells when it leads nothing.
     ///

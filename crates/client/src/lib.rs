@@ -55,8 +55,8 @@ pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription, GetStatusResponse as ClusterStatus,
     Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueReplication,
-    QueueSettings, ReadPosition, ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole,
-    ReplicaState, SlotDescription, SlotState,
+    QueueSettings, ReadPosition, ReceiptVerdict, Receiver, ReceiverState, Replica, ReplicaProgress,
+    ReplicaRole, ReplicaState, SlotDescription, SlotState,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

@@ -100,6 +100,17 @@ impl Connections {
         }
     }
 
+    /// How long ago `node` was last heard of on the connection to it; `None` if there is none.
+    #[must_use]
+    pub fn silent_for(&self, node: u64) -> Option<Duration> {
+        let peers = lock(&self.0.peers);
+        let kept = peers.as_ref().and_then(|peers| peers.get(&node))?;
+        match &*lock(&kept.peer.state) {
+            State::Up(line) => Some(line.silent_for()),
+            State::Connecting(_) | State::Down(_) => None,
+        }
+    }
+
     /// Whether `node` was to be connected to and is not.
     #[must_use]
     pub fn lost(&self, node: u64) -> bool {

@@ -7,6 +7,7 @@ pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod reader;
 mod receipts;
+mod receivers;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
