@@ -620,6 +620,13 @@ impl ClusterService for Node {
         Err(Status::unimplemented("replication"))
     }
 
+    async fn get_receivers(
+        &self,
+        _: Request<v1::GetReceiversRequest>,
+    ) -> Result<Response<v1::GetReceiversResponse>, Status> {
+        Err(Status::unimplemented("receivers"))
+    }
+
     async fn change_replicas(
         &self,
         _request: Request<v1::ChangeReplicasRequest>,
