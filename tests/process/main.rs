@@ -12,6 +12,7 @@ mod health;
 mod leaders;
 mod leases;
 mod log;
+mod placement;
 mod python;
 mod readers;
 mod receivers;

@@ -93,6 +93,32 @@ impl Client {
         described(self.nodes.call(Effect::Reads, ask).await?.queue)
     }
 
+    /// Why a queue's replicas are where they are, as the rules of placement have it now, and which rule the placement
+    /// breaks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for node in client.explain_placement("orders").await?.nodes {
+    ///     println!("node {}: {:?}, {:?}", node.node_id, node.role(), node.reason());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn explain_placement(
+        &self,
+        name: impl Into<String>,
+    ) -> Result<v1::ExplainPlacementResponse, Error> {
+        let request = v1::ExplainPlacementRequest { name: name.into() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).explain_placement(request).await }
+        };
+        Ok(self.nodes.call(Effect::Reads, ask).await?)
+    }
+
     /// Compares receipts with what the queue's leader has in its log: a verdict for each, in order. For those
     /// of level `Accepted`, and after a loss of more replicas than the queue can bear.
     ///

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
+mod placement;
 pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod reader;

@@ -558,6 +558,13 @@ impl AdminService for Node {
         }
     }
 
+    async fn explain_placement(
+        &self,
+        _: Request<v1::ExplainPlacementRequest>,
+    ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
+        Err(Status::unimplemented("explain"))
+    }
+
     async fn delete_queue(
         &self,
         request: Request<v1::DeleteQueueRequest>,
