@@ -132,7 +132,7 @@ fn why(node: &PlacedNode) -> String {
         PlacementReason::Chosen => {
             let zone = match node.in_zone {
                 0 => "its zone has no other replica of the queue".to_owned(),
-                n => format!("no zone has fewer replicas of the queue than {n}"),
+                n => format!("its zone has {n} already, and no other has fewer"),
             };
             let would = if holds { "" } else { "would be " };
             format!(
