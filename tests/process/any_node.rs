@@ -1,15 +1,10 @@
 //! Any node takes any call, wherever the queue is led.
 
-use std::time::{Duration, Instant};
-
 use futures_util::StreamExt;
 use quorate_client::{Client, Message};
 use quorate_proto::v1::SettleKind;
 use quorate_tests::raw::{self, RawConsumer, item};
 use quorate_tests::{Cluster, turn};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -99,62 +94,6 @@ fn a_publish_sent_again_at_another_node_after_the_leaders_death_enters_once() {
         let counts = client.describe_queue(QUEUE).await.expect("describe").counts.expect("counts");
         assert_eq!(counts.published, 6);
     });
-}
-
-#[test]
-fn health_is_told_by_the_standard_service() {
-    turn::beside_others(LIGHT, async {
-        let cluster = Cluster::start(3).await;
-        cluster.queue(QUEUE).await;
-        let mut health = HealthClient::new(raw::channel(&cluster.address(1)));
-        for service in ["", "quorate.v1.QueueService", "quorate.v1.ConsumerService"] {
-            becomes(&cluster, 1, service, ServingStatus::Serving).await;
-        }
-        let unknown = status_of(&mut health, "quorate.v1.NoService").await;
-        assert_eq!(unknown, Err(tonic::Code::NotFound));
-    });
-}
-
-#[test]
-fn a_node_without_majority_does_not_say_that_it_serves_whether_it_led_or_not() {
-    turn::beside_others(LIGHT, async {
-        for led in [true, false] {
-            let mut cluster = Cluster::start(3).await;
-            let status = cluster.status(1).await.expect("node 1 answers");
-            let leader = status.catalog_leader.expect("a leader").node_id;
-            let left = cluster.ids().into_iter().find(|id| (*id == leader) == led).expect("a node");
-            becomes(&cluster, left, "", ServingStatus::Serving).await;
-            for other in cluster.ids().into_iter().filter(|id| *id != left) {
-                cluster.kill9(other);
-            }
-            becomes(&cluster, left, "", ServingStatus::NotServing).await;
-        }
-    });
-}
-
-/// Until a node says so of a service.
-async fn becomes(cluster: &Cluster, node: u64, service: &str, wanted: ServingStatus) {
-    let mut health = HealthClient::new(raw::channel(&cluster.address(node)));
-    let begun = Instant::now();
-    loop {
-        let told = status_of(&mut health, service).await;
-        if told == Ok(wanted) {
-            return;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(15),
-            "node {node} says {told:?} of {service:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn status_of(
-    health: &mut HealthClient<tonic::transport::Channel>,
-    service: &str,
-) -> Result<ServingStatus, tonic::Code> {
-    let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await;
-    answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
 }
 
 #[test]

@@ -11,7 +11,9 @@ use quorate_tests::process::is_root;
 use quorate_tests::raw::{self, RawConsumer, item};
 use quorate_tests::{Cluster, Plan, turn};
 use tempfile::TempDir;
+use tonic_health::pb::health_check_response::ServingStatus;
 
+use crate::health::becomes;
 use crate::{HEAVY, SOON};
 
 const QUEUE: &str = "orders";
@@ -147,12 +149,19 @@ fn a_full_disk_refuses_publishes_settles_on_and_recovers_by_itself() {
         let ballast = disk.fill(RESERVE - MIB);
         offsets.extend(publish_until_refused(&address).await);
         status_says_full(&cluster, 1, true).await;
+        becomes(&cluster, 1, "quorate.v1.QueueService", ServingStatus::NotServing).await;
+        for goes_on in
+            ["", "quorate.v1.ConsumerService", "quorate.v1.ReaderService", "queue/orders"]
+        {
+            becomes(&cluster, 1, goes_on, ServingStatus::Serving).await;
+        }
         drain(&address, &offsets).await;
         let counts = client.describe_queue(QUEUE).await.expect("describe").counts.expect("counts");
         assert_eq!(counts.acked, offsets.len() as u64);
         fs::remove_file(ballast).expect("free the space");
         publish_until_accepted(&client).await;
         status_says_full(&cluster, 1, false).await;
+        becomes(&cluster, 1, "quorate.v1.QueueService", ServingStatus::Serving).await;
     });
 }
 

@@ -26,13 +26,20 @@ pub struct Plan {
     relayed: bool,
     settings: Vec<String>,
     data: BTreeMap<u64, PathBuf>,
+    zones: BTreeMap<u64, String>,
 }
 
 impl Plan {
     /// `nodes` nodes with the program's defaults.
     #[must_use]
     pub fn of(nodes: u64) -> Self {
-        Self { nodes, relayed: false, settings: Vec::new(), data: BTreeMap::new() }
+        Self {
+            nodes,
+            relayed: false,
+            settings: Vec::new(),
+            data: BTreeMap::new(),
+            zones: BTreeMap::new(),
+        }
     }
 
     /// `section.key=value` for each node.
@@ -53,6 +60,13 @@ impl Plan {
     #[must_use]
     pub fn data(mut self, node: u64, path: impl Into<PathBuf>) -> Self {
         self.data.insert(node, path.into());
+        self
+    }
+
+    /// The zones of the nodes, from the first on.
+    #[must_use]
+    pub fn zones(mut self, zones: &[&str]) -> Self {
+        self.zones = (1..).zip(zones.iter().map(|zone| (*zone).to_owned())).collect();
         self
     }
 
@@ -90,7 +104,8 @@ impl Plan {
                 self.data.remove(&id).unwrap_or_else(|| dir.path().join(format!("node-{id}")));
             let log = dir.path().join(format!("node-{id}.log"));
             let address = ports::free();
-            (id, Node { address, listen: address, relay: None, data, log, server: None })
+            let zone = self.zones.remove(&id).unwrap_or_default();
+            (id, Node { address, listen: address, relay: None, zone, data, log, server: None })
         };
         let nodes = (1..=self.nodes).map(node).collect();
         Cluster { nodes, settings: self.settings, dir }
@@ -103,6 +118,7 @@ struct Node {
     address: SocketAddr,
     listen: SocketAddr,
     relay: Option<Relay>,
+    zone: String,
     data: PathBuf,
     log: PathBuf,
     server: Option<Server>,
@@ -175,6 +191,9 @@ impl Cluster {
         args.extend(["--advertise".to_owned(), node.address.to_string()]);
         args.extend(["--data".to_owned(), node.data.display().to_string()]);
         args.extend(["--peer".to_owned(), peers.join(",")]);
+        if !node.zone.is_empty() {
+            args.extend(["--zone".to_owned(), node.zone.clone()]);
+        }
         args.extend(self.settings.iter().cloned());
         args
     }

@@ -1,11 +1,11 @@
 //! What is served over plain HTTP, at the port of gRPC: metrics for Prometheus, and health for load balancers
-//! that do not speak `grpc.health.v1`.
+//! that do not speak `grpc.health.v1`; both judge by [`health`](crate::health).
 //!
 //! | path | 200 if | else |
 //! |---|---|---|
 //! | `/health/live` | the program answers and has not failed | 503 |
 //! | `/health/ready` | it can serve: the catalog has a majority, the node is neither ending nor being drained | 503 |
-//! | `/health/leader/{queue}` | this node leads the queue | 503, or 404 for no such queue |
+//! | `/health/leader/{queue}` | this node leads the queue and serves it | 503, or 404 for no such queue |
 //! | `/metrics` | always; `?queue=NAME` (repeatable) or `?queues=all` for figures of queues | |
 
 use std::sync::Arc;
@@ -17,10 +17,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::about::has_majority;
+use crate::health::{Led, Standing, led};
 use crate::member::Member;
 use crate::metrics::{self, Wanted};
-use crate::routing::queue_name;
 
 type Told = (StatusCode, String);
 
@@ -58,34 +57,23 @@ async fn live(State(member): State<Arc<Member>>) -> Told {
 }
 
 async fn ready(State(member): State<Arc<Member>>) -> Told {
-    let why_not = if member.shutdown.is_said() {
-        Some("it is ending")
-    } else if member.is_draining(member.id()) {
-        Some("it is being drained")
-    } else if !has_majority(&member) {
-        Some("the catalog has no leader with a majority")
-    } else {
-        None
-    };
+    let why_not = Standing::of(&member).why_not_ready();
     told(why_not.is_none(), "ready", format!("not ready: {}", why_not.unwrap_or_default()))
 }
 
 async fn leader(State(member): State<Arc<Member>>, Path(queue): Path<String>) -> Told {
-    let name = queue_name(&queue).ok();
-    let known = name.and_then(|name| {
-        member.catalog.read(|catalog| catalog.queue(&name).map(|queue| queue.group.0))
-    });
-    let Some(group) = known else {
+    let Some(led) = led(&member, &queue) else {
         return (StatusCode::NOT_FOUND, format!("there is no queue {queue}\n"));
     };
-    let leadership = member.queues.get(group).map(|local| local.handle.leadership());
-    let leads = leadership.is_some_and(|leadership| leadership.leads);
-    let elsewhere = leadership.and_then(|leadership| leadership.leader);
-    let who = match elsewhere.and_then(|node| Some((node, member.address_of(node)?))) {
+    let elsewhere = match led {
+        Led::Here => None,
+        Led::Elsewhere(leader) => leader.and_then(|node| Some((node, member.address_of(node)?))),
+    };
+    let who = match elsewhere {
         Some((node, address)) => format!("node {node} at {address} leads"),
         None => "this node does not lead, and knows of no leader".to_owned(),
     };
-    told(leads, "leads", who)
+    told(led == Led::Here, "leads", who)
 }
 
 async fn scrape(State(member): State<Arc<Member>>, RawQuery(query): RawQuery) -> impl IntoResponse {

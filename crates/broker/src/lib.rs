@@ -12,6 +12,7 @@
 //!  service/     gRPC, thin: publish, consume, administration, cluster
 //!  routing      here, or forwarded to the leader
 //!  refusal      why a call was refused
+//!  health       whether the node, a service or a queue's leader can take calls
 //!  budget       memory, streams, disk space
 //!  peers/       the connections between nodes
 //!  telemetry    spans of sampled messages, told to a collector
@@ -31,6 +32,8 @@ mod founding;
 #[doc(hidden)]
 pub mod fuzz;
 mod healing;
+#[cfg(not(madsim))]
+mod health;
 #[cfg(not(madsim))]
 mod http;
 mod leaders;

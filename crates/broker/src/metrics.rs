@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use quorate_machine::queue::{SlotInfo, SlotState};
 
-use crate::about::has_majority;
+use crate::health::has_majority;
 use crate::member::Member;
 use crate::queue::Queue;
 

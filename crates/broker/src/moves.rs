@@ -43,6 +43,11 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
+    fn of(wanted: &catalog::Queue) -> Self {
+        let ids = |nodes: &[quorate_machine::NodeId]| nodes.iter().map(|node| node.0).collect();
+        Self { voters: ids(&wanted.replicas), observers: ids(&wanted.observers) }
+    }
+
     fn all(&self) -> BTreeSet<u64> {
         &self.voters | &self.observers
     }
@@ -77,10 +82,7 @@ pub(crate) fn next_step(me: u64, goal: &Goal, members: &Members, progress: &[Pro
         let voting: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
         // Voters that are not there could stop the group for ever: new ones have to have answered, and of all of
         // them a majority.
-        let follows = |node: &u64| {
-            let seen = progress.iter().find(|seen| seen.node == *node);
-            seen.is_some_and(|seen| seen.is_there && seen.matched.is_some() && seen.lag < CAUGHT_UP)
-        };
+        let follows = |node: &u64| follows(progress, *node);
         let here = goal.voters.iter().filter(|node| **node == me || follows(node)).count();
         if !goal.voters.difference(&voting).all(follows) || here * 2 <= goal.voters.len() {
             return Step::Wait;
@@ -93,6 +95,34 @@ pub(crate) fn next_step(me: u64, goal: &Goal, members: &Members, progress: &[Pro
     }
     let surplus = &members.all - &goal.all();
     if surplus.is_empty() { Step::Done } else { Step::Remove(surplus) }
+}
+
+/// Whether a node is there and has nearly all.
+fn follows(progress: &[Progress], node: u64) -> bool {
+    let seen = progress.iter().find(|seen| seen.node == node);
+    seen.is_some_and(|seen| seen.is_there && seen.matched.is_some() && seen.lag < CAUGHT_UP)
+}
+
+/// What this node, if it leads a queue, does next about its members, and which nodes that is about or waits for.
+pub(crate) fn outlook(member: &Member, wanted: &catalog::Queue) -> Option<(Step, Vec<u64>)> {
+    let queue = member.queues.get(wanted.group.0)?;
+    let handle = &queue.handle;
+    if !handle.leadership().leads {
+        return None;
+    }
+    let (members, progress) = (handle.members(), handle.progress());
+    let goal = Goal::of(wanted);
+    let step = next_step(member.id(), &goal, &members, &progress);
+    let nodes = match &step {
+        Step::Wait if members.is_committed => {
+            let behind = |node: &u64| *node != member.id() && !follows(&progress, *node);
+            goal.voters.iter().copied().filter(behind).collect()
+        }
+        Step::Wait | Step::Done => Vec::new(),
+        Step::Add(node) | Step::HandOver(node) => vec![*node],
+        Step::Vote(nodes) | Step::Remove(nodes) => nodes.iter().copied().collect(),
+    };
+    Some((step, nodes))
 }
 
 /// Takes one step; false if there is none to take, or it did not succeed.
@@ -156,8 +186,7 @@ async fn step(member: &Member, wanted: &catalog::Queue) {
     if !handle.leadership().leads {
         return;
     }
-    let ids = |nodes: &[quorate_machine::NodeId]| nodes.iter().map(|node| node.0).collect();
-    let goal = Goal { voters: ids(&wanted.replicas), observers: ids(&wanted.observers) };
+    let goal = Goal::of(wanted);
     let look = || next_step(member.id(), &goal, &handle.members(), &handle.progress());
     let step = look();
     if step == Step::Done {

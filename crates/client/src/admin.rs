@@ -93,6 +93,32 @@ impl Client {
         described(self.nodes.call(Effect::Reads, ask).await?.queue)
     }
 
+    /// Why a queue's replicas are where they are, as the rules of placement have it now, and which rule the placement
+    /// breaks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for node in client.explain_placement("orders").await?.nodes {
+    ///     println!("node {}: {:?}, {:?}", node.node_id, node.role(), node.reason());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn explain_placement(
+        &self,
+        name: impl Into<String>,
+    ) -> Result<v1::ExplainPlacementResponse, Error> {
+        let request = v1::ExplainPlacementRequest { name: name.into() };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).explain_placement(request).await }
+        };
+        Ok(self.nodes.call(Effect::Reads, ask).await?)
+    }
+
     /// Compares receipts with what the queue's leader has in its log: a verdict for each, in order. For those
     /// of level `Accepted`, and after a loss of more replicas than the queue can bear.
     ///
@@ -308,6 +334,34 @@ impl Client {
             async move { cluster(channel).get_replication(request).await }
         };
         Ok(self.nodes.call(Effect::Reads, ask).await?.queues)
+    }
+
+    /// What each replica of a queue, or of all queues, has received that does not lead, as it knows itself; only those
+    /// on `node`, if one is given. In order of queue and node.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` when there is no such node.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// for receiver in client.receivers(Some("orders"), None).await? {
+    ///     println!("node {}: {:?}", receiver.node_id, receiver.state());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn receivers(
+        &self,
+        queue: Option<&str>,
+        node: Option<u64>,
+    ) -> Result<Vec<v1::Receiver>, Error> {
+        let queue = queue.unwrap_or_default().to_owned();
+        let request = v1::GetReceiversRequest { queue, node_id: node.unwrap_or(0) };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).get_receivers(request).await }
+        };
+        Ok(self.nodes.call(Effect::Reads, ask).await?.receivers)
     }
 
     /// Keeps leaderships away from a node before its maintenance, or lets it have them again. It hands over what

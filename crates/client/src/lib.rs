@@ -54,10 +54,12 @@ pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
-    AckLevel, ChangeReplicasRequest, ConsumerDescription, GetStatusResponse as ClusterStatus,
-    Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueReplication,
-    QueueSettings, ReadPosition, ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole,
-    ReplicaState, SlotDescription, SlotState,
+    AckLevel, ChangeReplicasRequest, ConsumerDescription,
+    ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
+    LogPosition, NodeDescription, PlacedNode, PlacedRole, PlacementFinding, PlacementFindingKind,
+    PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts, QueueDescription,
+    QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict, Receiver, ReceiverState,
+    Replica, ReplicaProgress, ReplicaRole, ReplicaState, SlotDescription, SlotState,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

@@ -43,6 +43,11 @@ impl Freshness {
         self.0.as_of.lock().expect("no panic while held").filter(|as_of| *as_of >= since)
     }
 
+    /// How old the replica's state is at most; `None` = no read has asked the leader yet.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.0.as_of.lock().expect("no panic while held").map(|as_of| as_of.elapsed())
+    }
+
     fn set(&self, as_of: Instant) {
         *self.0.as_of.lock().expect("no panic while held") = Some(as_of);
     }

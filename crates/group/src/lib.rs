@@ -29,6 +29,7 @@ mod network;
 pub mod offline;
 mod parking;
 mod proposer;
+mod received;
 mod replica;
 mod replica_log;
 mod runtime;
@@ -48,6 +49,7 @@ pub use handle::{
 pub use members::{Members, has_more_than_vote, leave};
 pub use network::{AppendLink, LinkError, Peers};
 pub use proposer::{Applied, COMMANDS_WAITING_MAX, ENTRIES_IN_FLIGHT, Outcome, ProposeError};
+pub use received::{Receiving, Reception};
 pub use replica::Replica;
 pub use types::{OnDisk, Payload, Position, Replies, Types};
 pub use volumes::Volumes;

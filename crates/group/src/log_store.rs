@@ -196,8 +196,12 @@ impl RaftLogStorage<Types> for LogStore {
             self.log.log.append(self.log.group, entries, Box::new(|_| {}));
             return Ok(());
         }
+        let (log, last) = (self.log.clone(), entries.last().map(|entry| entry.index));
         let done = Box::new(move |result: Result<(), storage::LogError>| {
             if result.is_ok() {
+                if last.is_some() {
+                    log.received.flushed(last);
+                }
                 written.into_iter().for_each(|(position, waiting)| waiting.tell(position));
             }
             flushed.io_completed(result.map_err(io::Error::other));
@@ -214,7 +218,16 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let last = last.map(|id| (id.index, term_of(&id)));
-        durable(|done| self.log.log.truncate_after(self.log.group, last, done)).await
+        durable(|done| {
+            let log = self.log.clone();
+            // Before what is appended after it is flushed, as the writer tells of both in order.
+            let noted = Box::new(move |result: Result<(), storage::LogError>| {
+                log.received.flushed(last.map(|(index, _)| index));
+                done(result);
+            });
+            self.log.log.truncate_after(self.log.group, last, noted);
+        })
+        .await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

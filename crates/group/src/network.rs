@@ -20,7 +20,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{EmptyNode, EntryPayload, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 #[cfg(feature = "planted")]
 use quorate_machine::planted::{self, Bug};
 use quorate_proto::internal as pb;
@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::checkpoint::{SnapshotData, Source, TRANSFER_BYTES_MAX};
 use crate::codec;
+use crate::received::bytes_of;
 use crate::state_machine::Snapshot;
 use crate::types::{Types, Vote, term_of};
 use crate::wire::{self, WireError};
@@ -102,14 +103,11 @@ pub(crate) struct SentTo {
 impl Sent {
     fn note(&self, node: u64, request: &AppendEntriesRequest<Types>) {
         let Some(last) = request.entries.last() else { return };
-        let bytes = request.entries.iter().map(|entry| match &entry.payload {
-            EntryPayload::Normal(payload) => payload.commands.len() as u64,
-            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-        });
+        let bytes = bytes_of(&request.entries);
         let mut sent = lock(&self.0);
         let to = sent.entry(node).or_default();
         to.last = Some(last.log_id.index);
-        to.log_bytes += bytes.sum::<u64>();
+        to.log_bytes += bytes;
     }
 
     fn note_snapshot(&self, node: u64, bytes: u64) {
@@ -538,6 +536,8 @@ pub(crate) fn body_from(entry: pb::Entry) -> Result<Entry, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use openraft::EntryPayload;
+
     use super::*;
     use crate::types::{Payload, log_id};
 

@@ -218,6 +218,16 @@ impl Parking {
         self.lock().heard_at.is_some_and(|at| at.elapsed() < lease)
     }
 
+    /// How long ago a leader of another node was heard of; `None` = not since the replica was opened.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        self.lock().heard_at.map(|at| at.elapsed())
+    }
+
+    /// For how long a replica that is awake takes a leader to be there that it does not hear of.
+    pub(crate) fn patience(&self) -> Duration {
+        self.timing.election_timeout
+    }
+
     /// The nodes of the group are others than those that refused.
     pub(crate) fn hope(&self) {
         self.lock().refusals = 0;

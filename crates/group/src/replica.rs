@@ -104,6 +104,7 @@ impl Replica {
             }
             Body::Append(append) => {
                 let append = wire::append_from(append).map_err(text)?;
+                self.log.received.entries(&append.entries);
                 let answer = self.raft.append_entries(append).boxed().await.map_err(text)?;
                 Ok(Body::Appended(wire::appended_to(&answer)))
             }
@@ -133,6 +134,8 @@ impl Replica {
             .map(wire::append_from)
             .take_while(|request| std::future::ready(request.is_ok()))
             .filter_map(|request| std::future::ready(request.ok()));
+        let log = self.log.clone();
+        let requests = requests.inspect(move |request| log.received.entries(&request.entries));
         let answers = self.raft.stream_append(Box::pin(requests));
         let parking = self.parking.clone();
         answers
@@ -167,6 +170,8 @@ impl Replica {
         let meta = SnapshotMeta { last_log_id, last_membership };
         // What is stored stays until this snapshot, or another, is installed.
         let _pin = self.log.pin();
+        let transfer = self.log.received.begin_transfer();
+        transfer.took(head.state.len());
         let applied = self.applied();
         let mut waiting = Vec::new();
         let mut bytes = 0;
@@ -176,6 +181,7 @@ impl Replica {
                 Some(Chunk::Bodies(bodies)) => {
                     for entry in bodies.entries {
                         let entry = body_from(entry).map_err(|e| e.to_string())?;
+                        transfer.took(entry.payload.len());
                         if !self.log.has(entry.index, entry.term, applied) {
                             bytes += entry.payload.len();
                             waiting.push(entry);

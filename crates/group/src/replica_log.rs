@@ -18,6 +18,7 @@ use quorate_storage::{Done, Entry, GroupId, GroupState, Log};
 use tokio::sync::oneshot;
 
 use crate::codec;
+use crate::received::Received;
 use crate::runtime::blocking;
 use crate::types::{log_id, term_of};
 
@@ -38,6 +39,8 @@ pub(crate) struct ReplicaLog {
     kept: Mutex<Kept>,
     /// See [`ReplicaLog::had`].
     had: Mutex<Option<Had>>,
+    /// What came from leaders, and how much of it is on the disk.
+    pub(crate) received: Received,
     /// Snapshot transfers under way: nothing they may still read is released.
     pins: AtomicUsize,
     /// Who reads an entry that stays in memory afterwards, by its index: consumers that want parts of
@@ -64,12 +67,15 @@ impl Drop for Pin {
 
 impl ReplicaLog {
     pub(crate) fn new(log: Log, node: u64, group: u64) -> Self {
-        let had = log.state(GroupId(group)).and_then(|state| {
+        let state = log.state(GroupId(group));
+        let flushed = state.as_ref().and_then(last).map(|(_, index)| index);
+        let had = state.and_then(|state| {
             let committed = committed(&state);
             committed.filter(|committed| last(&state).as_ref() < Some(committed))
         });
         Self {
             had: Mutex::new(had),
+            received: Received::from(flushed),
             log,
             node,
             group: GroupId(group),
@@ -197,6 +203,7 @@ impl ReplicaLog {
         codec::put_log_id(had.map(|(term, index)| log_id(term, index)).as_ref(), &mut bytes);
         durable(|done| self.log.reset_group(self.group, bytes.freeze(), done)).await?;
         self.log.retain(self.bodies, u64::MAX, &[]);
+        self.received.flushed(None);
         Ok(())
     }
 

@@ -68,6 +68,8 @@ struct Peer {
     channel: Mutex<Option<(String, Channel)>>,
     pulse: Pulse,
     there: AtomicBool,
+    /// When `there` changed last; `None` = it was never there.
+    turned: Mutex<Option<Instant>>,
     back: Notify,
     changes: mpsc::UnboundedSender<(u64, Presence)>,
 }
@@ -98,6 +100,26 @@ impl Connections {
             State::Up(line) => line.silent_for() <= REACHABLE_WITHIN,
             State::Connecting(_) | State::Down(_) => false,
         }
+    }
+
+    /// How long ago `node` was last heard of on the connection to it; `None` if there is none.
+    #[must_use]
+    pub fn silent_for(&self, node: u64) -> Option<Duration> {
+        let peers = lock(&self.0.peers);
+        let kept = peers.as_ref().and_then(|peers| peers.get(&node))?;
+        match &*lock(&kept.peer.state) {
+            State::Up(line) => Some(line.silent_for()),
+            State::Connecting(_) | State::Down(_) => None,
+        }
+    }
+
+    /// Since when `node` is not there; `None` if it is, or never was as long as this node runs.
+    #[must_use]
+    pub fn away_for(&self, node: u64) -> Option<Duration> {
+        let peers = lock(&self.0.peers);
+        let kept = peers.as_ref().and_then(|peers| peers.get(&node))?;
+        let turned = *lock(&kept.peer.turned);
+        turned.filter(|_| !kept.peer.there.load(Ordering::SeqCst)).map(|turned| turned.elapsed())
     }
 
     /// Whether `node` was to be connected to and is not.
@@ -147,6 +169,7 @@ impl Connections {
             channel: Mutex::new(None),
             pulse: self.0.pulse,
             there: AtomicBool::new(false),
+            turned: Mutex::new(None),
             back: Notify::new(),
             changes: self.0.changes.clone(),
         });
@@ -270,7 +293,9 @@ impl Peer {
     /// Notes a change of presence, then tells of it.
     fn turn(&self, presence: Presence) {
         let there = matches!(presence, Presence::Heard | Presence::Connected);
-        self.there.store(there, Ordering::SeqCst);
+        if self.there.swap(there, Ordering::SeqCst) != there {
+            *lock(&self.turned) = Some(Instant::now());
+        }
         if there {
             self.back.notify_waiters();
         }

@@ -427,6 +427,14 @@ impl v1::admin_service_server::AdminService for Services {
         self.slot_dropped(request).await
     }
 
+    async fn explain_placement(
+        &self,
+        request: Request<v1::ExplainPlacementRequest>,
+    ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
+        let hops = hops(request.metadata());
+        Ok(Response::new(self.node.explain_placement(&request.into_inner(), hops).await?))
+    }
+
     async fn delete_queue(
         &self,
         request: Request<v1::DeleteQueueRequest>,

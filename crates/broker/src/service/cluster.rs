@@ -238,6 +238,14 @@ impl v1::cluster_service_server::ClusterService for Services {
         Ok(Response::new(self.node.replication(&request.into_inner(), hops).await?))
     }
 
+    async fn get_receivers(
+        &self,
+        request: Request<v1::GetReceiversRequest>,
+    ) -> Result<Response<v1::GetReceiversResponse>, Status> {
+        let hops = hops(request.metadata());
+        Ok(Response::new(self.node.receivers(&request.into_inner(), hops).await?))
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,

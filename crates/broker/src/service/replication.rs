@@ -17,9 +17,9 @@ use crate::routing::{forwarded, queue_name};
 /// Most queues of one answer.
 const QUEUES_MAX: usize = 10_000;
 /// How long a node may take for its part.
-const PART_WAIT: Duration = Duration::from_secs(2);
+pub(super) const PART_WAIT: Duration = Duration::from_secs(2);
 /// Largest part that is taken.
-const PART_BYTES_MAX: usize = 64 << 20;
+pub(super) const PART_BYTES_MAX: usize = 64 << 20;
 
 impl Member {
     /// All that is known; only this node's part if the question comes from another node.
@@ -28,7 +28,7 @@ impl Member {
         request: &v1::GetReplicationRequest,
         hops: u32,
     ) -> Result<v1::GetReplicationResponse, Status> {
-        let queues = self.asked_for(request)?;
+        let queues = self.asked_for(&request.queue)?;
         let mut merged = Vec::with_capacity(queues.len());
         for queue in &queues {
             merged.push(self.part(queue).await);
@@ -50,16 +50,14 @@ impl Member {
         Ok(v1::GetReplicationResponse { queues: merged })
     }
 
-    fn asked_for(
-        &self,
-        request: &v1::GetReplicationRequest,
-    ) -> Result<Vec<catalog::Queue>, Refusal> {
-        if request.queue.is_empty() {
+    /// The queue of that name; for an empty one all, in order of name.
+    pub(super) fn asked_for(&self, queue: &str) -> Result<Vec<catalog::Queue>, Refusal> {
+        if queue.is_empty() {
             return Ok(self
                 .catalog
                 .read(|catalog| catalog.queues().take(QUEUES_MAX).cloned().collect()));
         }
-        let name = queue_name(&request.queue)?;
+        let name = queue_name(queue)?;
         let queue = self.catalog.read(|catalog| catalog.queue(&name).cloned());
         Ok(vec![queue.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?])
     }

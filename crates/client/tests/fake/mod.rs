@@ -559,6 +559,13 @@ impl AdminService for Node {
         }
     }
 
+    async fn explain_placement(
+        &self,
+        _: Request<v1::ExplainPlacementRequest>,
+    ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
+        Err(Status::unimplemented("explain"))
+    }
+
     async fn delete_queue(
         &self,
         request: Request<v1::DeleteQueueRequest>,
@@ -619,6 +626,13 @@ impl ClusterService for Node {
         _: Request<v1::GetReplicationRequest>,
     ) -> Result<Response<v1::GetReplicationResponse>, Status> {
         Err(Status::unimplemented("replication"))
+    }
+
+    async fn get_receivers(
+        &self,
+        _: Request<v1::GetReceiversRequest>,
+    ) -> Result<Response<v1::GetReceiversResponse>, Status> {
+        Err(Status::unimplemented("receivers"))
     }
 
     async fn change_replicas(

@@ -15,6 +15,7 @@ use crate::{At, Machine, Millis, NodeId};
 
 mod codec;
 mod command;
+mod explain;
 mod moves;
 mod names;
 mod placement;
@@ -23,6 +24,7 @@ mod snapshot;
 pub use command::{
     Change, Command, CreateQueue, Effect, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
 };
+pub use explain::{Explained, Explanation, Finding, LeaderReason, Reason, Role};
 pub use names::{QueueName, QueueNameError};
 
 /// Most nodes of a cluster.

@@ -28,8 +28,26 @@ pub(super) struct Load {
     pub leaders: u64,
 }
 
+/// What a candidate is judged by, the better one being the smaller: the rules, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub draining: bool,
+    /// Replicas of the queue that its zone has already.
+    pub in_zone: u32,
+    /// Replicas that it carries.
+    pub replicas: u64,
+    pub id: NodeId,
+}
+
+/// A node that was chosen, and by what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pick<'a> {
+    pub node: &'a Node,
+    pub rank: Rank,
+}
+
 /// The load of every node.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Loads(BTreeMap<NodeId, Load>);
 
 impl Loads {
@@ -58,7 +76,7 @@ impl Loads {
         }
     }
 
-    fn of(&self, node: NodeId) -> Load {
+    pub fn of(&self, node: NodeId) -> Load {
         self.0.get(&node).copied().unwrap_or_default()
     }
 
@@ -69,27 +87,37 @@ impl Loads {
 
     /// Chooses `count` of the candidates, at least 1; none if they are too few.
     pub fn place(&self, candidates: &[&Node], count: usize) -> Option<Placement> {
-        let mut candidates = candidates.to_vec();
-        let mut replicas: Vec<&Node> = Vec::with_capacity(count);
-        while replicas.len() < count {
-            let zones: Vec<&str> = replicas.iter().map(|node| node.zone.as_str()).collect();
-            let best = self.best(&candidates, &zones)?;
-            candidates.retain(|candidate| candidate.id != best.id);
-            replicas.push(best);
-        }
+        let picks = self.pick(candidates, count)?;
+        let mut replicas: Vec<&Node> = picks.iter().map(|pick| pick.node).collect();
         replicas.sort_unstable_by_key(|node| node.id);
         let preferred_leader = self.preferred_leader(replicas.iter().copied())?;
         let replicas = replicas.iter().map(|node| node.id).collect();
         Some(Placement { replicas, preferred_leader })
     }
 
+    /// The same, in the order in which they are chosen.
+    pub fn pick<'a>(&self, candidates: &[&'a Node], count: usize) -> Option<Vec<Pick<'a>>> {
+        let mut candidates = candidates.to_vec();
+        let mut picks: Vec<Pick<'a>> = Vec::with_capacity(count);
+        while picks.len() < count {
+            let zones: Vec<&str> = picks.iter().map(|pick| pick.node.zone.as_str()).collect();
+            let best = self.best(&candidates, &zones)?;
+            candidates.retain(|candidate| candidate.id != best.id);
+            picks.push(Pick { node: best, rank: self.rank(best, &zones) });
+        }
+        Some(picks)
+    }
+
     /// The best of the candidates beside replicas in these zones.
     pub fn best<'a>(&self, candidates: &[&'a Node], zones: &[&str]) -> Option<&'a Node> {
-        let rank = |node: &&&Node| {
-            let in_zone = zones.iter().filter(|zone| **zone == node.zone).count();
-            (node.draining, in_zone, self.of(node.id).replicas, node.id)
-        };
-        candidates.iter().min_by_key(rank).copied()
+        candidates.iter().copied().min_by_key(|node| self.rank(node, zones))
+    }
+
+    /// How good a node is beside replicas in these zones.
+    pub fn rank(&self, node: &Node, zones: &[&str]) -> Rank {
+        let in_zone = zones.iter().filter(|zone| **zone == node.zone).count() as u32;
+        let (draining, replicas) = (node.draining, self.of(node.id).replicas);
+        Rank { draining, in_zone, replicas, id: node.id }
     }
 
     /// Which of a queue's nodes is to lead it.

@@ -7,7 +7,7 @@
 //! update NAME [max_messages=N]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
-//! show   restore
+//! show   restore   explain NAME [there=1,2,3]   (else all)
 //! ```
 
 use std::fmt::Write as _;
@@ -71,6 +71,36 @@ impl Script {
     }
 }
 
+impl Script {
+    fn explain(&self, words: &Words, output: &mut String) {
+        let catalog = &self.log.machine;
+        let there = match words.text("there") {
+            Some(_) => nodes(words, "there"),
+            None => catalog.nodes().map(|node| node.id).collect(),
+        };
+        let Some(explained) = catalog.explain(&name(words), &there) else {
+            return writeln!(output, "no such queue").unwrap();
+        };
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<_>>();
+        let (queue, anew) = (&explained.queue, ids(&explained.anew));
+        let (name, leader) = (&queue.name, queue.preferred_leader.0);
+        writeln!(output, "{name} on {:?}, anew {anew:?}", ids(&queue.replicas)).unwrap();
+        writeln!(output, "led by {leader}: {}", compact(&explained.leader)).unwrap();
+        for node in &explained.nodes {
+            let (role, reason) = (compact(&node.role), compact(&node.reason));
+            let (id, zone, carries) = (node.id.0, &node.zone, node.replicas);
+            writeln!(output, "{id} zone {zone} carries {carries} {role}: {reason}").unwrap();
+        }
+        for finding in &explained.findings {
+            writeln!(output, "finding: {}", compact(finding)).unwrap();
+        }
+    }
+}
+
+fn compact(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").replace("NodeId(", "(")
+}
+
 impl Runner for Script {
     fn line(&mut self, line: &str, output: &mut String) {
         if self.log.common(line, output) {
@@ -78,6 +108,10 @@ impl Runner for Script {
         }
         if line == "show" {
             return self.show(output);
+        }
+        let words = Words::parse(line);
+        if words.verb == "explain" {
+            return self.explain(&words, output);
         }
         let commands: Vec<Command> = line.split(';').map(|line| self.command(line)).collect();
         let (replies, effects) = self.log.apply(&commands);

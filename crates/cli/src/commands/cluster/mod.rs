@@ -2,6 +2,7 @@
 
 mod join;
 mod leaders;
+mod receivers;
 mod remove;
 mod replication;
 mod status;
@@ -18,6 +19,8 @@ pub enum Command {
     Status,
     /// Show how far each replica of each queue is.
     Replication(replication::Args),
+    /// Show what each replica has received from its leader, as it knows itself.
+    Receivers(receivers::Args),
     /// Register a new node and prepare its data directory; start it with `quorate server` then.
     Join(join::Args),
     /// Take a node out of the cluster, alive or dead; what it holds moves to other nodes.
@@ -37,6 +40,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Status => status::run(global).await,
         Command::Replication(args) => replication::run(&args, global).await,
+        Command::Receivers(args) => receivers::run(&args, global).await,
         Command::Join(args) => join::run(&args, global).await,
         Command::RemoveNode(args) => remove::run(&args, global).await,
         Command::TransferLeader(args) => leaders::transfer(&args, global).await,

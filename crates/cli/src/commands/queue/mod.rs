@@ -4,6 +4,7 @@ pub mod confirm;
 mod create;
 mod delete;
 mod describe;
+mod explain;
 mod list;
 mod purge;
 mod replica;
@@ -22,6 +23,8 @@ pub enum Command {
     List,
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
+    /// Say why a queue's replicas are where they are, and what would mend it.
+    Explain(explain::Args),
     /// Change which nodes hold a queue.
     #[command(subcommand)]
     Replica(replica::Command),
@@ -37,6 +40,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Create(args) => create::run(args, global).await,
         Command::List => list::run(global).await,
         Command::Describe(args) => describe::run(&args, global).await,
+        Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
