@@ -10,6 +10,7 @@ mod followers;
 mod founding;
 mod full_disk;
 mod health;
+mod later;
 mod leaders;
 mod leases;
 mod log;

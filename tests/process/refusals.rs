@@ -46,7 +46,7 @@ fn frame(count: u32, messages: impl Into<Bytes>) -> v1::PublishRequest {
 
 fn message(key: &str, value: usize) -> v1::PublishRequest {
     let header = v1::Header { key: key.to_owned(), value: vec![1; value].into() };
-    let message = v1::Message { body: "body".into(), headers: vec![header] };
+    let message = v1::Message { body: "body".into(), headers: vec![header], ..<_>::default() };
     v1::PublishRequest { queue: QUEUE.to_owned(), messages: vec![message], ..Default::default() }
 }
 
@@ -160,7 +160,7 @@ fn a_message_that_is_too_large_is_refused_and_the_largest_is_taken() {
         let said = too_large(raw::publish(&address, QUEUE, vec![0; LIMIT - 1], None).await);
         assert!(said.contains("max_message_bytes"), "{said}");
         raw::publish(&address, QUEUE, vec![0; LIMIT - 2], None).await.expect("just small enough");
-        let many = v1::Message { body: vec![0; LIMIT / 2].into(), headers: Vec::new() };
+        let many = v1::Message { body: vec![0; LIMIT / 2].into(), ..<_>::default() };
         let messages = vec![many; 9];
         let request =
             v1::PublishRequest { queue: QUEUE.to_owned(), messages, ..Default::default() };

@@ -58,7 +58,7 @@ pub async fn publish(
     body: impl Into<Bytes>,
     producer: Option<(&str, u64)>,
 ) -> Result<v1::Receipt, Status> {
-    let message = v1::Message { body: body.into(), headers: Vec::new() };
+    let message = v1::Message { body: body.into(), ..<_>::default() };
     let request = v1::PublishRequest {
         queue: queue.to_owned(),
         messages: vec![message],

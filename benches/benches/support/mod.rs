@@ -41,6 +41,7 @@ pub fn publish() -> Command {
         producer: None,
         count: frame.count,
         layout,
+        properties: Vec::new(),
         frame: frame.messages.clone(),
     })
 }

@@ -4,17 +4,29 @@
 //! `None` says that the request was refused.
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
-use quorate_machine::queue::{Attach, CreateSlot, ProducerId, SettleItem, SlotName};
+use quorate_machine::queue::{Attach, CreateSlot, ProducerId, Properties, SettleItem, SlotName};
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
 use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots};
 
-/// A producer's id and epoch, if the request names one, and its messages as a frame.
+/// A producer's id and epoch, if the request names one, and its messages as a frame, with their properties.
 #[must_use]
-pub fn publish(mut request: v1::PublishRequest) -> Option<(Option<(ProducerId, u32)>, v1::Frame)> {
-    let frame = queue::frame_of(&mut request).ok()?;
-    Some((publisher::producer_of(request.producer).ok()?, frame))
+pub fn publish(
+    mut request: v1::PublishRequest,
+) -> Option<(Option<(ProducerId, u32)>, v1::Frame, Vec<v1::Properties>)> {
+    let (frame, properties) = queue::frame_of(&mut request).ok()?;
+    Some((publisher::producer_of(request.producer).ok()?, frame, properties))
+}
+
+/// The properties of `count` messages that are published at `now_ms`.
+#[must_use]
+pub fn properties(
+    properties: &[v1::Properties],
+    count: u32,
+    now_ms: u64,
+) -> Option<Vec<Properties>> {
+    publisher::properties_of(properties, count, now_ms).ok()
 }
 
 /// A producer, as it opens a stream.

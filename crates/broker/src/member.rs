@@ -25,13 +25,16 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 2;
+pub(crate) const COMMANDS_VERSION: u32 = 3;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
 
 /// Version from which on the commands are known that move queues and remove nodes.
 pub(crate) const MOVES_VERSION: u32 = 2;
+
+/// Version from which on messages are known that have properties.
+pub(crate) const PROPERTIES_VERSION: u32 = 3;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;

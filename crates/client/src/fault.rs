@@ -195,6 +195,7 @@ mod tests {
             reason::NO_QUORUM,
             reason::RESOURCE_EXHAUSTED,
             reason::STALENESS_EXCEEDED,
+            reason::SESSION_CLOSED,
             reason::SHUTTING_DOWN,
             reason::UNKNOWN_OUTCOME,
         ];

@@ -1,6 +1,9 @@
 //! What a producer sends.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
+use quorate_proto::v1;
 
 /// A message to be published: a body and, if wanted, headers.
 ///
@@ -17,12 +20,22 @@ use bytes::Bytes;
 pub struct Message {
     body: Bytes,
     headers: Vec<(String, Bytes)>,
+    due: Due,
+}
+
+/// When a message may be delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Due {
+    #[default]
+    AtOnce,
+    After(Duration),
+    At(SystemTime),
 }
 
 impl Message {
     /// A message without headers.
     pub fn new(body: impl Into<Bytes>) -> Self {
-        Self { body: body.into(), headers: Vec::new() }
+        Self { body: body.into(), ..Self::default() }
     }
 
     /// Appends a header. A key may be given more than once.
@@ -30,6 +43,49 @@ impl Message {
     pub fn header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push((key.into(), value.into()));
         self
+    }
+
+    /// Not delivered to consumers before so much time has passed since the leader has it; at most 366 days, to the
+    /// millisecond. Readers see it at once. When it is due it is the first in line for its offset.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quorate_client::Message;
+    /// let reminder = Message::new("your cart is waiting").delay(Duration::from_secs(3600));
+    /// ```
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        Self { due: Due::After(delay), ..self }
+    }
+
+    /// Not delivered to consumers before this time, by the clock of the queue's leader; at most 366 days from now. A
+    /// time that has passed is no delay. In place of [`delay`](Self::delay): the later call counts.
+    #[must_use]
+    pub fn deliver_at(self, time: SystemTime) -> Self {
+        Self { due: Due::At(time), ..self }
+    }
+
+    /// Adds what sets this message apart to that of those before it in a batch, of which there are `before`;
+    /// plain ones are left out until there is one that is not.
+    pub(crate) fn add_properties(&self, properties: &mut Vec<v1::Properties>, before: u32) {
+        let (delay_ms, deliver_at_ms) = match self.due {
+            Due::AtOnce if properties.is_empty() => return,
+            Due::AtOnce => (0, 0),
+            // Rounded up: never early.
+            Due::After(delay) => (millis(delay), 0),
+            Due::At(time) => {
+                (0, millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
+            }
+        };
+        if properties.is_empty() && before > 0 {
+            properties.push(v1::Properties { count: before, ..<_>::default() });
+        }
+        match properties.last_mut() {
+            Some(last) if (last.delay_ms, last.deliver_at_ms) == (delay_ms, deliver_at_ms) => {
+                last.count += 1;
+            }
+            _ => properties.push(v1::Properties { count: 1, delay_ms, deliver_at_ms }),
+        }
     }
 
     /// The payload.
@@ -42,5 +98,33 @@ impl Message {
     #[must_use]
     pub fn headers(&self) -> &[(String, Bytes)] {
         &self.headers
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_that_are_alike_have_one_set_of_properties_and_plain_batches_none() {
+        let runs = |delays: &[u64]| {
+            let mut properties = Vec::new();
+            for (before, &delay) in (0..).zip(delays) {
+                let message = Message::new("body");
+                let message = match delay {
+                    0 => message,
+                    micros => message.delay(Duration::from_micros(micros)),
+                };
+                message.add_properties(&mut properties, before);
+            }
+            properties.iter().map(|of| (of.count, of.delay_ms)).collect::<Vec<_>>()
+        };
+        assert_eq!(runs(&[0, 0, 0]), []);
+        assert_eq!(runs(&[0, 0, 5_000, 4_001, 0]), [(2, 0), (2, 5), (1, 0)]);
+        assert_eq!(runs(&[1]), [(1, 1)]);
     }
 }

@@ -8,10 +8,10 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
-    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
+    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
-use quorate_machine::{Machine, NodeId};
+use quorate_machine::{Machine, Millis, NodeId};
 
 use crate::frames;
 
@@ -117,7 +117,9 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         sequence,
     });
     let (count, frame) = (frame.count, frame.messages);
-    Command::Publish(Publish { producer, count, layout: 1, frame })
+    let later = Properties { count, due: Some(Millis(70_000)) };
+    let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
+    Command::Publish(Publish { producer, count, layout: 1, properties, frame })
 }
 
 /// A life of a catalog.

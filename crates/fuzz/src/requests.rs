@@ -73,11 +73,11 @@ fn proposable<M: Machine<Command: Debug + PartialEq>>(command: M::Command) {
 fn publish(request: v1::PublishRequest) {
     let sequence = request.sequence;
     let plain = request.frame.is_none();
-    let Some((producer, frame)) = broker::publish(request) else { return };
+    let Some((producer, frame, properties)) = broker::publish(request) else { return };
     if plain {
         assert!(proto::messages(&frame).is_ok(), "the node's own frame");
     }
-    propose_frame(producer, sequence, frame);
+    propose_frame(producer, sequence, frame, &properties);
 }
 
 fn publish_stream(request: v1::PublishStreamRequest) {
@@ -85,21 +85,37 @@ fn publish_stream(request: v1::PublishStreamRequest) {
     match request.request {
         Some(Request::Open(open)) => drop(broker::producer(open.producer)),
         Some(Request::Batch(batch)) => {
-            propose_frame(None, batch.sequence, batch.frame.unwrap_or_default());
+            let frame = batch.frame.unwrap_or_default();
+            propose_frame(None, batch.sequence, frame, &batch.properties);
         }
         None => {}
     }
 }
 
-fn propose_frame(producer: Option<(ProducerId, u32)>, sequence: u64, frame: v1::Frame) {
+fn propose_frame(
+    producer: Option<(ProducerId, u32)>,
+    sequence: u64,
+    frame: v1::Frame,
+    properties: &[v1::Properties],
+) {
     let max = proto::MAX_MESSAGE_BYTES as u32;
     let good =
         frame.layout == proto::LAYOUT && frame::validate(&frame.messages, frame.count, max).is_ok();
     assert_eq!(good, proto::messages(&frame).is_ok(), "the node and the SDK judge alike");
     if good {
+        const NOW_MS: u64 = 1_700_000_000_000;
+        let Some(properties) = broker::properties(properties, frame.count, NOW_MS) else { return };
+        let all: u64 = properties.iter().map(|of| u64::from(of.count)).sum();
+        assert!(properties.is_empty() || all == u64::from(frame.count), "each message has some");
         let producer = producer.map(|(id, epoch)| Producer { id, epoch, sequence });
         let (count, layout, frame) = (frame.count, frame::LAYOUT, frame.messages);
-        proposable::<Queue>(Command::Publish(Publish { producer, count, layout, frame }));
+        proposable::<Queue>(Command::Publish(Publish {
+            producer,
+            count,
+            layout,
+            properties,
+            frame,
+        }));
     }
 }
 
@@ -171,7 +187,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let frame = || frames::frames().into_iter().nth(2);
     let producer = || Some(v1::Producer { id: "producer".to_owned(), epoch: 3 });
     let header = v1::Header { key: "key".to_owned(), value: b"value".as_slice().into() };
-    let message = v1::Message { body: b"body".as_slice().into(), headers: vec![header] };
+    let message = v1::Message {
+        body: b"body".as_slice().into(),
+        headers: vec![header],
+        delay_ms: 60_000,
+        deliver_at_ms: 0,
+    };
     let plain = v1::PublishRequest {
         queue: queue(),
         messages: vec![message.clone(), message],
@@ -181,7 +202,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
     let open = v1::PublishOpen { queue: queue(), producer: producer() };
-    let batch = v1::PublishBatch { id: 1, frame: frame(), sequence: 9, ..<_>::default() };
+    let count = frame().map_or(0, |frame| frame.count);
+    let properties = vec![v1::Properties { count, delay_ms: 70, deliver_at_ms: 0 }];
+    let batch =
+        v1::PublishBatch { id: 1, frame: frame(), sequence: 9, properties, ..<_>::default() };
     let streamed = |request| v1::PublishStreamRequest { request: Some(request) };
     let attach = v1::Attach {
         queue: queue(),

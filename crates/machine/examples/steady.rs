@@ -105,7 +105,13 @@ fn attach(session: u128) -> Command {
 fn publish(sequence: Option<u64>) -> Command {
     let id = || ProducerId::new(&b"producer"[..]).unwrap();
     let producer = sequence.map(|sequence| Producer { id: id(), epoch: 0, sequence });
-    Command::Publish(Publish { producer, count: BATCH, layout: frame::LAYOUT, frame: frame() })
+    Command::Publish(Publish {
+        producer,
+        count: BATCH,
+        layout: frame::LAYOUT,
+        properties: Vec::new(),
+        frame: frame(),
+    })
 }
 
 /// The frame, made once: what a client does to make one is not the machine's cost.

@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
-    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
+    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
 };
-use quorate_machine::{Machine, NodeId};
+use quorate_machine::{Machine, Millis, NodeId};
 
 fn settings() -> impl Strategy<Value = Settings> {
     let limit = || prop::option::of(1..u64::MAX);
@@ -36,8 +36,17 @@ fn publishes() -> impl Strategy<Value = Publish> {
             epoch,
             sequence: u64::from(epoch) << 20,
         });
-    (prop::option::of(producer), any::<u32>(), any::<u8>(), any::<Vec<u8>>()).prop_map(
-        |(producer, count, layout, frame)| Publish { producer, count, layout, frame: frame.into() },
+    let properties = (any::<u32>(), prop::option::of(any::<u64>().prop_map(Millis)))
+        .prop_map(|(count, due)| Properties { count, due });
+    let properties = prop::collection::vec(properties, 0..4);
+    (prop::option::of(producer), any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
+        |(producer, count, layout, properties, frame)| Publish {
+            producer,
+            count,
+            layout,
+            properties,
+            frame: frame.into(),
+        },
     )
 }
 
@@ -195,7 +204,7 @@ fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since
 #[test]
 fn a_decoded_frame_shares_the_memory_of_its_entry() {
     let frame = Bytes::from_static(b"some messages");
-    let publish = Publish { producer: None, count: 1, layout: 1, frame };
+    let publish = Publish { producer: None, count: 1, layout: 1, properties: Vec::new(), frame };
     let bytes = encoded::<Queue>(&Command::Publish(publish));
     let Command::Publish(decoded) = Queue::decode(&mut bytes.clone()).unwrap() else {
         panic!("it was a publish");

@@ -51,9 +51,13 @@ fn ops() -> impl Strategy<Value = Op> {
     )
         .prop_map(|(id, epoch, shift)| Numbered { id, epoch, shift });
     let stale = || prop::bool::weighted(0.3);
+    let delays = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(prop_oneof![Just(0u64), 1..300u64], 1..4),
+    ];
     prop_oneof![
-        8 => (1..9u32, 0..40usize, prop::option::of(numbered))
-            .prop_map(|(count, padding, producer)| Op::Publish { count, padding, producer }),
+        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays).prop_map(
+            |(count, padding, producer, delays)| Op::Publish { count, padding, producer, delays }),
         4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
             |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),

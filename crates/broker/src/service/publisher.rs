@@ -11,14 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quorate_group::{Applied, OnDisk, Outcome, Position};
+use quorate_machine::Millis;
 use quorate_machine::frame::{self as frames, FrameError};
-use quorate_machine::queue::{self as machine, Command, ProducerId, Reply};
+use quorate_machine::queue::{self as machine, Command, ProducerId, Properties, Reply};
 use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::member::Member;
+use crate::member::{Member, PROPERTIES_VERSION};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::telemetry::Publishing;
@@ -73,6 +74,52 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
     }
 }
 
+/// What the properties of a run of messages take in the log, at most.
+const PROPERTY_BYTES: usize = 16;
+/// The longest delay of a message, in milliseconds: 366 days.
+const DELAY_MS_MAX: u64 = 366 * 24 * 3_600_000;
+
+/// The properties of a batch of `count` messages, with times by the leader's clock, at which it is `now_ms`; empty if
+/// its messages are plain.
+pub(crate) fn properties_of(
+    properties: &[v1::Properties],
+    count: u32,
+    now_ms: u64,
+) -> Result<Vec<Properties>, Refusal> {
+    let all: u64 = properties.iter().map(|of| u64::from(of.count)).sum();
+    if !properties.is_empty() && all != u64::from(count) {
+        let message = format!("`properties` are of {all} messages, and there are {count}");
+        return Err(Refusal::invalid(message));
+    }
+    let mut runs: Vec<Properties> = Vec::new();
+    for &v1::Properties { count, delay_ms, deliver_at_ms } in properties {
+        let due_ms = match (delay_ms, deliver_at_ms) {
+            (0, due_ms) => due_ms,
+            (delay_ms, 0) => now_ms.saturating_add(delay_ms),
+            _ => return Err(Refusal::invalid("give `delay_ms` or `deliver_at_ms`, not both")),
+        };
+        if due_ms > now_ms.saturating_add(DELAY_MS_MAX) {
+            let message = format!(
+                "a message is for {} days from now; at most 366 are allowed",
+                (due_ms - now_ms) / (24 * 3_600_000)
+            );
+            return Err(Refusal::invalid(message));
+        }
+        let due = Some(Millis(due_ms)).filter(|due| due.0 > now_ms);
+        match runs.last_mut() {
+            Some(last) if last.due == due => last.count += count,
+            _ if count == 0 => {
+                return Err(Refusal::invalid("`properties` are of one message or more"));
+            }
+            _ => runs.push(Properties { count, due }),
+        }
+    }
+    match runs.iter().any(|run| run.due.is_some()) {
+        true => Ok(runs),
+        false => Ok(Vec::new()),
+    }
+}
+
 pub(crate) fn producer_of(
     producer: Option<v1::Producer>,
 ) -> Result<Option<(ProducerId, u32)>, Refusal> {
@@ -95,10 +142,11 @@ impl Publisher {
         &self,
         sequence: u64,
         frame: v1::Frame,
+        properties: &[v1::Properties],
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         let trace = self.node.telemetry.arrived(&self.queue, &frame);
-        let mut outcome = self.take_in(sequence, frame, ack).await;
+        let mut outcome = self.take_in(sequence, frame, properties, ack).await;
         if let Some(mut trace) = trace {
             match &mut outcome {
                 Ok(submitted) => {
@@ -115,12 +163,17 @@ impl Publisher {
         &self,
         sequence: u64,
         frame: v1::Frame,
+        properties: &[v1::Properties],
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         if self.node.disk.is_full() {
             return Err(Refusal::disk_full());
         }
         self.check(&frame)?;
+        let properties = properties_of(properties, frame.count, self.queue.handle.now_ms())?;
+        if !properties.is_empty() {
+            self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
+        }
         let level = level_of(ack)?;
         if level == AckLevel::All {
             self.check_in_sync().await?;
@@ -132,8 +185,8 @@ impl Publisher {
         let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
         let remembered_ms = remembered.unwrap_or_default();
         let count = frame.count;
-        let memory = self.node.budget.memory(frame.messages.len()).await?;
-        let bytes = frame.messages.len();
+        let bytes = frame.messages.len() + properties.len() * PROPERTY_BYTES;
+        let memory = self.node.budget.memory(bytes).await?;
         let producer = self.producer.clone();
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
         let counts = &self.node.counts;
@@ -143,6 +196,7 @@ impl Publisher {
             producer,
             count: frame.count,
             layout: frames::LAYOUT,
+            properties,
             frame: frame.messages,
         });
         let limit = self.node.config.limits.request_timeout();
@@ -395,10 +449,11 @@ impl Publisher {
             };
             let next = match request {
                 Ok(Some(v1::PublishStreamRequest { request: Some(Request::Batch(batch)) })) => {
-                    let frame = batch.frame.unwrap_or_default();
+                    let v1::PublishBatch { sequence, frame, properties, ack, .. } = batch;
+                    let frame = frame.unwrap_or_default();
                     let outcome = match &refused {
                         Some(refusal) => Err(refusal.clone()),
-                        None => self.submit(batch.sequence, frame, batch.ack).await,
+                        None => self.submit(sequence, frame, &properties, ack).await,
                     };
                     if let Err(refusal) = &outcome {
                         refused.get_or_insert_with(|| refusal.clone().for_followers());

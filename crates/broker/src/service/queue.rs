@@ -18,21 +18,29 @@ use crate::routing::{Place, forwarded, hops, passed_on};
 /// Batches of one stream that may wait for their receipts.
 const BATCHES_IN_FLIGHT: usize = 4096;
 
-/// A frame made of plain messages.
-pub(crate) fn frame_of(request: &mut v1::PublishRequest) -> Result<v1::Frame, Refusal> {
+/// The frame of a request, and its messages' properties: those that come with the frame, or those of each message.
+pub(crate) fn frame_of(
+    request: &mut v1::PublishRequest,
+) -> Result<(v1::Frame, Vec<v1::Properties>), Refusal> {
+    let mut properties = std::mem::take(&mut request.properties);
     if let Some(frame) = request.frame.take() {
         if !request.messages.is_empty() {
             return Err(Refusal::invalid("give `messages` or `frame`, not both"));
         }
-        return Ok(frame);
+        return Ok((frame, properties));
+    }
+    if !properties.is_empty() {
+        return Err(Refusal::invalid("`properties` are those of a `frame`; a message has its own"));
     }
     let mut frame = FrameBuilder::new();
     for message in std::mem::take(&mut request.messages) {
+        let v1::Message { delay_ms, deliver_at_ms, .. } = message;
+        properties.push(v1::Properties { count: 1, delay_ms, deliver_at_ms });
         let headers: Vec<(String, Bytes)> =
             message.headers.into_iter().map(|header| (header.key, header.value)).collect();
         frame.push(&headers, &message.body).map_err(|error| Refusal::invalid(error.to_string()))?;
     }
-    Ok(frame.finish())
+    Ok((frame.finish(), properties))
 }
 
 #[tonic::async_trait]
@@ -52,10 +60,10 @@ impl v1::queue_service_server::QueueService for Services {
                 return client.publish(forwarded(request, hops)).await.map_err(passed_on);
             }
         };
-        let frame = frame_of(&mut request)?;
+        let (frame, properties) = frame_of(&mut request)?;
         let producer = producer_of(request.producer.take())?;
         let publisher = Publisher::new(self.node.clone(), queue, producer);
-        let submitted = publisher.submit(request.sequence, frame, request.ack).await?;
+        let submitted = publisher.submit(request.sequence, frame, &properties, request.ack).await?;
         let receipt = publisher.receipt(submitted).await?;
         Ok(Response::new(v1::PublishResponse { receipt: Some(receipt) }))
     }

@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_client::{AckLevel, Message, Pending, Producer, PublishError, Receipt};
@@ -45,6 +45,9 @@ pub struct Args {
     /// Publish each message this many times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Deliver the messages to consumers only after this time, e.g. 90s, 2h.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    delay: Option<Duration>,
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -99,10 +102,13 @@ async fn send_all(
 ) -> Result<(), Failure> {
     while let Some(body) = input.next().await? {
         for _ in 0..args.count {
-            let message =
+            let mut message =
                 args.headers.iter().fold(Message::new(body.clone()), |message, (key, value)| {
                     message.header(key.clone(), value.clone())
                 });
+            if let Some(delay) = args.delay {
+                message = message.delay(delay);
+            }
             let sent = producer.send(message).await;
             let sent = sent.map_err(|error| session::failure(doing, &error))?;
             // The collector has met a failure and left: it reports it.

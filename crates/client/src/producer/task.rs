@@ -230,18 +230,24 @@ impl Task {
         let bytes: usize =
             self.gathered.iter().take(count).map(|queued| queued.bytes + LENGTH_BYTES).sum();
         let mut frame = FrameBuilder::with_capacity(bytes);
+        let mut properties = Vec::new();
         let mut waiters = Vec::with_capacity(count);
         let mut room = 0;
         for queued in self.gathered.drain(..count) {
             // Was checked when it was sent, and `batch_messages` is below the frame's limit.
             match frame.push(queued.message.headers(), queued.message.body()) {
-                Ok(()) => waiters.push(queued.waiter),
+                Ok(()) => {
+                    queued.message.add_properties(&mut properties, waiters.len() as u32);
+                    waiters.push(queued.waiter);
+                }
                 Err(error) => drop(queued.waiter.send(Err(error.into()))),
             }
             room += self.settings.room_of(queued.bytes);
         }
         self.gathered_bytes -= bytes;
-        Batch::new(frame.finish(), waiters, room, first, deadline)
+        let mut batch = Batch::new(frame.finish(), waiters, room, first, deadline);
+        batch.properties = properties;
+        batch
     }
 
     /// Gives room back for messages whose outcome is known; how many those are.

@@ -32,6 +32,8 @@ pub(crate) type Waiter = oneshot::Sender<Result<Receipt, PublishError>>;
 /// Several messages that enter together or not at all.
 pub(crate) struct Batch {
     pub frame: v1::Frame,
+    /// Of its messages; none if they are plain.
+    pub properties: Vec<v1::Properties>,
     pub waiters: Vec<Waiter>,
     /// What the messages take of the producer's room.
     pub bytes: usize,
@@ -58,6 +60,7 @@ impl Batch {
     ) -> Self {
         Self {
             frame,
+            properties: Vec::new(),
             waiters,
             bytes,
             first,
@@ -200,6 +203,7 @@ impl Window {
             id: batch.id,
             sequence: batch.sequence,
             frame: Some(batch.frame.clone()),
+            properties: batch.properties.clone(),
             ack: self.ack.into(),
         })
     }

@@ -86,7 +86,13 @@ fn publish(index: u64) -> Entry {
     let id = ProducerId::new(&b"producer"[..]).expect("short");
     let producer = Some(Producer { id, epoch: 1, sequence: index });
     let frame = Bytes::from_static(b"\x08\0\0\0\0\0secret");
-    let command = Command::Publish(Publish { producer, count: 1, layout: frame::LAYOUT, frame });
+    let command = Command::Publish(Publish {
+        producer,
+        count: 1,
+        layout: frame::LAYOUT,
+        properties: Vec::new(),
+        frame,
+    });
     let mut builder = EntryBuilder::new();
     builder.push_command::<Queue>(&command);
     entry(index, 1, builder.freeze(Millis(1_000 + index)))

@@ -15,18 +15,20 @@
 //!     from         1 first, 2 next, 3 offset; the offset is 0 but for 3
 //! 11 AdvanceSlot   slot | made at u64 | offset u64
 //! 12 DropSlot      slot
+//! 13 PublishWith   producer? | count u32 | layout u8 | properties u32 | property* | frame
+//!     property     count u32 | flags u8 | due u64 if flag 1 is set       instead of 2, where there are any
 //! slot             length u32, name
 //! x?               0, or 1 and x
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+use super::command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
 use crate::wire::{self, DecodeError};
-use crate::{NodeId, entry, frame};
+use crate::{Millis, NodeId, entry, frame};
 
 /// Version of the command encoding.
 const VERSION: u8 = 1;
@@ -43,6 +45,10 @@ const LEADER_CHANGED: u8 = 9;
 const CREATE_SLOT: u8 = 10;
 const ADVANCE_SLOT: u8 = 11;
 const DROP_SLOT: u8 = 12;
+const PUBLISH_WITH: u8 = 13;
+
+/// The messages have a due time.
+const HAS_DUE: u8 = 1;
 
 const FROM_FIRST: u8 = 1;
 const FROM_NEXT: u8 = 2;
@@ -52,6 +58,9 @@ const ACK: u8 = 1;
 const NACK: u8 = 2;
 const REJECT: u8 = 3;
 const EXTEND: u8 = 4;
+
+/// Most bytes of encoded [`Properties`].
+const PROPERTY_BYTES: usize = 4 + 1 + 8;
 
 /// Bytes of an encoded [`SettleItem`].
 const ITEM_BYTES: usize = 1 + 4 + 8 + 8 + 4;
@@ -138,8 +147,9 @@ pub(super) fn slot_start(buf: &mut impl Buf) -> Result<SlotStart, DecodeError> {
 }
 
 fn encode_publish(publish: &Publish, out: &mut BytesMut) {
-    out.reserve(publish.frame.len() + ProducerId::BYTES_MAX);
-    out.put_u8(PUBLISH);
+    let properties = &publish.properties;
+    out.reserve(publish.frame.len() + ProducerId::BYTES_MAX + properties.len() * PROPERTY_BYTES);
+    out.put_u8(if properties.is_empty() { PUBLISH } else { PUBLISH_WITH });
     wire::put_option(out, publish.producer.as_ref(), |out, producer| {
         wire::put_bytes(out, producer.id.as_bytes());
         out.put_u32_le(producer.epoch);
@@ -147,6 +157,17 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     });
     out.put_u32_le(publish.count);
     out.put_u8(publish.layout);
+    if !properties.is_empty() {
+        // One for each message at most.
+        out.put_u32_le(properties.len() as u32);
+        for Properties { count, due } in properties {
+            out.put_u32_le(*count);
+            out.put_u8(if due.is_some() { HAS_DUE } else { 0 });
+            if let Some(due) = due {
+                out.put_u64_le(due.0);
+            }
+        }
+    }
     wire::put_bytes(out, &publish.frame);
 }
 
@@ -190,7 +211,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
     wire::expect_version(buf, "queue command", VERSION)?;
     let command = match wire::u8(buf)? {
         CONFIGURE => Command::Configure(Settings::decode(buf)?),
-        PUBLISH => Command::Publish(decode_publish(buf)?),
+        kind @ (PUBLISH | PUBLISH_WITH) => Command::Publish(decode_publish(kind, buf)?),
         ATTACH => Command::Attach(decode_attach(buf)?),
         DETACH => Command::Detach { session: session(buf)?, attachment: attachment(buf)? },
         DISCONNECT => Command::Disconnect { session: session(buf)?, attachment: attachment(buf)? },
@@ -224,7 +245,7 @@ fn attachment(buf: &mut impl Buf) -> Result<Attachment, DecodeError> {
     wire::u64(buf).map(Attachment)
 }
 
-fn decode_publish(buf: &mut impl Buf) -> Result<Publish, DecodeError> {
+fn decode_publish(kind: u8, buf: &mut impl Buf) -> Result<Publish, DecodeError> {
     let producer = wire::option(buf, "producer flag", |buf| {
         let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
         let id = ProducerId::new(id)
@@ -233,8 +254,32 @@ fn decode_publish(buf: &mut impl Buf) -> Result<Publish, DecodeError> {
     })?;
     let count = wire::u32(buf)?;
     let layout = wire::u8(buf)?;
+    let properties = if kind == PUBLISH { Vec::new() } else { decode_properties(buf)? };
     let limit = buf.remaining();
-    Ok(Publish { producer, count, layout, frame: wire::bytes(buf, "frame", limit)? })
+    let frame = wire::bytes(buf, "frame", limit)?;
+    Ok(Publish { producer, count, layout, properties, frame })
+}
+
+fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError> {
+    const SHORTEST: usize = 4 + 1;
+    let count = wire::u32(buf)? as usize;
+    if count == 0 {
+        return Err(DecodeError::Invalid { what: "publish", why: "it has an older form" });
+    }
+    if buf.remaining() / SHORTEST < count {
+        let needed = count.saturating_mul(SHORTEST);
+        return Err(DecodeError::Truncated { needed, left: buf.remaining() });
+    }
+    let property = |_| {
+        let count = wire::u32(buf)?;
+        let due = match wire::u8(buf)? {
+            0 => None,
+            HAS_DUE => Some(Millis(wire::u64(buf)?)),
+            kind => return Err(DecodeError::UnknownKind { what: "property", kind }),
+        };
+        Ok(Properties { count, due })
+    };
+    (0..count).map(property).collect()
 }
 
 fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
@@ -335,10 +380,11 @@ pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
 /// The publish that a command is, if it is one.
 fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
     wire::expect_version(&mut command, "queue command", VERSION)?;
-    if wire::u8(&mut command)? != PUBLISH {
+    let kind = wire::u8(&mut command)?;
+    if ![PUBLISH, PUBLISH_WITH].contains(&kind) {
         return Ok(None);
     }
-    let publish = decode_publish(&mut command)?;
+    let publish = decode_publish(kind, &mut command)?;
     match publish.layout {
         frame::LAYOUT => Ok(Some(publish)),
         version => Err(DecodeError::UnknownVersion { what: "frame", version }),

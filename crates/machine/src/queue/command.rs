@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName};
-use crate::NodeId;
+use crate::{Millis, NodeId};
 
 /// A command to a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +75,19 @@ pub struct Publish {
     pub count: u32,
     /// Layout of the frame; see [`crate::frame`].
     pub layout: u8,
+    /// What sets its messages apart, run by run, as many as the frame has; empty if nothing does.
+    pub properties: Vec<Properties>,
     /// The messages.
     pub frame: Bytes,
+}
+
+/// What sets neighbouring messages of a batch apart from plain ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// Messages that they are about, at least 1.
+    pub count: u32,
+    /// Not to be delivered before this time.
+    pub due: Option<Millis>,
 }
 
 /// An idempotent producer and the place of a batch in what it sends.

@@ -223,7 +223,13 @@ mod tests {
         let batches = RETAINED_MAX as u64 + 2;
         for offset in 0..batches {
             let frame = bytes::Bytes::from_static(&[0; 6]);
-            let publish = Publish { producer: None, count: 1, layout: frame::LAYOUT, frame };
+            let publish = Publish {
+                producer: None,
+                count: 1,
+                layout: frame::LAYOUT,
+                properties: Vec::new(),
+                frame,
+            };
             apply(&mut queue, Command::Publish(publish));
             let token = Token(4 + 2 * offset);
             let item = SettleItem { kind: SettleKind::Ack, token, first: Offset(offset), count: 1 };

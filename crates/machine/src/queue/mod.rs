@@ -6,7 +6,7 @@
 //!                          ▲ ▲  nack, detach, expiry, grace  │ │ │ reject
 //!                          │ └───────────────────────────────┘ │ └──────────► rejected
 //!                          │ due                    nack later │  deliveries
-//!                          └────────────── delayed ◄───────────┘  used up ──► exhausted
+//!   publish for later ───► └────────────── delayed ◄───────────┘  used up ──► exhausted
 //! ```
 //!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
@@ -48,7 +48,7 @@ mod snapshot;
 mod stats;
 
 pub use codec::{body, without_bodies};
-pub use command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+pub use command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
 pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
 pub use effect::{CloseReason, Effect, Run};

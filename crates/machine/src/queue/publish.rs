@@ -2,9 +2,10 @@
 
 use super::Queue;
 use super::backlog::Batch;
-use super::command::Publish;
+use super::command::{Properties, Publish};
 use super::dedup::Verdict;
 use super::ids::Offset;
+use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
 use super::settings::Settings;
 use crate::frame;
@@ -32,6 +33,9 @@ impl Queue {
         if publish.layout != frame::LAYOUT {
             return Err(Rejection::UnknownLayout { layout: publish.layout });
         }
+        if !covers(&publish.properties, publish.count) {
+            return Err(Rejection::InvalidProperties { count: publish.count });
+        }
         if let Some(producer) = &publish.producer {
             match self.dedup.judge(producer, publish.count) {
                 Verdict::New => {}
@@ -49,9 +53,24 @@ impl Queue {
         Ok(None)
     }
 
+    /// Gives the next messages their place: among the ready ones, or until they are due among the delayed.
+    fn enter(&mut self, &Properties { count, due }: &Properties) {
+        match due.filter(|&due| due > self.now) {
+            None => self.ready.append(count),
+            Some(due) => {
+                let first = self.ready.pass_over(count);
+                self.delayed.insert(due, Span { first, count: count.into(), attempts: 0 });
+            }
+        }
+    }
+
     fn append(&mut self, index: u64, ordinal: u32, publish: &Publish, merge: bool) -> Reply {
         let count = publish.count;
-        let first = self.ready.append(count);
+        let first = self.ready.next();
+        match publish.properties.is_empty() {
+            true => self.ready.append(count),
+            false => publish.properties.iter().for_each(|properties| self.enter(properties)),
+        }
         let first_offset = Offset(first);
         let bytes = u32::try_from(publish.frame.len()).expect("a command is far below 4 GiB");
         let since = self.now;
@@ -64,6 +83,12 @@ impl Queue {
         }
         Reply::Published { first_offset, count, duplicate: false }
     }
+}
+
+/// Whether there are no properties, or they are of `count` messages.
+fn covers(properties: &[Properties], count: u32) -> bool {
+    let sum: u64 = properties.iter().map(|of| u64::from(of.count)).sum();
+    properties.is_empty() || (sum == count.into() && properties.iter().all(|of| of.count > 0))
 }
 
 /// Refuses what would exceed a limit.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! All that is beyond the cursor is ready, so a backlog of any size is two numbers. All that comes
-//! back lies before it, so "lowest first" is: the runs, then the range.
+//! back lies before it, so "lowest first" is: the runs, then the range. Where a message is published that is not
+//! ready yet, the cursor goes past it, and what was between them is a run like one that was returned.
 
 use std::collections::BTreeMap;
 
@@ -49,12 +50,12 @@ impl Ready {
         self.fresh() + self.returned_count
     }
 
-    /// How many have never been delivered.
+    /// How many are beyond the cursor.
     pub fn fresh(&self) -> u64 {
         self.next - self.cursor
     }
 
-    /// The first offset that has never been delivered.
+    /// The first offset after which all are ready, and have never been delivered.
     pub fn cursor(&self) -> u64 {
         self.cursor
     }
@@ -69,10 +70,19 @@ impl Ready {
         self.returned.iter().map(|(&first, &(count, attempts))| Span { first, count, attempts })
     }
 
-    /// Adds new messages and gives the offset of the first.
-    pub fn append(&mut self, count: u32) -> u64 {
-        let first = self.next;
-        self.next = first.checked_add(count.into()).expect("offsets do not reach 2^64");
+    /// Adds new messages.
+    pub fn append(&mut self, count: u32) {
+        self.next = self.next.checked_add(count.into()).expect("offsets do not reach 2^64");
+    }
+
+    /// Gives new messages their offsets, the first of which it tells, without their being ready.
+    pub fn pass_over(&mut self, count: u32) -> u64 {
+        let (before, first) = (self.cursor, self.next);
+        self.append(count);
+        self.cursor = self.next;
+        if before < first {
+            self.give_back(Span { first: before, count: first - before, attempts: 0 });
+        }
         first
     }
 
@@ -144,6 +154,19 @@ mod tests {
         assert_eq!(ready.take(5), Some(span(4, 5, 0)));
         assert_eq!(ready.take(5), Some(span(9, 1, 0)));
         assert_eq!(ready.take(5), None);
+    }
+
+    #[test]
+    fn what_is_not_ready_is_passed_over() {
+        let mut ready = Ready::default();
+        ready.append(3);
+        assert_eq!(ready.take(1), Some(span(0, 1, 0)));
+        assert_eq!((ready.pass_over(2), ready.len()), (3, 2));
+        assert_eq!((ready.pass_over(1), ready.len()), (5, 2));
+        ready.append(1);
+        ready.give_back(span(3, 2, 0));
+        assert_eq!(ready.take(9), Some(span(1, 4, 0)));
+        assert_eq!(ready.take(9), Some(span(6, 1, 0)));
     }
 
     #[test]

@@ -119,6 +119,12 @@ pub enum Rejection {
         /// The layout.
         layout: u8,
     },
+    /// Properties that are not of as many messages as the batch has.
+    #[error("properties are to be of {count} messages in all, and of at least one each")]
+    InvalidProperties {
+        /// Messages of the batch.
+        count: u32,
+    },
     /// No room for another session.
     #[error("queue has {limit} sessions, the most it can have")]
     TooManyConsumers {

@@ -193,7 +193,7 @@ fn write_span(out: &mut Vec<u8>, span: Span) {
     put_varint(out, span.attempts.into());
 }
 
-/// Reads a run of messages that have been delivered, so that lie before the cursor.
+/// Reads a run of messages before the cursor.
 fn read_span(buf: &mut &[u8], cursor: u64) -> Decoded<Span> {
     let (first, count, attempts) = (varint(buf)?, varint(buf)?, varint32(buf)?);
     match first.checked_add(count) {
@@ -531,7 +531,13 @@ mod tests {
         let id = ProducerId::new(&b"producer"[..]).unwrap();
         let producer = Some(Producer { id, epoch: 1, sequence });
         let frame = Bytes::from(vec![0; count as usize * 6]);
-        Command::Publish(Publish { producer, count, layout: frame::LAYOUT, frame })
+        Command::Publish(Publish {
+            producer,
+            count,
+            layout: frame::LAYOUT,
+            properties: Vec::new(),
+            frame,
+        })
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Scripts for the queue.
 //!
 //! ```text
-//! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
+//! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N] [due=COUNT@MS,...]      0: at once
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
@@ -17,10 +17,11 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue,
-    Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Properties,
+    Publish, Queue, Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName,
+    SlotStart, Token,
 };
-use quorate_machine::{Machine, NodeId};
+use quorate_machine::{Machine, Millis, NodeId};
 
 use super::{Log, Runner, Words};
 
@@ -131,7 +132,14 @@ fn publish(words: &Words) -> Command {
         sequence: words.get("sequence").unwrap_or(0),
     });
     let layout = words.get("layout").unwrap_or(1);
-    Command::Publish(Publish { producer, count, layout, frame: Bytes::from(vec![0; bytes]) })
+    let properties = words.text("due").unwrap_or_default();
+    let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
+        let (count, due) = run.split_once('@').expect("COUNT@MS");
+        let due = Some(due.parse().unwrap()).filter(|&due| due > 0).map(Millis);
+        Properties { count: count.parse().unwrap(), due }
+    });
+    let (properties, frame) = (properties.collect(), Bytes::from(vec![0; bytes]));
+    Command::Publish(Publish { producer, count, layout, properties, frame })
 }
 
 fn attach(words: &Words) -> Command {

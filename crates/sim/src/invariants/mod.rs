@@ -19,7 +19,8 @@ mod replicas_agree;
 mod slot_never_skips;
 mod weaker_is_declared;
 
-use quorate_machine::queue::{Command, Publish, Reply};
+use quorate_machine::Millis;
+use quorate_machine::queue::{Command, Properties, Publish, Reply};
 use quorate_proto::{frame, v1};
 
 use crate::events::{Event, MessageId, QueueEntry};
@@ -88,6 +89,11 @@ fn entered(entry: &QueueEntry<'_>) -> Vec<(u64, Option<MessageId>)> {
         entered.extend((first_offset.0..).zip(messages(publish)));
     }
     entered
+}
+
+/// When each message of a publish is due, if it was for later.
+fn dues(properties: &[Properties]) -> impl Iterator<Item = Option<Millis>> + '_ {
+    properties.iter().flat_map(|of| std::iter::repeat_n(of.due, of.count as usize))
 }
 
 /// The messages of a publish; `None` for one that is not of the workload.

@@ -1,5 +1,6 @@
 //! A lease does not end before its time by the leader's clock, unless its holder gives it up or its
-//! session is over; a message that was given back with a delay is not delivered before it is over.
+//! session is over; a message that was given back with a delay, or published for later, is not delivered before
+//! its time.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use quorate_machine::queue::{
     Attach, Attachment, Command, Effect, Reply, Session, Settings, SettleItem, SettleKind, Token,
 };
 
-use super::{Invariant, must};
+use super::{Invariant, dues, must};
 use crate::events::{Event, QueueEntry};
 
 #[derive(Default)]
@@ -69,6 +70,16 @@ impl Queue {
                 let attached = self.sessions.get(session);
                 if attached.is_some_and(|attached| attached.attachment == *attachment) {
                     self.free_all_of(*session, 0);
+                }
+            }
+            (
+                Command::Publish(publish),
+                Reply::Published { first_offset, duplicate: false, .. },
+            ) => {
+                let dues = dues(&publish.properties).map(|due| due.unwrap_or_default());
+                for (offset, due) in (first_offset.0..).zip(dues).filter(|(_, due)| due.0 > 0) {
+                    let (session, token) = (Session(0), Token(0));
+                    self.free_from.insert(offset, Free { session, token, at_ms: due.0 });
                 }
             }
             (Command::Purge, _) => self.free_from.clear(),

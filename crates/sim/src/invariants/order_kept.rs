@@ -1,9 +1,11 @@
 //! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
-//! shown first deliveries in the order of the queue.
+//! shown first deliveries in the order of the queue, but for messages that were published for later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Invariant, entered, must};
+use quorate_machine::queue::{Command, Reply};
+
+use super::{Invariant, dues, entered, must};
 use crate::events::Event;
 
 #[derive(Default)]
@@ -14,6 +16,8 @@ pub struct OrderKept {
     /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
     /// consumer gave up for lost may be shown to it again.
     shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
+    /// By group and offset: what was published for later.
+    later: BTreeSet<(u64, u64)>,
 }
 
 impl Invariant for OrderKept {
@@ -25,6 +29,15 @@ impl Invariant for OrderKept {
         match event {
             Event::Made(entry) => {
                 let group = entry.group;
+                for (command, reply) in entry.commands.iter().zip(entry.replies) {
+                    if let (Command::Publish(publish), Reply::Published { first_offset, .. }) =
+                        (command, reply)
+                    {
+                        let later = (first_offset.0..).zip(dues(&publish.properties));
+                        let later = later.filter(|(_, due)| due.is_some());
+                        self.later.extend(later.map(|(offset, _)| (group, offset)));
+                    }
+                }
                 for (offset, id) in entered(entry) {
                     let due = self.next_offset.insert(group, offset + 1).unwrap_or(0);
                     must(offset == due, || {
@@ -36,6 +49,9 @@ impl Invariant for OrderKept {
                         format!("group {group}: {id} entered after p{}-{before:?}", id.producer)
                     })?;
                 }
+                Ok(())
+            }
+            Event::Delivered { group, offset, .. } if self.later.contains(&(*group, *offset)) => {
                 Ok(())
             }
             Event::Delivered { group, consumer, offset, attempt: 1, token, .. } => {

@@ -99,7 +99,11 @@ async fn rival(shared: Arc<Shared>, client: Client, queue: Queue, name: String) 
 async fn send(shared: &Arc<Shared>, producer: &Producer, queue: &Queue, id: MessageId) {
     let group = queue.group;
     shared.cluster.record().tell(Event::Sent { group, id });
-    match producer.send(Message::new(body::make(id, bytes()))).await {
+    let mut message = Message::new(body::make(id, bytes()));
+    if thread_rng().gen_bool(0.06) {
+        message = message.delay(Duration::from_millis(thread_rng().gen_range(1..3_000)));
+    }
+    match producer.send(message).await {
         Ok(pending) => drop(tokio::spawn(outcome(shared.clone(), group, id, pending))),
         Err(error) => told(shared, group, id, Err(error)),
     }

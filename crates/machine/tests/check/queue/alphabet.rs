@@ -28,6 +28,7 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(2, Some(0))),
         after(1, publish(2, Some(-2))),
         after(1, started_anew(2)),
+        after(1, delayed(2, &[60, 0])),
         Entry {
             after_ms: 1,
             restore: true,
@@ -81,12 +82,17 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer }
+    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
 }
 
 /// The first batch of the producer's next life.
+fn delayed(count: u32, delays: &[u64]) -> Op {
+    Op::Publish { count, padding: 3, producer: None, delays: delays.to_vec() }
+}
+
 fn started_anew(count: u32) -> Op {
-    Op::Publish { count, padding: 3, producer: Some(Numbered { id: 0, epoch: 1, shift: 0 }) }
+    let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
+    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {

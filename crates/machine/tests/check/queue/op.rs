@@ -3,10 +3,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Publish, Queue, Session,
-    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
+    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
-use quorate_machine::{Machine, NodeId, frame};
+use quorate_machine::{Machine, Millis, NodeId, frame};
 
 use super::reference::Reference;
 use super::settings as usual_settings;
@@ -27,6 +27,9 @@ pub enum Op {
         count: u32,
         padding: usize,
         producer: Option<Numbered>,
+        /// After how long its messages are due, one after the other, and from the first again; empty if they are
+        /// plain.
+        delays: Vec<u64>,
     },
     Attach {
         session: u8,
@@ -117,10 +120,11 @@ impl Op {
     /// The command. `ids` has one for each message, should it publish any.
     pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
         match self {
-            Self::Publish { count, padding, producer } => Command::Publish(Publish {
+            Self::Publish { count, padding, producer, delays } => Command::Publish(Publish {
                 producer: producer.map(|numbered| numbered.producer(now)),
                 count: *count,
                 layout: frame::LAYOUT,
+                properties: properties(*count, delays, now.now),
                 frame: frame_of(ids, *padding),
             }),
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
@@ -186,12 +190,19 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer } => {
-                let of = |count, padding, producer| Self::Publish { count, padding, producer };
-                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer));
-                let bare = (*padding > 0).then(|| of(*count, 0, *producer));
-                let unnumbered = producer.map(|_| of(*count, *padding, None));
-                [fewer, bare, unnumbered].into_iter().flatten().collect()
+            Self::Publish { count, padding, producer, delays } => {
+                let of = |count, padding, producer, delays: &[u64]| Self::Publish {
+                    count,
+                    padding,
+                    producer,
+                    delays: delays.to_vec(),
+                };
+                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, delays));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays));
+                let unnumbered = producer.map(|_| of(*count, *padding, None, delays));
+                let plainer = delays.split_last();
+                let plainer = plainer.map(|(_, less)| of(*count, *padding, *producer, less));
+                [fewer, bare, unnumbered, plainer].into_iter().flatten().collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -212,6 +223,23 @@ impl Op {
             _ => Vec::new(),
         }
     }
+}
+
+/// Runs of messages with equal delays; one of 0 is due already, or has no time.
+fn properties(count: u32, delays: &[u64], now: u64) -> Vec<Properties> {
+    let mut runs: Vec<Properties> = Vec::new();
+    for &delay in delays.iter().cycle().take(count as usize) {
+        let due = match delay {
+            0 => None,
+            1 => Some(Millis(now)),
+            delay => Some(Millis(now + delay)),
+        };
+        match runs.last_mut() {
+            Some(last) if last.due == due => last.count += 1,
+            _ => runs.push(Properties { count: 1, due }),
+        }
+    }
+    runs
 }
 
 fn slot_name(slot: u8) -> SlotName {

@@ -22,6 +22,8 @@ struct Mood {
     batch_max: u64,
     prefetch_max: u64,
     sessions: u64,
+    /// One in so many batches has messages for later.
+    delayed: u64,
 }
 
 impl Mood {
@@ -44,6 +46,7 @@ impl Mood {
             batch_max: rng.pick(&[1, 1, 3, 8, 8]),
             prefetch_max: rng.pick(&[1, 4, 12, 12, 200]),
             sessions: rng.pick(&[1, 1, 2, 4]),
+            delayed: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -60,6 +63,7 @@ impl Mood {
             batch_max: 1 + rng.below(2),
             prefetch_max: 200,
             sessions: 1,
+            delayed: 1_000,
         }
     }
 
@@ -165,7 +169,11 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
         },
     };
     let producer = (!rng.one_in(3)).then(|| numbered(rng));
-    Op::Publish { count: count as u32, padding, producer }
+    let delays = match rng.one_in(mood.delayed) {
+        true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300])).collect(),
+        false => Vec::new(),
+    };
+    Op::Publish { count: count as u32, padding, producer, delays }
 }
 
 fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {

@@ -33,8 +33,16 @@ impl Reference {
             }
         }
         let batch = self.batches.len() - 1;
-        let message = |&id| Message { state: State::Ready, deliveries: 0, id, batch };
-        self.messages.extend(ids.iter().map(message));
+        let of_each = publish.properties.iter().flat_map(|of| (0..of.count).map(|_| of.due));
+        let plain = std::iter::repeat_n(None, ids.len());
+        let dues: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
+        for (&id, due) in ids.iter().zip(dues) {
+            let state = match due {
+                Some(due) if due.0 > self.now => State::Delayed { due: due.0 },
+                _ => State::Ready,
+            };
+            self.messages.push(Message { state, deliveries: 0, id, batch });
+        }
         self.touch_slots_at(first);
         self.remember(publish, first);
         self.last_publish_accepted = true;
