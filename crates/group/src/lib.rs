@@ -29,6 +29,7 @@ mod network;
 pub mod offline;
 mod parking;
 mod proposer;
+pub mod recovery;
 mod replica;
 mod replica_log;
 mod runtime;

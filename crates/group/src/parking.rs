@@ -218,6 +218,11 @@ impl Parking {
         self.lock().heard_at.is_some_and(|at| at.elapsed() < lease)
     }
 
+    /// How long ago a leader was heard of.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        self.lock().heard_at.map(|at| at.elapsed())
+    }
+
     /// The nodes of the group are others than those that refused.
     pub(crate) fn hope(&self) {
         self.lock().refusals = 0;

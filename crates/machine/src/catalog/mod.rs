@@ -18,6 +18,7 @@ mod command;
 mod moves;
 mod names;
 mod placement;
+mod recovery;
 mod snapshot;
 
 pub use command::{
@@ -196,6 +197,9 @@ impl Catalog {
             leaving: Vec::new(),
             moved: 0,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            voters_wanted: 0,
             preferred_leader: placement.preferred_leader,
             created_at: self.now,
         });
@@ -281,6 +285,10 @@ impl Machine for Catalog {
             Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
             Command::RemoveNode { id } => self.remove_node(id),
             Command::RetireNode { id } => self.retire_node(id),
+            Command::RecoverQueue { group, moved, survivor } => {
+                self.recover_queue(at, group, moved, survivor)
+            }
+            Command::CatalogRecovered => self.recovered(),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -8,6 +8,7 @@
 //! removed  = id
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
+//!            | (timeline | is recovering u8 | voters wanted u8) if moved > 0, since version 4
 //! ```
 
 use std::collections::BTreeSet;
@@ -24,8 +25,8 @@ use crate::wire::{
 use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout, the oldest that has room for the state is written: in version 1 no node
-/// is draining, in version 2 none is leaving or removed, and no queue was moved.
-const VERSION: u8 = 3;
+/// is draining, in version 2 none is leaving or removed, and no queue was moved, in version 3 none was recovered.
+const VERSION: u8 = 4;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -83,7 +84,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
 fn needed_version(catalog: &Catalog) -> u8 {
     let any = |what: fn(&Node) -> bool| catalog.nodes.values().any(what);
     let moved = catalog.queues.values().any(|queue| queue.moved > 0);
+    let recovered = catalog.queues.values().any(|queue| queue.timeline > 0);
     match () {
+        () if recovered => 4,
         () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
         () if any(|node| node.draining) => 2,
         () => 1,
@@ -178,6 +181,11 @@ fn write_queue(out: &mut Vec<u8>, queue: &Queue, version: u8) {
             put_nodes(out, queue.observers.iter());
             put_nodes(out, queue.leaving.iter());
             out.put_u8(u8::from(queue.is_moving));
+            if version >= 4 {
+                put_varint(out, queue.timeline);
+                out.put_u8(u8::from(queue.is_recovering));
+                out.put_u8(queue.voters_wanted);
+            }
         }
     }
 }
@@ -197,6 +205,9 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         leaving: Vec::new(),
         moved: 0,
         is_moving: false,
+        timeline: 0,
+        is_recovering: false,
+        voters_wanted: 0,
         preferred_leader: NodeId(varint(buf)?),
         created_at: Millis(varint(buf)?),
     };
@@ -207,9 +218,32 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         queue.observers = read_nodes(buf, "observers", PlaceQueue::OBSERVERS_MAX)?;
         queue.leaving = read_nodes(buf, "leaving nodes", NODES_MAX as usize)?;
         queue.is_moving = wire::flag(buf, "moving flag")?;
+        if version >= 4 {
+            queue.timeline = counter(buf, "timeline")?;
+            queue.is_recovering = wire::flag(buf, "recovering flag")?;
+            queue.voters_wanted = wire::u8(buf)?;
+        }
     }
+    check_recovery(&queue)?;
     check_placement(&queue)?;
     Ok(queue)
+}
+
+fn check_recovery(queue: &Queue) -> Result<(), SnapshotError> {
+    let wanted = usize::from(queue.voters_wanted);
+    let lacks = wanted > queue.replicas.len() && wanted <= PlaceQueue::VOTERS_MAX;
+    match () {
+        () if queue.is_recovering && (queue.replicas.len() != 1 || !queue.is_moving) => {
+            Err(SnapshotError::Inconsistent("one replica recovers a queue, and moves it"))
+        }
+        () if (queue.is_recovering || wanted > 0) && queue.timeline == 0 => {
+            Err(SnapshotError::Inconsistent("a queue that was recovered has a timeline"))
+        }
+        () if wanted > 0 && !lacks => {
+            Err(SnapshotError::Inconsistent("voters are wanted where some are missing"))
+        }
+        () => Ok(()),
+    }
 }
 
 fn check_placement(queue: &Queue) -> Result<(), SnapshotError> {
@@ -244,6 +278,9 @@ mod tests {
             leaving: Vec::new(),
             moved: 0,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            voters_wanted: 0,
             preferred_leader: NodeId(1),
             created_at: Millis(0),
         }

@@ -7,6 +7,7 @@
 //! update NAME [max_messages=N]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
+//! recover NAME on=N [moved=N]   recovered                                    (the catalog itself)
 //! show   restore
 //! ```
 
@@ -64,6 +65,11 @@ impl Script {
                 write!(output, ", {state} {} observed by {observers:?}", queue.moved).unwrap();
                 write!(output, " leaving {leaving:?}").unwrap();
             }
+            if queue.timeline > 0 {
+                let state = if queue.is_recovering { "recovering" } else { "recovered" };
+                write!(output, ", {state}, timeline {}", queue.timeline).unwrap();
+                write!(output, ", voters wanted {}", queue.voters_wanted).unwrap();
+            }
             output.push('\n');
             assert_eq!(catalog.by_group(queue.group), Some(queue));
             assert!(!catalog.is_deleted(queue.group));
@@ -105,6 +111,10 @@ impl Script {
                 let (replicas, observers) = (nodes(&words, "on"), nodes(&words, "observers"));
                 Command::PlaceQueue(PlaceQueue { group, moved, replicas, observers })
             }
+            "recover" => {
+                let (group, moved) = self.placement(&words);
+                Command::RecoverQueue { group, moved, survivor: nodes(&words, "on")[0] }
+            }
             "placed" => {
                 let (group, moved) = self.placement(&words);
                 Command::QueuePlaced { group, moved }
@@ -142,6 +152,7 @@ fn command(words: &Words) -> Command {
         "undrain" => Command::DrainNode { id: NodeId(words.number(0)), draining: false },
         "remove" => Command::RemoveNode { id: NodeId(words.number(0)) },
         "retire" => Command::RetireNode { id: NodeId(words.number(0)) },
+        "recovered" => Command::CatalogRecovered,
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
     }
