@@ -48,6 +48,8 @@ pub struct Catalog {
     now: Millis,
     /// Groups given so far.
     groups: u64,
+    /// How many were given each time that the catalog was recovered: what follows was skipped.
+    recovered_at: BTreeSet<u64>,
     nodes: BTreeMap<NodeId, Node>,
     /// Ids of nodes that were removed: they are not given again.
     removed: BTreeSet<NodeId>,
@@ -91,7 +93,8 @@ impl Catalog {
     /// Whether a group was once given to a queue that has been deleted since: its data can go.
     #[must_use]
     pub fn is_deleted(&self, group: GroupId) -> bool {
-        (1..=self.groups).contains(&group.0) && !self.by_group.contains_key(&group)
+        let given = (1..=self.groups).contains(&group.0) && !self.is_forgotten(group);
+        given && !self.by_group.contains_key(&group)
     }
 
     /// A node.

@@ -56,7 +56,16 @@ impl Catalog {
         Ok((Reply::Placed { moved }, Some(Change::QueueMoved { name, group })))
     }
 
+    /// Whether a group may have been given to a queue that this catalog lost the knowledge of when it was recovered.
+    /// What nodes have of it is left alone.
+    #[must_use]
+    pub fn is_forgotten(&self, group: GroupId) -> bool {
+        let before = self.recovered_at.range(..group.0).next_back();
+        before.is_some_and(|before| group.0 - before <= GROUPS_SKIPPED)
+    }
+
     pub(super) fn recovered(&mut self) -> Result<Done, Rejection> {
+        self.recovered_at.insert(self.groups);
         self.groups = self.groups.saturating_add(GROUPS_SKIPPED).min(GROUPS_MAX);
         Ok((Reply::Done, None))
     }

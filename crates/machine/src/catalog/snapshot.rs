@@ -1,11 +1,13 @@
 //! The catalog as bytes: what a checkpoint keeps, and what the state hash is of.
 //!
 //! ```text
-//! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | checksum u64
+//! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | recovered at*
+//!            | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
 //! node     = id | incarnation u128 | address | zone | version | duty u8
 //! duty     = 0 serves | 1 draining | 2 leaving
-//! removed  = id
+//! removed  = id                     since version 3
+//! recovered at = groups            since version 4
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
 //!            | (timeline | is recovering u8 | voters wanted u8) if moved > 0, since version 4
@@ -70,6 +72,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         }
         catalog.insert(queue);
     }
+    if version >= 4 {
+        for _ in 0..item_count(&mut rest, 1)? {
+            let groups = counter(&mut rest, "recovered at")?;
+            ascending(catalog.recovered_at.last(), &groups, "recovered at")?;
+            if groups >= catalog.groups {
+                return Err(SnapshotError::Inconsistent("groups are skipped by a recovery"));
+            }
+            catalog.recovered_at.insert(groups);
+        }
+    }
     wire::expect_end(&rest)?;
     if catalog.queues.len() != catalog.by_group.len() {
         return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
@@ -86,7 +98,7 @@ fn needed_version(catalog: &Catalog) -> u8 {
     let moved = catalog.queues.values().any(|queue| queue.moved > 0);
     let recovered = catalog.queues.values().any(|queue| queue.timeline > 0);
     match () {
-        () if recovered => 4,
+        () if recovered || !catalog.recovered_at.is_empty() => 4,
         () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
         () if any(|node| node.draining) => 2,
         () => 1,
@@ -109,6 +121,10 @@ fn state(catalog: &Catalog) -> Vec<u8> {
     put_varint(&mut out, catalog.queues.len() as u64);
     for queue in catalog.queues.values() {
         write_queue(&mut out, queue, version);
+    }
+    if version >= 4 {
+        put_varint(&mut out, catalog.recovered_at.len() as u64);
+        catalog.recovered_at.iter().for_each(|groups| put_varint(&mut out, *groups));
     }
     out
 }
