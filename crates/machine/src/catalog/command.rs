@@ -68,6 +68,15 @@ pub enum Command {
         /// The node that goes on; it holds a replica.
         survivor: NodeId,
     },
+    /// A queue's survivor has taken it over.
+    QueueTookOver {
+        /// Its Raft group.
+        group: GroupId,
+        /// [`Queue::moved`] of the recovery; what is said of another changes nothing.
+        moved: u64,
+        /// The first log index of the queue's new timeline.
+        from: u64,
+    },
     /// This catalog itself was recovered: groups that it gave, and does not know of any more, are not given again.
     CatalogRecovered,
     /// Lets time pass.
@@ -372,6 +381,8 @@ pub struct Queue {
     pub timeline: u64,
     /// Its only voter is yet to take it over in this timeline; until then the others keep what they have.
     pub is_recovering: bool,
+    /// Where its timelines began, as far as they did: at most [`Queue::FORKS_MAX`], the earliest first.
+    pub forks: Vec<Fork>,
     /// As many voters it is to have again; 0 = those that it has.
     pub voters_wanted: u8,
     /// The one of them that should lead when all are well.
@@ -380,7 +391,19 @@ pub struct Queue {
     pub created_at: Millis,
 }
 
+/// Where a timeline of a queue began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// Which one, from 1.
+    pub timeline: u64,
+    /// Its first log index: what earlier ones had from there on is lost.
+    pub from: u64,
+}
+
 impl Queue {
+    /// Most forks that are remembered.
+    pub const FORKS_MAX: usize = 64;
+
     /// The nodes that hold a replica of it, or are to, or may still.
     pub fn holders(&self) -> impl Iterator<Item = NodeId> {
         self.replicas.iter().chain(&self.observers).chain(&self.leaving).copied()

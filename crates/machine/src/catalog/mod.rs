@@ -22,7 +22,7 @@ mod recovery;
 mod snapshot;
 
 pub use command::{
-    Change, Command, CreateQueue, Effect, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
+    Change, Command, CreateQueue, Effect, Fork, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
 };
 pub use names::{QueueName, QueueNameError};
 
@@ -202,6 +202,7 @@ impl Catalog {
             is_moving: false,
             timeline: 0,
             is_recovering: false,
+            forks: Vec::new(),
             voters_wanted: 0,
             preferred_leader: placement.preferred_leader,
             created_at: self.now,
@@ -291,6 +292,7 @@ impl Machine for Catalog {
             Command::RecoverQueue { group, moved, survivor } => {
                 self.recover_queue(at, group, moved, survivor)
             }
+            Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
             Command::CatalogRecovered => self.recovered(),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };

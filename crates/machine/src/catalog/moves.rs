@@ -84,7 +84,9 @@ impl Catalog {
         if queue.moved != moved {
             return Err(Rejection::PlacementChanged { moved: queue.moved });
         }
-        queue.is_recovering = false;
+        if queue.is_recovering {
+            return Err(Rejection::Recovering { survivor: queue.replicas[0] });
+        }
         if !std::mem::take(&mut queue.is_moving) {
             return Ok((Reply::Done, None));
         }

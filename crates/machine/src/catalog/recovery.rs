@@ -3,14 +3,17 @@
 //!
 //! ```text
 //!  RecoverQueue ─► timeline + 1, is_recovering, replicas = [survivor]     the others keep what they have
-//!                     │ the survivor's node rewrites its replica, which leads alone
+//!                     │ the survivor's node rewrites its replica
+//!                     ▼
+//!  QueueTookOver ─► it is known from where on the timeline is another
+//!                     │ the survivor leads alone
 //!                     ▼
 //!  QueuePlaced  ─► leaving is let go                                      healing brings it to `voters_wanted`
 //! ```
 //!
 //! If the survivor is lost too before that, the queue can be recovered once more, on another replica.
 
-use super::command::{Change, Rejection, Reply};
+use super::command::{Change, Fork, Queue, Rejection, Reply};
 use super::moves::in_order;
 use super::{Catalog, Done, GroupId};
 use crate::{At, NodeId};
@@ -54,6 +57,27 @@ impl Catalog {
         let (name, moved) = (queue.name.clone(), queue.moved);
         self.insert(queue);
         Ok((Reply::Placed { moved }, Some(Change::QueueMoved { name, group })))
+    }
+
+    pub(super) fn took_over(
+        &mut self,
+        group: GroupId,
+        moved: u64,
+        from: u64,
+    ) -> Result<Done, Rejection> {
+        let name = self.by_group.get(&group).ok_or(Rejection::NotFound)?.clone();
+        let queue = self.queues.get_mut(&name).expect("every queue has a group of its own");
+        if queue.moved != moved {
+            return Err(Rejection::PlacementChanged { moved: queue.moved });
+        }
+        if !std::mem::take(&mut queue.is_recovering) {
+            return Ok((Reply::Done, None));
+        }
+        if queue.forks.len() == Queue::FORKS_MAX {
+            queue.forks.remove(0);
+        }
+        queue.forks.push(Fork { timeline: queue.timeline, from });
+        Ok((Reply::Done, Some(Change::QueueMoved { name, group })))
     }
 
     /// Whether a group may have been given to a queue that this catalog lost the knowledge of when it was recovered.

@@ -7,17 +7,18 @@
 //! node     = id | incarnation u128 | address | zone | version | duty u8
 //! duty     = 0 serves | 1 draining | 2 leaving
 //! removed  = id                     since version 3
+//! fork     = timeline | from
 //! recovered at = groups            since version 4
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
-//!            | (timeline | is recovering u8 | voters wanted u8) if moved > 0, since version 4
+//!            | (timeline | is recovering u8 | fork* | voters wanted u8) if moved > 0, since version 4
 //! ```
 
 use std::collections::BTreeSet;
 
 use bytes::BufMut;
 
-use super::command::{Node, PlaceQueue, Queue, RegisterNode};
+use super::command::{Fork, Node, PlaceQueue, Queue, RegisterNode};
 use super::{Catalog, GroupId, NODES_MAX, codec};
 use crate::digest::digest;
 use crate::queue::Settings;
@@ -200,6 +201,11 @@ fn write_queue(out: &mut Vec<u8>, queue: &Queue, version: u8) {
             if version >= 4 {
                 put_varint(out, queue.timeline);
                 out.put_u8(u8::from(queue.is_recovering));
+                put_varint(out, queue.forks.len() as u64);
+                for fork in &queue.forks {
+                    put_varint(out, fork.timeline);
+                    put_varint(out, fork.from);
+                }
                 out.put_u8(queue.voters_wanted);
             }
         }
@@ -223,6 +229,7 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         is_moving: false,
         timeline: 0,
         is_recovering: false,
+        forks: Vec::new(),
         voters_wanted: 0,
         preferred_leader: NodeId(varint(buf)?),
         created_at: Millis(varint(buf)?),
@@ -237,12 +244,31 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         if version >= 4 {
             queue.timeline = counter(buf, "timeline")?;
             queue.is_recovering = wire::flag(buf, "recovering flag")?;
+            queue.forks = read_forks(buf, queue.timeline)?;
             queue.voters_wanted = wire::u8(buf)?;
         }
     }
     check_recovery(&queue)?;
     check_placement(&queue)?;
     Ok(queue)
+}
+
+fn read_forks(buf: &mut &[u8], timelines: u64) -> Result<Vec<Fork>, SnapshotError> {
+    let count = item_count(buf, 2)?;
+    if count > Queue::FORKS_MAX {
+        let (length, limit) = (count as u64, Queue::FORKS_MAX as u64);
+        return Err(DecodeError::TooLong { what: "forks", length, limit }.into());
+    }
+    let mut forks: Vec<Fork> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let fork = Fork { timeline: varint(buf)?, from: varint(buf)? };
+        ascending(forks.last().map(|fork| &fork.timeline), &fork.timeline, "fork")?;
+        if !(1..=timelines).contains(&fork.timeline) {
+            return Err(SnapshotError::Inconsistent("a timeline that began was made"));
+        }
+        forks.push(fork);
+    }
+    Ok(forks)
 }
 
 fn check_recovery(queue: &Queue) -> Result<(), SnapshotError> {
@@ -296,6 +322,7 @@ mod tests {
             is_moving: false,
             timeline: 0,
             is_recovering: false,
+            forks: Vec::new(),
             voters_wanted: 0,
             preferred_leader: NodeId(1),
             created_at: Millis(0),

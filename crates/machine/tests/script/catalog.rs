@@ -7,7 +7,7 @@
 //! update NAME [max_messages=N]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
-//! recover NAME on=N [moved=N]   recovered                                    (the catalog itself)
+//! recover NAME on=N [moved=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
 //! show   restore
 //! ```
 
@@ -68,6 +68,9 @@ impl Script {
             if queue.timeline > 0 {
                 let state = if queue.is_recovering { "recovering" } else { "recovered" };
                 write!(output, ", {state}, timeline {}", queue.timeline).unwrap();
+                for fork in &queue.forks {
+                    write!(output, ", {} from {}", fork.timeline, fork.from).unwrap();
+                }
                 write!(output, ", voters wanted {}", queue.voters_wanted).unwrap();
             }
             output.push('\n');
@@ -114,6 +117,10 @@ impl Script {
             "recover" => {
                 let (group, moved) = self.placement(&words);
                 Command::RecoverQueue { group, moved, survivor: nodes(&words, "on")[0] }
+            }
+            "tookover" => {
+                let (group, moved) = self.placement(&words);
+                Command::QueueTookOver { group, moved, from: words.get("from").unwrap() }
             }
             "placed" => {
                 let (group, moved) = self.placement(&words);

@@ -28,6 +28,7 @@ pub enum Op {
     Remove { node: u8 },
     Retire { node: u8 },
     Recover { group: u8, moved: u64, survivor: u8 },
+    TookOver { group: u8, moved: u64, from: u64 },
     CatalogRecovered,
     Tick,
     LeaderChanged,
@@ -84,6 +85,9 @@ impl Op {
                 moved,
                 survivor: NodeId(survivor.into()),
             },
+            &Self::TookOver { group, moved, from } => {
+                Command::QueueTookOver { group: GroupId(group.into()), moved, from }
+            }
             Self::CatalogRecovered => Command::CatalogRecovered,
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),

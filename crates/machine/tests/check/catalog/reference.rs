@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use quorate_machine::catalog::{
-    Change, Command, CreateQueue, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
+    Change, Command, CreateQueue, Fork, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
     Rejection, Reply,
 };
 use quorate_machine::queue::Settings;
@@ -67,10 +67,12 @@ impl Reference {
                     Some(queue) if queue.moved != *moved => {
                         rejected(Rejection::PlacementChanged { moved: queue.moved })
                     }
+                    Some(queue) if queue.is_recovering => {
+                        rejected(Rejection::Recovering { survivor: queue.replicas[0] })
+                    }
                     Some(queue) if !queue.is_moving => (Reply::Done, None),
                     Some(queue) => {
                         queue.is_moving = false;
-                        queue.is_recovering = false;
                         queue.leaving.clear();
                         let name = queue.name.clone();
                         (Reply::Done, Some(Change::QueueMoved { name, group: *group }))
@@ -81,6 +83,21 @@ impl Reference {
             Command::RetireNode { id } => self.retire(*id),
             Command::RecoverQueue { group, moved, survivor } => {
                 self.recover(index, *group, *moved, *survivor)
+            }
+            Command::QueueTookOver { group, moved, from } => {
+                match self.queues.iter_mut().find(|queue| queue.group == *group) {
+                    None => rejected(Rejection::NotFound),
+                    Some(queue) if queue.moved != *moved => {
+                        rejected(Rejection::PlacementChanged { moved: queue.moved })
+                    }
+                    Some(queue) if !queue.is_recovering => (Reply::Done, None),
+                    Some(queue) => {
+                        queue.is_recovering = false;
+                        queue.forks.push(Fork { timeline: queue.timeline, from: *from });
+                        let name = queue.name.clone();
+                        (Reply::Done, Some(Change::QueueMoved { name, group: *group }))
+                    }
+                }
             }
             Command::CatalogRecovered => {
                 self.skipped += 1 << 20;
@@ -150,6 +167,7 @@ impl Reference {
             is_moving: false,
             timeline: 0,
             is_recovering: false,
+            forks: Vec::new(),
             voters_wanted: 0,
             preferred_leader,
             created_at,
