@@ -44,6 +44,7 @@ pub mod peers;
 mod queue;
 mod random;
 mod reconciler;
+mod recovery;
 mod refusal;
 mod routing;
 mod server;

@@ -17,6 +17,7 @@ use crate::leaders;
 use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
+use crate::recovery;
 
 /// The catalog is compared this often even if nothing changed.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
@@ -69,9 +70,17 @@ pub(crate) async fn own_catalog(
 ///
 /// `resting` gets each replica that was opened with a history, and has no leader yet.
 pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Replica>) {
+    let mut is_informed = false;
     while !member.shutdown.is_said() {
         keep_addresses(&member);
-        if let Err(reason) = keep_queues(&member, &resting).await {
+        if let Some(timeline) = member.catalog.replica().superseded() {
+            member.fail(recovery::take_catalog_anew(&member, timeline).await);
+            return;
+        }
+        // A queue may have been recovered without this node while that did not run: what it has of it must not be
+        // led by what it knew then.
+        is_informed = is_informed || knows_all(&member).await;
+        if is_informed && let Err(reason) = keep_queues(&member, &resting).await {
             member.fail(reason);
             return;
         }
@@ -89,7 +98,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             biased;
             () = member.shutdown.said() => {}
             () = member.changed.notified() => {}
-            () = tokio::time::sleep(COMPARE_EVERY) => {}
+            () = tokio::time::sleep(if is_informed { COMPARE_EVERY } else { ASK_AGAIN }) => {}
         }
     }
 }
@@ -185,6 +194,7 @@ async fn keep_queues(
     resting: &mpsc::UnboundedSender<Replica>,
 ) -> Result<(), String> {
     let me = NodeId(member.id());
+    recovery::stop_outdated(member).await;
     let here = member.queues.groups();
     let wanted: Vec<catalog::Queue> = member.catalog.read(|catalog| {
         let mine = catalog.queues().filter(|queue| queue.holders().any(|node| node == me));
@@ -193,6 +203,9 @@ async fn keep_queues(
     let mut starts = stream::iter(wanted)
         .map(|queue| async move {
             let name = queue.name.clone();
+            if !recovery::prepare(member, &queue).await? {
+                return Ok(());
+            }
             let started = start(member, queue, resting).await;
             started.map_err(|error| format!("start queue {name}: {error}"))
         })
@@ -218,6 +231,7 @@ async fn keep_queues(
         let removed = quorate_group::forget(&member.log, &member.meta, group).await;
         removed.map_err(|error| format!("remove group {group}: {error}"))?;
     }
+    recovery::report(member).await;
     leave_queues(member).await
 }
 
@@ -258,7 +272,7 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
 }
 
 /// Whether this node has applied all that the catalog's leader had when it was asked.
-async fn knows_all(member: &Member) -> bool {
+pub(crate) async fn knows_all(member: &Member) -> bool {
     let asked = member.catalog.complete_as_of(Instant::now());
     matches!(tokio::time::timeout(CATALOG_LIMIT, asked).await, Ok(Ok(_)))
 }

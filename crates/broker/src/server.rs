@@ -19,6 +19,7 @@ use tonic::transport::server::Router;
 #[cfg(not(madsim))]
 use crate::about;
 use crate::budget::{Budget, DiskSpace};
+use crate::healing::Absences;
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
 use crate::founding;
@@ -272,6 +273,7 @@ async fn start_member(
         failure: Failure::default(),
         counts: Counts::default(),
         versions: Versions::default(),
+        absences: Absences::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

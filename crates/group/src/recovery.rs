@@ -97,6 +97,20 @@ pub fn stored_timeline(log: &Log, group: u64) -> Option<u64> {
     log.state(GroupId(group)).map(|_| ReplicaLog::new(log.clone(), NOBODY, group).timeline())
 }
 
+/// The first log index of the timeline that the stored replica is on, or of what is left of it.
+#[must_use]
+pub fn began_at(log: &Log, group: u64) -> Option<u64> {
+    let replica = ReplicaLog::new(log.clone(), NOBODY, group);
+    let state = log.state(replica.group)?;
+    let (last, _) = state.last?;
+    let floor = state.purged.map_or(0, |(index, _)| index + 1);
+    let here = |index: &u64| {
+        let term = log.term_of(replica.group, *index);
+        term.is_some_and(|term| timeline_of(term) == replica.timeline())
+    };
+    (floor..=last).rev().take_while(here).last()
+}
+
 /// What is stored of a group on this node.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod reader;
 mod receipts;
+mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
