@@ -194,11 +194,7 @@ fn without(
 
 /// The placement of a queue that was recovered, with as many voters more as nodes are there for; `None` if
 /// there are too few. Its numbers are 1, 3 and 5.
-fn with_more(
-    catalog: &Catalog,
-    queue: &catalog::Queue,
-    there: &[NodeId],
-) -> Option<PlaceQueue> {
+fn with_more(catalog: &Catalog, queue: &catalog::Queue, there: &[NodeId]) -> Option<PlaceQueue> {
     let mut placed = queue.clone();
     while placed.replicas.len() < usize::from(queue.voters_wanted) {
         let mut more = placed.clone();

@@ -32,6 +32,7 @@ pub mod fuzz;
 mod healing;
 #[cfg(not(madsim))]
 mod http;
+mod last_node;
 mod leaders;
 mod listener;
 mod log_writer;
@@ -56,6 +57,7 @@ pub use config::{
     Config, ConfigError, FOUNDERS_MAX, Limits, MESSAGE_BYTES_MAX, Peer, RaftConfig, StorageConfig,
 };
 pub use founding::{JoinError, Joined, join};
+pub use last_node::{RecoverCatalogError, RecoveredCatalog, recover_catalog};
 pub use quorate_group::Volumes;
 pub use quorate_storage::{DirError, Home};
 pub use refusal::Refusal;

@@ -158,7 +158,10 @@ impl Member {
             term: has.term,
             led: handle.is_some_and(|handle| handle.leadership().leads),
             serves: running.as_ref().is_some_and(|queue| queue.serves()),
-            voters: voters.into_iter().map(|set| pb::Nodes { nodes: set.into_iter().collect() }).collect(),
+            voters: voters
+                .into_iter()
+                .map(|set| pb::Nodes { nodes: set.into_iter().collect() })
+                .collect(),
         })
     }
 }

@@ -19,11 +19,11 @@ use tonic::transport::server::Router;
 #[cfg(not(madsim))]
 use crate::about;
 use crate::budget::{Budget, DiskSpace};
-use crate::healing::Absences;
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
 use crate::founding;
 use crate::healing;
+use crate::healing::Absences;
 #[cfg(not(madsim))]
 use crate::http;
 use crate::leaders;
@@ -102,7 +102,7 @@ pub struct Node {
     dir: DataDir,
 }
 
-fn open_storage(
+pub(crate) fn open_storage(
     config: &Config,
     dir: &DataDir,
 ) -> Result<(Log, Writer, Arc<dyn Meta>), StartError> {

@@ -54,9 +54,10 @@ pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription, GetStatusResponse as ClusterStatus,
-    Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueReplication,
-    QueueSettings, ReadPosition, ReceiptVerdict, Replica, ReplicaProgress, ReplicaRole,
-    ReplicaState, SlotDescription, SlotState,
+    Leader, LogPosition, NodeDescription, QueueCounts, QueueDescription, QueueRecovery,
+    QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict, RecoverQueuesRequest,
+    RecoverQueuesResponse, Replica, ReplicaProgress, ReplicaRole, ReplicaState, SlotDescription,
+    SlotState, SurvivingReplica,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

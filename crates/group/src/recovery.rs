@@ -173,11 +173,9 @@ pub async fn take_over(
     // First the entries, then the vote, by which it is known that this is done.
     let mut position = Position { term: last_term, index: last };
     if last_term < term {
-        let alone = Membership::new(
-            vec![BTreeSet::from([node])],
-            BTreeMap::from([(node, EmptyNode {})]),
-        )
-        .map_err(|error| io::Error::other(error.to_string()))?;
+        let alone =
+            Membership::new(vec![BTreeSet::from([node])], BTreeMap::from([(node, EmptyNode {})]))
+                .map_err(|error| io::Error::other(error.to_string()))?;
         let alone = codec::encode_payload(&EntryPayload::Membership(alone));
         let entries: Vec<Entry> = [Some(alone), note]
             .into_iter()

@@ -157,8 +157,7 @@ pub trait Directory: Send + Sync + 'static {
     ///
     /// # Errors
     /// When a checkpoint or the log cannot be read.
-    fn holdings(&self, groups: Vec<u64>)
-    -> BoxFuture<'_, Result<Vec<pb::Holding>, tonic::Status>>;
+    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, tonic::Status>>;
 
     /// False while this node's disk is too full to take entries in: appends that carry entries are
     /// refused, so that the leader sees the replica lag instead of losing it.

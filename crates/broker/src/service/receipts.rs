@@ -58,7 +58,10 @@ fn verdict(
     }
     let claimed = Position { term: claimed.term, index: claimed.index };
     // What a replica that was given up had beyond the survivor's log is lost, whatever stands there by now.
-    if forks.iter().any(|fork| timeline_of(claimed.term) < fork.timeline && claimed.index >= fork.from) {
+    if forks
+        .iter()
+        .any(|fork| timeline_of(claimed.term) < fork.timeline && claimed.index >= fork.from)
+    {
         return Ok(ReceiptVerdict::Lost);
     }
     if let Some(term) = queue.handle.term_at(claimed.index) {

@@ -147,7 +147,11 @@ impl Member {
     }
 
     /// What is left of a queue, or why it is not to be recovered.
-    fn recovery_of(&self, queue: &catalog::Queue, told: &Told) -> Result<v1::QueueRecovery, Refusal> {
+    fn recovery_of(
+        &self,
+        queue: &catalog::Queue,
+        told: &Told,
+    ) -> Result<v1::QueueRecovery, Refusal> {
         let held = |node: NodeId| told.get(&node.0).and_then(|held| held.get(&queue.group.0));
         if queue.is_recovering && held(queue.replicas[0]).is_some_and(|held| held.last.is_some()) {
             return Err(Rejection::Recovering { survivor: queue.replicas[0] }.into());
@@ -246,9 +250,8 @@ fn survivor(replicas: &[v1::SurvivingReplica]) -> u64 {
 /// replica with the most knows, which may be of before or after a move.
 fn has_majority(queue: &catalog::Queue, holdings: &[(u64, &pb::Holding)]) -> bool {
     // One that has forgotten its log, or is of before a recovery, elects nobody.
-    let of_now = |held: &pb::Holding| {
-        held.last.is_some() && timeline_of(held.term) >= queue.timeline
-    };
+    let of_now =
+        |held: &pb::Holding| held.last.is_some() && timeline_of(held.term) >= queue.timeline;
     let there: BTreeSet<u64> =
         holdings.iter().filter(|(_, held)| of_now(held)).map(|(node, _)| *node).collect();
     if holdings.iter().any(|(_, held)| held.serves && of_now(held)) {

@@ -22,7 +22,8 @@ mod recovery;
 mod snapshot;
 
 pub use command::{
-    Change, Command, CreateQueue, Effect, Fork, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
+    Change, Command, CreateQueue, Effect, Fork, Node, PlaceQueue, Queue, RegisterNode, Rejection,
+    Reply,
 };
 pub use names::{QueueName, QueueNameError};
 

@@ -34,7 +34,9 @@ impl Catalog {
         let mut queue = self.queues.remove(&known.name.clone()).expect("it was found by its group");
         self.loads.remove(&queue);
         let held: Vec<NodeId> = queue.holders().collect();
-        if replicas.len() >= usize::from(queue.voters_wanted) || replicas.len() < queue.replicas.len() {
+        if replicas.len() >= usize::from(queue.voters_wanted)
+            || replicas.len() < queue.replicas.len()
+        {
             queue.voters_wanted = 0;
         }
         (queue.replicas, queue.observers) = (replicas, observers);

@@ -44,7 +44,8 @@ impl Catalog {
         self.loads.remove(&queue);
         let held: Vec<NodeId> = queue.holders().collect();
         let had = queue.replicas.len() as u8;
-        queue.voters_wanted = if had > 1 { had.max(queue.voters_wanted) } else { queue.voters_wanted };
+        queue.voters_wanted =
+            if had > 1 { had.max(queue.voters_wanted) } else { queue.voters_wanted };
         queue.replicas = vec![survivor];
         queue.observers.retain(|node| *node != survivor);
         let leaves = |node: &NodeId| *node != survivor && !queue.observers.contains(node);
