@@ -13,6 +13,7 @@ mod leases;
 mod log;
 mod python;
 mod readers;
+mod recovery;
 mod refusals;
 mod replicas;
 mod replication;
