@@ -155,6 +155,7 @@ impl Member {
             applied: handle.map_or(0, |handle| handle.replica().applied()),
             messages,
             heard_ms_ago: heard.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+            leader: handle.and_then(|handle| handle.leadership().leader).unwrap_or(0),
             term: has.term,
             led: handle.is_some_and(|handle| handle.leadership().leads),
             serves: running.as_ref().is_some_and(|queue| queue.serves()),

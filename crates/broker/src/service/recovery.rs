@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_group::Peers;
 use quorate_group::recovery::timeline_of;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Command, Rejection, Reply};
@@ -22,8 +23,14 @@ use crate::peers::HOLDINGS_MAX;
 use crate::refusal::Refusal;
 use crate::routing::queue_name;
 
+/// How long a node that is not reached is waited for: longer than the longest pause between two attempts.
+const CONNECT_WAIT: Duration = Duration::from_millis(2_500);
 /// How long a node may take to tell what it has.
 const HOLDINGS_WAIT: Duration = Duration::from_secs(5);
+
+/// A replica that heard within so many election timeouts from a leader which is not reached from here may be led by
+/// it, and a majority.
+const HEARD_LATELY: u64 = 4;
 
 /// What each node that answers has, by group.
 type Told = BTreeMap<u64, BTreeMap<u64, pb::Holding>>;
@@ -44,6 +51,7 @@ impl Member {
             true => self.without_majority(&request.after),
             false => (self.named(&request.queues)?, String::new()),
         };
+        self.wait_for_holders(&queues).await;
         let told = self.ask_holders(&queues).await;
         let mut recoveries = Vec::with_capacity(queues.len());
         for queue in queues {
@@ -107,6 +115,15 @@ impl Member {
         })
     }
 
+    /// Nodes that are not reached may just not be connected yet, after a start.
+    async fn wait_for_holders(&self, queues: &[catalog::Queue]) {
+        let holders = queues.iter().flat_map(catalog::Queue::holders);
+        let missing: BTreeSet<u64> =
+            holders.filter(|node| !self.is_there(*node)).map(|node| node.0).collect();
+        let until_there = missing.iter().map(|node| self.connections.until_there(*node));
+        let _ = tokio::time::timeout(CONNECT_WAIT, join_all(until_there)).await;
+    }
+
     /// Asks the nodes that are reached what they have.
     async fn ask_holders(&self, queues: &[catalog::Queue]) -> Told {
         let mut groups: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
@@ -158,7 +175,12 @@ impl Member {
         }
         let holdings: Vec<(u64, &pb::Holding)> =
             queue.holders().filter_map(|node| Some((node.0, held(node)?))).collect();
-        if !queue.is_recovering && has_majority(queue, &holdings) {
+        let lately = u64::from(self.config.raft.election_timeout_ms) * HEARD_LATELY;
+        let is_led = holdings.iter().any(|(_, held)| {
+            let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
+            heard && held.leader > 0 && !self.is_there(NodeId(held.leader))
+        });
+        if !queue.is_recovering && (is_led || has_majority(queue, &holdings)) {
             let message = format!(
                 "queue `{}` has a majority of its voters, or may have: there is nothing to recover. A replica \
                  that is lost is replaced by `quorate queue replica replace`",

@@ -29,6 +29,9 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             Format::Table => write!(out, "{}", text(queue, args.accept_loss))?,
         }
     }
+    if !recovering.is_empty() && global.output == Format::Table {
+        writeln!(out, "{ALSO}")?;
+    }
     if queues.is_empty() && global.output == Format::Table {
         writeln!(out, "no queue has lost the majority of its replicas")?;
     }
@@ -49,11 +52,11 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         if !recovering.is_empty() && global.output == Format::Table {
             writeln!(
                 out,
-                "{} led again, and get their other replicas back as far as there are nodes. `quorate verify` \
-                 names the receipts that are lost; `quorate cluster remove-node` takes out the nodes that are",
+                "{} again, with what was left. Other replicas follow by themselves, as far as there are nodes; take \
+                 those out that are lost: quorate cluster remove-node",
                 match recovering.len() {
-                    1 => "1 queue is".to_owned(),
-                    many => format!("{} queues are", units::count(many as u64)),
+                    1 => "1 queue is led".to_owned(),
+                    many => format!("{} queues are led", units::count(many as u64)),
                 }
             )?;
         }
@@ -160,7 +163,9 @@ fn state(replica: &SurvivingReplica) -> String {
     match (replica.reachable, replica.gone_ms, &replica.last) {
         (true, _, Some(_)) => "up".to_owned(),
         (true, _, None) => "up, has nothing".to_owned(),
-        (false, Some(ms), _) => format!("gone since {}", ago(ms)),
+        (false, Some(ms), _) => {
+            format!("gone for {}", units::duration(Duration::from_millis(ms)))
+        }
         (false, None, _) => "gone".to_owned(),
     }
 }
@@ -173,6 +178,11 @@ fn heard(replica: &SurvivingReplica) -> String {
         (false, None, None) => "-".to_owned(),
     }
 }
+
+/// What else has to be known, once for all of them.
+const ALSO: &str = "What was settled since then is delivered again, and offsets and fencing tokens of what is lost are given \
+anew. `quorate verify` tells of each receipt whether it still holds. Nodes that are given up do not bring anything \
+back: what they have of these queues is not used any more, even if they are started again.\n";
 
 /// What is lost, in words.
 fn bound(queue: &QueueRecovery) -> String {
@@ -195,11 +205,7 @@ fn bound(queue: &QueueRecovery) -> String {
              and moved slots; when that was is not known, since it was started anew"
         ),
     };
-    format!(
-        "{what}. What was settled since then is delivered again. `quorate verify` tells of each receipt whether it \
-         still holds. The nodes that are gone must not be started again with their data as if nothing had happened: \
-         what they have of the queue is not used any more."
-    )
+    what + "."
 }
 
 fn to_json(queue: &QueueRecovery) -> Value {
