@@ -277,3 +277,6 @@ async fn last_membership(replica: &ReplicaLog) -> io::Result<Option<StoredMember
     }
     Ok(None)
 }
+
+#[cfg(all(test, not(madsim)))]
+mod tests;
