@@ -6,6 +6,7 @@ mod bench;
 mod beside;
 mod demo;
 mod faults;
+mod fencing;
 mod founding;
 mod full_disk;
 mod leaders;

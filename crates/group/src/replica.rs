@@ -129,7 +129,8 @@ impl Replica {
             Body::Park(request) => self.park(request).map(Body::Parked).map_err(text),
             Body::ReadIndex(_) => {
                 let index = self.read_index().await.map_err(text)?;
-                Ok(Body::ReadIndexed(pb::ReadIndexAnswer { index }))
+                let timeline = self.log.timeline();
+                Ok(Body::ReadIndexed(pb::ReadIndexAnswer { index, timeline }))
             }
             _ => Err("not a request".into()),
         }
