@@ -82,6 +82,8 @@ struct Lost {
     /// Nodes that run.
     servers: Vec<String>,
     receipts: tempfile::TempPath,
+    /// It has sent messages that are lost, and goes on.
+    producer: Producer,
 }
 
 async fn lost_majority() -> Lost {
@@ -90,6 +92,8 @@ async fn lost_majority() -> Lost {
     let client = cluster.queue_with(QUEUE, settings).await;
     let receipts = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
     publish(&cluster, "all", ALL_HAVE, &receipts).await;
+    let producer = client.producer(QUEUE).build().await.expect("a producer");
+    assert!(confirmed(&producer, "of a producer").await);
     let held = voters(&client).await.expect("placed");
     let leader = cluster.leader_of(QUEUE).await;
     let survivor = *held.iter().find(|id| **id != leader).expect("a follower");
@@ -98,6 +102,9 @@ async fn lost_majority() -> Lost {
     assert_eq!(count(&read(&direct).await, "all"), ALL_HAVE);
     cluster.kill9(survivor);
     publish(&cluster, "few", FEW_HAVE, &receipts).await;
+    for n in 0..FEW_HAVE {
+        assert!(confirmed(&producer, &format!("few of a producer {n}")).await);
+    }
     let lost: Vec<u64> = held.into_iter().filter(|id| *id != survivor).collect();
     lost.iter().for_each(|node| cluster.kill9(*node));
     cluster.start_node(survivor);
@@ -112,14 +119,15 @@ async fn lost_majority() -> Lost {
     .await;
     // A leader of the catalog notices that nodes are gone when it looks.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    Lost { cluster, survivor, lost, servers, receipts }
+    Lost { cluster, survivor, lost, servers, receipts, producer }
 }
 
 #[test]
 fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_verify_names_the_rest()
  {
     turn::alone(HEAVY, async {
-        let Lost { cluster: _cluster, survivor, lost, servers, receipts } = lost_majority().await;
+        let Lost { cluster: _cluster, survivor, lost, servers, receipts, producer } =
+            lost_majority().await;
         let shown = quorate(&["cluster", "recover", QUEUE], &servers).await;
         shown.refused_with(7, &["nothing was changed", "--accept-loss"]);
         println!("{}", shown.out);
@@ -154,7 +162,6 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
         .await;
         let now = voters(&client).await.expect("placed");
         assert!(now.contains(&survivor) && lost.iter().all(|node| !now.contains(node)), "{now:?}");
-        let producer = client.producer(QUEUE).build().await.expect("a producer");
         for n in 0..20 {
             assert!(confirmed(&producer, &format!("new {n}")).await);
         }
@@ -241,11 +248,10 @@ fn recover_changes_nothing_without_accept_loss_and_refuses_where_there_is_a_majo
 #[test]
 fn a_node_that_was_given_up_and_comes_back_does_not_bring_its_past_with_it() {
     turn::alone(HEAVY, async {
-        let Lost { mut cluster, survivor, lost, servers, .. } = lost_majority().await;
+        let Lost { mut cluster, survivor, lost, servers, producer, .. } = lost_majority().await;
         let recovered = quorate(&["cluster", "recover", "--all", "--accept-loss"], &servers).await;
         assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
         let client = Client::connect(servers.clone()).await.expect("connect");
-        let producer = client.producer(QUEUE).build().await.expect("a producer");
         for n in 0..10 {
             assert!(confirmed(&producer, &format!("new {n}")).await);
         }

@@ -27,6 +27,8 @@ const STARTS_AT_A_TIME: usize = 32;
 const PREFERENCE: Duration = Duration::from_secs(2);
 /// Longest wait for the catalog: for what its leader knows, or for one change.
 const CATALOG_LIMIT: Duration = Duration::from_secs(2);
+/// Pause before a node that has just started asks for the catalog's leader again: its queues wait for that.
+const INFORMED_EVERY: Duration = Duration::from_millis(20);
 /// Pause before the catalog's leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ADDRESS_PREFIX: &[u8] = b"address/";
@@ -98,7 +100,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             biased;
             () = member.shutdown.said() => {}
             () = member.changed.notified() => {}
-            () = tokio::time::sleep(if is_informed { COMPARE_EVERY } else { ASK_AGAIN }) => {}
+            () = tokio::time::sleep(if is_informed { COMPARE_EVERY } else { INFORMED_EVERY }) => {}
         }
     }
 }

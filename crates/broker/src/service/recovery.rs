@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(of(&[]), 0);
         assert_eq!(of(&[replica(1, None, false)]), 0);
         let (long, late) = (replica(1, Some((2, 90)), false), replica(2, Some((3, 70)), true));
-        assert_eq!(of(&[long.clone(), late]), 2, "the term counts first, observers too");
+        assert_eq!(of(&[long, late]), 2, "the term counts first, observers too");
         let equal = replica(4, Some((2, 90)), true);
         assert_eq!(of(&[equal, long]), 1, "a voter rather");
     }
