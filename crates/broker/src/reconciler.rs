@@ -29,6 +29,8 @@ const PREFERENCE: Duration = Duration::from_secs(2);
 const CATALOG_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before a node that has just started asks for the catalog's leader again: its queues wait for that.
 const INFORMED_EVERY: Duration = Duration::from_millis(20);
+/// How long that node waits for the first answer; each time twice as long as before.
+const INFORMED_FIRST: Duration = Duration::from_millis(100);
 /// Pause before the catalog's leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ADDRESS_PREFIX: &[u8] = b"address/";
@@ -73,6 +75,7 @@ pub(crate) async fn own_catalog(
 /// `resting` gets each replica that was opened with a history, and has no leader yet.
 pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Replica>) {
     let mut is_informed = false;
+    let mut patience = INFORMED_FIRST;
     while !member.shutdown.is_said() {
         keep_addresses(&member);
         if let Some(timeline) = member.catalog.replica().superseded() {
@@ -81,7 +84,11 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
         }
         // A queue may have been recovered without this node while that did not run: what it has of it must not be
         // led by what it knew then.
-        is_informed = is_informed || knows_all(&member).await;
+        if !is_informed {
+            // The leader that it knew when it ended may be gone: then a call to it is not answered.
+            is_informed = knows_all_within(&member, patience).await;
+            patience = (patience * 2).min(CATALOG_LIMIT);
+        }
         if is_informed && let Err(reason) = keep_queues(&member, &resting).await {
             member.fail(reason);
             return;
@@ -275,8 +282,12 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
 
 /// Whether this node has applied all that the catalog's leader had when it was asked.
 pub(crate) async fn knows_all(member: &Member) -> bool {
+    knows_all_within(member, CATALOG_LIMIT).await
+}
+
+async fn knows_all_within(member: &Member, limit: Duration) -> bool {
     let asked = member.catalog.complete_as_of(Instant::now());
-    matches!(tokio::time::timeout(CATALOG_LIMIT, asked).await, Ok(Ok(_)))
+    matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(_)))
 }
 
 /// What a node says that finds itself removed.
