@@ -94,24 +94,26 @@ async fn ask(args: &Args, client: &Client, global: &Global) -> Result<Vec<QueueR
 async fn wait(client: &Client, queues: &[&QueueRecovery], global: &Global) -> Result<(), Failure> {
     let begun = Instant::now();
     for queue in queues {
-        loop {
+        let led = async {
             // Until it has a leader, asking takes as long as calls wait for one.
-            let described = client.describe_queue(&queue.queue).await;
-            if described.is_ok_and(|described| {
-                described.placement >= queue.placement && described.counts.is_some()
-            }) {
-                break;
+            while !is_led(client, queue).await {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            if begun.elapsed() > global.timeout {
-                let what = format!("queue {:?} is not led yet", queue.queue);
-                return Err(Failure::new(Exit::Failed, what).reason("TIMEOUT").cure(
-                    "it goes on by itself; `quorate queue describe` shows how far it is, and --timeout waits longer",
-                ));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        let left = global.timeout.saturating_sub(begun.elapsed());
+        if tokio::time::timeout(left, led).await.is_err() {
+            let what = format!("queue {:?} is not led yet", queue.queue);
+            return Err(Failure::new(Exit::Failed, what).reason("TIMEOUT").cure(
+                "it goes on by itself; `quorate queue describe` shows how far it is, and --timeout waits longer",
+            ));
         }
     }
     Ok(())
+}
+
+async fn is_led(client: &Client, queue: &QueueRecovery) -> bool {
+    let described = client.describe_queue(&queue.queue).await;
+    described.is_ok_and(|seen| seen.placement >= queue.placement && seen.counts.is_some())
 }
 
 fn text(queue: &QueueRecovery, accepted: bool) -> String {
