@@ -224,6 +224,8 @@ fn a_follower_that_is_cut_off_refuses_and_the_sdk_reads_on_at_another() {
             cluster.start_node(node);
             cluster.ready().await;
         }
+        // A node that has just started opens its replicas when it has heard from the catalog's leader: a heartbeat later.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         // Without a leader a replica can tell nothing about how old it is.
         let leader = cluster.leader_of(QUEUE).await;
         let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();

@@ -117,7 +117,11 @@ impl Directory for Fresh {
         std::future::ready(outcome).boxed()
     }
 
-    fn placed(&self, _: u64, _: u64) -> BoxFuture<'_, Result<(), Status>> {
+    fn placed(&self, _: u64, _: u64, _: Option<u64>) -> BoxFuture<'_, Result<(), Status>> {
+        std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
+    }
+
+    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
         std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
     }
 
@@ -317,7 +321,8 @@ pub(crate) async fn complete(member: Arc<Member>) {
     }
     // All founders were welcomed before the catalog began: whoever is fresh now has lost its disk.
     let catalog = member.log.state(quorate_storage::GroupId(CATALOG));
-    let begun = catalog.is_some_and(|state| state.last.is_some());
+    // One that was taken anew after a recovery has a vote and nothing else yet.
+    let begun = catalog.is_some_and(|state| state.last.is_some() || !state.vote.is_empty());
     let me = Founder {
         address: config.advertised(),
         zone: config.zone.clone(),

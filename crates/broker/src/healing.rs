@@ -4,7 +4,7 @@
 //! Only a few queues move at a time: each brings its messages over the network and to another disk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -26,46 +26,55 @@ const CATALOG_VOTERS_MAX: usize = 5;
 
 /// Since when nodes are gone, as long as the catalog is led here.
 #[derive(Default)]
-struct Absences(BTreeMap<u64, Instant>);
+pub(crate) struct Absences(Mutex<BTreeMap<u64, Instant>>);
 
 impl Absences {
-    fn look(&mut self, member: &Member) {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.0.lock().expect("no panic while held")
+    }
+
+    fn look(&self, member: &Member) {
         let nodes: Vec<u64> =
             member.catalog.read(|catalog| catalog.nodes().map(|node| node.id.0).collect());
-        self.0.retain(|node, _| nodes.contains(node));
+        let mut gone = self.lock();
+        gone.retain(|node, _| nodes.contains(node));
         for node in nodes {
             if member.is_there(NodeId(node)) {
-                self.0.remove(&node);
+                gone.remove(&node);
             } else {
-                self.0.entry(node).or_insert_with(Instant::now);
+                gone.entry(node).or_insert_with(Instant::now);
             }
         }
     }
 
     fn is_there(&self, node: u64) -> bool {
-        !self.0.contains_key(&node)
+        !self.lock().contains_key(&node)
+    }
+
+    /// For how long a node is gone, as far as is known.
+    pub(crate) fn gone_for(&self, node: u64) -> Option<Duration> {
+        self.lock().get(&node).map(Instant::elapsed)
     }
 
     /// Gone for longer than anybody should wait; never if `replace_after` is zero.
     fn is_lost(&self, node: u64, replace_after: Duration) -> bool {
-        let gone = self.0.get(&node).is_some_and(|since| since.elapsed() >= replace_after);
-        gone && !replace_after.is_zero()
+        !replace_after.is_zero() && self.gone_for(node).is_some_and(|gone| gone >= replace_after)
     }
 }
 
 /// Goes on until the node ends.
 pub(crate) async fn run(member: Arc<Member>) {
-    let mut absences = Absences::default();
+    let absences = &member.absences;
     let mut last = None;
     while !member.shutdown.is_said() {
         if member.catalog.leadership().leads {
             absences.look(&member);
-            keep_catalog_members(&member, &absences).await;
-            replace(&member, &absences, &mut last).await;
+            keep_catalog_members(&member, absences).await;
+            replace(&member, absences, &mut last).await;
             retire(&member).await;
         } else {
             // What another leader has seen is not known here: the time begins anew.
-            absences.0.clear();
+            absences.lock().clear();
         }
         tokio::select! {
             biased;
@@ -81,7 +90,8 @@ async fn replace(member: &Member, absences: &Absences, last: &mut Option<QueueNa
     let wanted: Vec<(catalog::Queue, PlaceQueue)> = member.catalog.read(|catalog| {
         let leaving = |id: NodeId| catalog.node(id).is_some_and(|node| node.leaving);
         let is_lost = |id: NodeId| leaving(id) || absences.is_lost(id.0, replace_after);
-        if !catalog.nodes().any(|node| is_lost(node.id)) {
+        let lacks = |queue: &catalog::Queue| queue.voters_wanted > 0 && !queue.is_moving;
+        if !catalog.nodes().any(|node| is_lost(node.id)) && !catalog.queues().any(lacks) {
             return Vec::new();
         }
         let there = catalog.nodes().map(|node| node.id).filter(|id| absences.is_there(id.0));
@@ -93,7 +103,13 @@ async fn replace(member: &Member, absences: &Absences, last: &mut Option<QueueNa
         let room = MOVES_AT_A_TIME.saturating_sub(moving);
         let place = |queue: &catalog::Queue| {
             // One that moves to where it cannot be is sent elsewhere.
-            let place = without(catalog, queue, &there, is_lost, leaving)?;
+            let place = match lacks(queue) {
+                true => with_more(catalog, queue, &there)
+                    .or_else(|| without(catalog, queue, &there, is_lost, leaving)),
+                false => without(catalog, queue, &there, is_lost, leaving),
+            };
+            // What is being recovered stays where it is until that is done.
+            let place = place.filter(|_| !queue.is_recovering)?;
             (queue.is_moving || can_move(&queue)).then(|| (queue.clone(), place))
         };
         let behind = last.iter().flat_map(|last| catalog.queues_after(last));
@@ -169,6 +185,32 @@ fn without(
     placed.replicas.sort_unstable();
     let changed = (&placed.replicas, &placed.observers) != (&queue.replicas, &queue.observers);
     changed.then_some(PlaceQueue {
+        group: queue.group,
+        moved: queue.moved,
+        replicas: placed.replicas,
+        observers: placed.observers,
+    })
+}
+
+/// The placement of a queue that was recovered, with as many voters more as nodes are there for; `None` if
+/// there are too few. Its numbers are 1, 3 and 5.
+fn with_more(catalog: &Catalog, queue: &catalog::Queue, there: &[NodeId]) -> Option<PlaceQueue> {
+    let mut placed = queue.clone();
+    while placed.replicas.len() < usize::from(queue.voters_wanted) {
+        let mut more = placed.clone();
+        for _ in 0..2 {
+            // None is replaced: there is no node 0.
+            let Some(next) = catalog.substitute(&more, NodeId(0), there) else { break };
+            more.observers.retain(|id| *id != next);
+            more.replicas.push(next);
+        }
+        if more.replicas.len() < placed.replicas.len() + 2 {
+            break;
+        }
+        placed = more;
+    }
+    placed.replicas.sort_unstable();
+    (placed.replicas.len() > queue.replicas.len()).then_some(PlaceQueue {
         group: queue.group,
         moved: queue.moved,
         replicas: placed.replicas,

@@ -36,6 +36,7 @@ mod healing;
 mod health;
 #[cfg(not(madsim))]
 mod http;
+mod last_node;
 mod leaders;
 mod listener;
 mod log_writer;
@@ -48,6 +49,7 @@ pub mod peers;
 mod queue;
 mod random;
 mod reconciler;
+mod recovery;
 mod refusal;
 mod routing;
 mod server;
@@ -62,6 +64,7 @@ pub use config::{
     TelemetryConfig,
 };
 pub use founding::{JoinError, Joined, join};
+pub use last_node::{RecoverCatalogError, RecoveredCatalog, recover_catalog};
 pub use quorate_group::Volumes;
 pub use quorate_storage::{DirError, Home};
 pub use refusal::Refusal;

@@ -17,6 +17,7 @@ use tonic::Status;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::Config;
 use crate::counts::Counts;
+use crate::healing::Absences;
 use crate::peers::{Addresses, Connections, Directory, NODE_REMOVED};
 use crate::queue::Queue;
 use crate::reconciler::removed;
@@ -35,6 +36,9 @@ pub(crate) const MOVES_VERSION: u32 = 2;
 
 /// Version from which on messages are known that have properties.
 pub(crate) const PROPERTIES_VERSION: u32 = 3;
+
+/// Version from which on the commands are known that recover queues.
+pub(crate) const RECOVERY_VERSION: u32 = 3;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
@@ -83,6 +87,7 @@ pub(crate) struct Member {
     pub(crate) counts: Counts,
     pub(crate) versions: Versions,
     pub(crate) telemetry: Telemetry,
+    pub(crate) absences: Absences,
 }
 
 /// What other nodes said that they know, when they connected last.
@@ -237,10 +242,19 @@ impl Directory for Member {
         .boxed()
     }
 
-    fn placed(&self, group: u64, moved: u64) -> BoxFuture<'_, Result<(), Status>> {
-        Member::placed(self, GroupId(group), moved)
+    fn placed(
+        &self,
+        group: u64,
+        moved: u64,
+        took_over_from: Option<u64>,
+    ) -> BoxFuture<'_, Result<(), Status>> {
+        Member::placed(self, GroupId(group), moved, took_over_from)
             .map(|outcome| outcome.map_err(Status::from))
             .boxed()
+    }
+
+    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
+        self.holdings_of(groups).map(|outcome| outcome.map_err(Status::internal)).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

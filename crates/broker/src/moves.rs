@@ -183,7 +183,9 @@ pub(crate) async fn run(member: Arc<Member>) {
 async fn step(member: &Member, wanted: &catalog::Queue) {
     let Some(queue) = member.queues.get(wanted.group.0) else { return };
     let handle = &queue.handle;
-    if !handle.leadership().leads {
+    // A leader of before a recovery would still go by the members of then.
+    let of_now = handle.replica().timeline() >= wanted.timeline && !wanted.is_recovering;
+    if !handle.leadership().leads || !of_now {
         return;
     }
     let goal = Goal::of(wanted);
@@ -196,7 +198,7 @@ async fn step(member: &Member, wanted: &catalog::Queue) {
         if !leads || !handle.leadership().leads || look() != Step::Done {
             return;
         }
-        if let Err(error) = report(member, wanted.group, wanted.moved).await {
+        if let Err(error) = report(member, wanted.group, wanted.moved, None).await {
             tracing::debug!(queue = %wanted.name, %error, "tell the catalog that a queue has moved");
         }
         return;
@@ -211,22 +213,21 @@ async fn step(member: &Member, wanted: &catalog::Queue) {
     }
 }
 
-/// Tells the catalog, wherever it is led, that a queue is where it is to be.
-async fn report(member: &Member, group: GroupId, moved: u64) -> Result<(), String> {
+/// Tells the catalog, wherever it is led, that a queue is where it is to be, or that it was taken over.
+pub(crate) async fn report(
+    member: &Member,
+    group: GroupId,
+    moved: u64,
+    took_over_from: Option<u64>,
+) -> Result<(), String> {
     let leader = member.catalog_place(0).await.map_err(|refusal| refusal.message)?;
     let Some(leader) = leader else {
-        return member.placed(group, moved).await.map_err(|refusal| refusal.message);
+        let placed = member.placed(group, moved, took_over_from).await;
+        return placed.map_err(|refusal| refusal.message);
     };
     let channel = member.connections.channel(leader).map_err(|error| error.to_string())?;
-    let me = member.identify();
-    let hello = pb::Hello {
-        cluster_id: me.cluster_id,
-        node_id: me.node_id,
-        incarnation: me.incarnation,
-        version: COMMANDS_VERSION,
-        ..Default::default()
-    };
-    let request = pb::PlacedRequest { hello: Some(hello), group: group.0, moved };
+    let hello = Some(member.hello());
+    let request = pb::PlacedRequest { hello, group: group.0, moved, took_over_from };
     let mut client = pb::peer_client::PeerClient::new(channel);
     match tokio::time::timeout(STEP_LIMIT, client.placed(request)).await {
         Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
@@ -235,9 +236,31 @@ async fn report(member: &Member, group: GroupId, moved: u64) -> Result<(), Strin
 }
 
 impl Member {
-    /// Notes in the catalog, which is led here, that a queue is where it is to be.
-    pub(crate) async fn placed(&self, group: GroupId, moved: u64) -> Result<(), Refusal> {
-        match self.propose_catalog(Command::QueuePlaced { group, moved }).await? {
+    /// What this node says of itself in a call of its own.
+    pub(crate) fn hello(&self) -> pb::Hello {
+        let me = self.identify();
+        pb::Hello {
+            cluster_id: me.cluster_id,
+            node_id: me.node_id,
+            incarnation: me.incarnation,
+            version: COMMANDS_VERSION,
+            ..Default::default()
+        }
+    }
+
+    /// Notes in the catalog, which is led here, that a queue is where it is to be, or that its survivor has
+    /// taken it over.
+    pub(crate) async fn placed(
+        &self,
+        group: GroupId,
+        moved: u64,
+        took_over_from: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let note = match took_over_from {
+            Some(from) => Command::QueueTookOver { group, moved, from },
+            None => Command::QueuePlaced { group, moved },
+        };
+        match self.propose_catalog(note).await? {
             // Deleted, or moved on: there is nothing to note.
             Reply::Done | Reply::Rejected(_) => Ok(()),
             _ => Err(Refusal::unknown_outcome()),

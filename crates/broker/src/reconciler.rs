@@ -17,6 +17,7 @@ use crate::leaders;
 use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::{Addresses, Pulse};
 use crate::queue::{self, Queue};
+use crate::recovery;
 
 /// The catalog is compared this often even if nothing changed.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
@@ -26,6 +27,10 @@ const STARTS_AT_A_TIME: usize = 32;
 const PREFERENCE: Duration = Duration::from_secs(2);
 /// Longest wait for the catalog: for what its leader knows, or for one change.
 const CATALOG_LIMIT: Duration = Duration::from_secs(2);
+/// Pause before a node that has just started asks for the catalog's leader again: its queues wait for that.
+const INFORMED_EVERY: Duration = Duration::from_millis(20);
+/// How long that node waits for the first answer; each time twice as long as before.
+const INFORMED_FIRST: Duration = Duration::from_millis(100);
 /// Pause before the catalog's leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ADDRESS_PREFIX: &[u8] = b"address/";
@@ -69,9 +74,22 @@ pub(crate) async fn own_catalog(
 ///
 /// `resting` gets each replica that was opened with a history, and has no leader yet.
 pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Replica>) {
+    let mut is_informed = false;
+    let mut patience = INFORMED_FIRST;
     while !member.shutdown.is_said() {
         keep_addresses(&member);
-        if let Err(reason) = keep_queues(&member, &resting).await {
+        if let Some(timeline) = member.catalog.replica().superseded() {
+            member.fail(recovery::take_catalog_anew(&member, timeline).await);
+            return;
+        }
+        // A queue may have been recovered without this node while that did not run: what it has of it must not be
+        // led by what it knew then.
+        if !is_informed {
+            // The leader that it knew when it ended may be gone: then a call to it is not answered.
+            is_informed = knows_all_within(&member, patience).await;
+            patience = (patience * 2).min(CATALOG_LIMIT);
+        }
+        if is_informed && let Err(reason) = keep_queues(&member, &resting).await {
             member.fail(reason);
             return;
         }
@@ -89,7 +107,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             biased;
             () = member.shutdown.said() => {}
             () = member.changed.notified() => {}
-            () = tokio::time::sleep(COMPARE_EVERY) => {}
+            () = tokio::time::sleep(if is_informed { COMPARE_EVERY } else { INFORMED_EVERY }) => {}
         }
     }
 }
@@ -185,6 +203,7 @@ async fn keep_queues(
     resting: &mpsc::UnboundedSender<Replica>,
 ) -> Result<(), String> {
     let me = NodeId(member.id());
+    recovery::stop_outdated(member).await;
     let here = member.queues.groups();
     let wanted: Vec<catalog::Queue> = member.catalog.read(|catalog| {
         let mine = catalog.queues().filter(|queue| queue.holders().any(|node| node == me));
@@ -193,6 +212,9 @@ async fn keep_queues(
     let mut starts = stream::iter(wanted)
         .map(|queue| async move {
             let name = queue.name.clone();
+            if !recovery::prepare(member, &queue).await? {
+                return Ok(());
+            }
             let started = start(member, queue, resting).await;
             started.map_err(|error| format!("start queue {name}: {error}"))
         })
@@ -218,6 +240,7 @@ async fn keep_queues(
         let removed = quorate_group::forget(&member.log, &member.meta, group).await;
         removed.map_err(|error| format!("remove group {group}: {error}"))?;
     }
+    recovery::report(member).await;
     leave_queues(member).await
 }
 
@@ -258,9 +281,13 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
 }
 
 /// Whether this node has applied all that the catalog's leader had when it was asked.
-async fn knows_all(member: &Member) -> bool {
+pub(crate) async fn knows_all(member: &Member) -> bool {
+    knows_all_within(member, CATALOG_LIMIT).await
+}
+
+async fn knows_all_within(member: &Member, limit: Duration) -> bool {
     let asked = member.catalog.complete_as_of(Instant::now());
-    matches!(tokio::time::timeout(CATALOG_LIMIT, asked).await, Ok(Ok(_)))
+    matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(_)))
 }
 
 /// What a node says that finds itself removed.

@@ -276,6 +276,9 @@ impl From<catalog::Rejection> for Refusal {
                 .with("limit", "max_queues")
                 .with("max", limit),
             R::NotFound => Self::new(reason::QUEUE_NOT_FOUND, message),
+            R::Recovering { survivor } => Self::new(reason::RECOVERING, message)
+                .retry(RETRY_LOAD)
+                .with("survivor", survivor.0),
             _ => Self::invalid(message),
         }
     }

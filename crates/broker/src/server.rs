@@ -23,6 +23,7 @@ use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
 use crate::founding;
 use crate::healing;
+use crate::healing::Absences;
 #[cfg(not(madsim))]
 use crate::http;
 use crate::leaders;
@@ -102,7 +103,7 @@ pub struct Node {
     dir: DataDir,
 }
 
-fn open_storage(
+pub(crate) fn open_storage(
     config: &Config,
     dir: &DataDir,
 ) -> Result<(Log, Writer, Arc<dyn Meta>), StartError> {
@@ -276,6 +277,7 @@ async fn start_member(
         counts: Counts::default(),
         versions: Versions::default(),
         telemetry,
+        absences: Absences::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

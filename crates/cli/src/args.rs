@@ -19,7 +19,7 @@ pub const DEFAULT_SERVERS: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103,
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 node could not start, \
-4 cluster unreachable or without majority, 5 not found, 6 refused.")]
+4 cluster unreachable or without majority, 5 not found, 6 refused, 7 loss not accepted.")]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,

@@ -22,6 +22,8 @@ pub enum Exit {
     NotFound,
     /// 6: the cluster understood and refused: queue full, exists with other settings, message too large, and so on.
     Refused,
+    /// 7: `cluster recover` without `--accept-loss`: it has shown what would be lost, and changed nothing.
+    LossNotAccepted,
 }
 
 impl Exit {
@@ -35,6 +37,7 @@ impl Exit {
             Exit::Unavailable => 4,
             Exit::NotFound => 5,
             Exit::Refused => 6,
+            Exit::LossNotAccepted => 7,
         }
     }
 
@@ -42,7 +45,7 @@ impl Exit {
     pub fn of_reason(reason: &str) -> Exit {
         match reason {
             "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" => Exit::NotFound,
-            "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" => {
+            "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" | "NO_SURVIVOR" => {
                 Exit::Unavailable
             }
             "QUEUE_EXISTS"
@@ -58,6 +61,8 @@ impl Exit {
             | "SLOT_EXISTS"
             | "SLOT_LOST"
             | "SLOT_MOVED"
+            | "HAS_QUORUM"
+            | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,
             _ => Exit::Failed,
         }
@@ -84,8 +89,9 @@ mod tests {
             Exit::Unavailable,
             Exit::NotFound,
             Exit::Refused,
+            Exit::LossNotAccepted,
         ];
-        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]
@@ -95,6 +101,8 @@ mod tests {
         assert_eq!(Exit::of_reason("SLOT_NOT_FOUND"), Exit::NotFound);
         assert_eq!(Exit::of_reason("QUEUE_FULL"), Exit::Refused);
         assert_eq!(Exit::of_reason("SLOT_LOST"), Exit::Refused);
+        assert_eq!(Exit::of_reason("HAS_QUORUM"), Exit::Refused);
+        assert_eq!(Exit::of_reason("NO_SURVIVOR"), Exit::Unavailable);
         assert_eq!(Exit::of_reason("SOMETHING_NEW"), Exit::Failed);
     }
 }

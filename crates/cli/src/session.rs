@@ -86,6 +86,11 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "DISK_FULL" => "free disk space on the node; it accepts publishes again by itself",
         "NO_QUORUM" | "NOT_LEADER" => "`quorate cluster status` shows which nodes are down",
         "NOT_ENOUGH_NODES" => "fewer --replicas, or more nodes",
+        "HAS_QUORUM" => {
+            "`quorate queue replica replace` for a replica that is lost; `quorate queue describe` shows them"
+        }
+        "NO_SURVIVOR" => "start a node that holds the queue; `quorate queue describe` shows which",
+        "RECOVERING" => "`quorate queue describe` shows when it is done",
         "UNKNOWN_OUTCOME" => "the message may have entered: consume to see, or publish it again",
         "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
         "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",

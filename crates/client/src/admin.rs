@@ -435,6 +435,37 @@ impl Client {
         Ok(self.nodes.call(Effect::Writes, ask).await?.replicas)
     }
 
+    /// Shows what is left of queues that have lost the majority of their replicas for ever; with `accept_loss`, has
+    /// them go on with it, on the replica that has the most. What only the lost replicas had is lost. The queue is
+    /// there again when [`describe_queue`](Self::describe_queue) shows the `placement` of the answer, or a later one,
+    /// and a leader.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `HAS_QUORUM` when there is nothing to recover, with `NO_SURVIVOR` when no replica is
+    /// left that has anything, or with `QUEUE_NOT_FOUND`; then no queue was changed.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::RecoverQueuesRequest;
+    /// let request = RecoverQueuesRequest { queues: vec!["orders".into()], ..Default::default() };
+    /// for queue in client.recover_queues(request).await?.queues {
+    ///     println!("{} could go on with what node {} has", queue.queue, queue.survivor);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn recover_queues(
+        &self,
+        request: v1::RecoverQueuesRequest,
+    ) -> Result<v1::RecoverQueuesResponse, Error> {
+        let effect = if request.accept_loss { Effect::Writes } else { Effect::Reads };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { cluster(channel).recover_queues(request).await }
+        };
+        Ok(self.nodes.call(effect, ask).await?)
+    }
+
     /// Gives each queue to the leader that it was placed with, where that one may lead.
     ///
     /// # Errors

@@ -58,8 +58,9 @@ pub use quorate_proto::v1::{
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
     LogPosition, NodeDescription, PlacedNode, PlacedRole, PlacementFinding, PlacementFindingKind,
     PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts, QueueDescription,
-    QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict, Receiver, ReceiverState,
-    Replica, ReplicaProgress, ReplicaRole, ReplicaState, SlotDescription, SlotState,
+    QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict, Receiver,
+    ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
+    ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

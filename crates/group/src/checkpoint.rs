@@ -110,11 +110,13 @@ impl Checkpoints {
     }
 
     /// Notes durably that the replica leaves: log and checkpoint go one after the other, and one without the
-    /// other is not to be used.
-    pub(crate) async fn begin_to_leave(&self) -> io::Result<()> {
+    /// other is not to be used. What is left is on `timeline`, if it was on an earlier one.
+    pub(crate) async fn begin_to_leave(&self, timeline: u64) -> io::Result<()> {
         let (this, key) = (self.clone(), self.leaving_key());
+        // Without one it is the mark that programs of before recoveries know.
+        let mark = if timeline == 0 { Vec::new() } else { timeline.to_be_bytes().to_vec() };
         blocking(move || {
-            this.meta.put(&key, &[]).map_err(io::Error::other)?;
+            this.meta.put(&key, &mark).map_err(io::Error::other)?;
             this.meta.sync().map_err(io::Error::other)
         })
         .await
@@ -132,12 +134,18 @@ impl Checkpoints {
         .await
     }
 
-    /// Whether the replica has begun to leave, and was not done with it when the node ended.
-    pub(crate) async fn is_leaving(&self) -> io::Result<bool> {
+    /// Whether the replica has begun to leave, and was not done with it when the node ended; for which timeline.
+    pub(crate) async fn is_leaving(&self) -> io::Result<Option<u64>> {
         let (this, key) = (self.clone(), self.leaving_key());
         blocking(move || {
-            let found = this.meta.get(&key).map_err(io::Error::other)?;
-            Ok(found.is_some())
+            let Some(mark) = this.meta.get(&key).map_err(io::Error::other)? else {
+                return Ok(None);
+            };
+            match (mark.is_empty(), mark[..].try_into()) {
+                (true, _) => Ok(Some(0)),
+                (_, Ok(timeline)) => Ok(Some(u64::from_be_bytes(timeline))),
+                _ => Err(io::Error::other("the mark of a replica that leaves is malformed")),
+            }
         })
         .await
     }

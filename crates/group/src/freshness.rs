@@ -87,7 +87,10 @@ impl<M: Machine> Handle<M> {
             }
         };
         match replica.peers.call(leader, self.id(), Body::ReadIndex(pb::Done {})).await {
-            Ok(Body::ReadIndexed(answer)) => Ok(answer.index),
+            // The leader that this replica knows may lead after a recovery by now.
+            Ok(Body::ReadIndexed(answer)) if answer.timeline == replica.timeline() => {
+                Ok(answer.index)
+            }
             _ => Err(ProposeError::Unknown),
         }
     }

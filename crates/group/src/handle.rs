@@ -393,6 +393,12 @@ impl<M: Machine> Handle<M> {
         self.replica.leadership()
     }
 
+    /// How long ago this replica heard from a leader on another node; `None` if it has not since it was opened.
+    #[must_use]
+    pub fn heard_ago(&self) -> Option<Duration> {
+        self.replica.parking.heard_ago()
+    }
+
     /// The encoded entry at `index`: from memory, or else from the disk.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ pub mod offline;
 mod parking;
 mod proposer;
 mod received;
+pub mod recovery;
 mod replica;
 mod replica_log;
 mod runtime;

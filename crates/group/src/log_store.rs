@@ -130,8 +130,7 @@ impl RaftLogStorage<Types> for LogStore {
         if planted::is(Bug::ForgetVote) {
             return Ok(());
         }
-        let vote = codec::encode_vote(vote);
-        durable(|done| self.log.log.save_vote(self.log.group, vote, done)).await
+        self.log.save_vote(vote).await
     }
 
     // The record is queued behind the entries that it speaks of, in one log with one writer, so it

@@ -17,6 +17,7 @@ use quorate_storage::{Log, Meta};
 
 use crate::checkpoint::Checkpoints;
 use crate::handle::{Handle, NOBODY, StartError};
+use crate::recovery;
 use crate::replica_log::ReplicaLog;
 
 /// Who belongs to a group, as one of its replicas knows.
@@ -91,7 +92,7 @@ impl<M: Machine> Handle<M> {
     /// When the log or the checkpoint store fails.
     pub async fn leave(&self) -> io::Result<()> {
         let replica = self.replica();
-        forget_but_vote(&replica.log, &replica.checkpoints).await
+        forget_but_vote(&replica.log, &replica.checkpoints, SAME_TIMELINE).await
     }
 }
 
@@ -111,21 +112,38 @@ pub fn has_more_than_vote(log: &Log, group: u64) -> bool {
 /// When the log or the checkpoint store fails.
 pub async fn leave(log: &Log, meta: &Arc<dyn Meta>, node: u64, group: u64) -> io::Result<()> {
     let stored = ReplicaLog::new(log.clone(), node, group);
-    forget_but_vote(&stored, &Checkpoints::new(meta.clone(), group)).await
+    forget_but_vote(&stored, &Checkpoints::new(meta.clone(), group), SAME_TIMELINE).await
 }
+
+/// Every replica is on this one, or on a later one.
+const SAME_TIMELINE: u64 = 0;
 
 /// Goes on with what a crash has interrupted.
 pub(crate) async fn finish_leaving(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
     match checkpoints.is_leaving().await? {
-        true => forget_but_vote(log, checkpoints).await,
-        false => Ok(()),
+        Some(timeline) => forget_but_vote(log, checkpoints, timeline).await,
+        None => Ok(()),
     }
 }
 
-async fn forget_but_vote(log: &ReplicaLog, checkpoints: &Checkpoints) -> io::Result<()> {
-    checkpoints.begin_to_leave().await?;
+/// Marks a replica as leaving; [`finish_leaving`] does the rest.
+pub(crate) async fn begin_to_leave(checkpoints: &Checkpoints, timeline: u64) -> io::Result<()> {
+    checkpoints.begin_to_leave(timeline).await
+}
+
+/// What is left is on `timeline`, if it was on an earlier one.
+pub(crate) async fn forget_but_vote(
+    log: &ReplicaLog,
+    checkpoints: &Checkpoints,
+    timeline: u64,
+) -> io::Result<()> {
+    checkpoints.begin_to_leave(timeline).await?;
     // In this order: a log that relies on a checkpoint which is gone counts as damage.
     log.reset().await?;
+    // Behind the log: one with a history of before and a vote of now would be taken for one of now.
+    if log.timeline() < timeline {
+        log.save_vote(&recovery::vote_of(timeline)).await?;
+    }
     checkpoints.remove().await?;
     checkpoints.has_left().await
 }
@@ -201,7 +219,7 @@ mod tests {
         let vote = node.log.state(GroupId(QUEUE)).expect("known").vote;
         let (log, checkpoints) = node.replica();
         assert_eq!(log.had(), None, "it has what it had");
-        node.done(forget_but_vote(&log, &checkpoints)).await.expect("left");
+        node.done(forget_but_vote(&log, &checkpoints, SAME_TIMELINE)).await.expect("left");
         assert!(!has_more_than_vote(&node.log, QUEUE));
         assert!(checkpoints.load().await.expect("a look").is_none());
         // As the next start sees it.
@@ -221,7 +239,7 @@ mod tests {
         let mut node = Node::with_history().await;
         for _ in 0..2 {
             let (log, checkpoints) = node.replica();
-            node.done(forget_but_vote(&log, &checkpoints)).await.expect("left");
+            node.done(forget_but_vote(&log, &checkpoints, SAME_TIMELINE)).await.expect("left");
             node.append(2, 0..=3);
         }
         assert_eq!(node.replica().0.had(), Some((2, 9)));
@@ -231,7 +249,7 @@ mod tests {
     async fn what_a_crash_has_left_of_a_replica_that_was_leaving_is_not_used() {
         let mut node = Node::with_history().await;
         let (log, checkpoints) = node.replica();
-        checkpoints.begin_to_leave().await.expect("a mark");
+        checkpoints.begin_to_leave(SAME_TIMELINE).await.expect("a mark");
         node.done(log.reset()).await.expect("reset");
         // Here the node ends: a checkpoint is there whose messages are gone.
         let (log, checkpoints) = node.replica();

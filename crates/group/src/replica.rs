@@ -3,19 +3,22 @@
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::ServerState;
+use openraft::raft::{AppendEntriesResponse, StreamAppendError};
 use openraft_rt::WatchReceiver;
 use quorate_proto::internal as pb;
 use quorate_proto::internal::rpc::Body;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::checkpoint::{Checkpoints, SnapshotData};
 use crate::codec;
 use crate::handle::Leadership;
 use crate::network::{Peers, body_from};
 use crate::parking::Parking;
+use crate::recovery::timeline_of;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::Snapshot;
-use crate::types::{Raft, SnapshotMeta};
+use crate::types::{Raft, SnapshotMeta, Vote};
 use crate::wire;
 
 /// Bytes of received bodies that are made durable at a time.
@@ -83,14 +86,17 @@ impl Replica {
         match request {
             Body::Vote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
+                let timeline = self.check_timeline(&vote.vote)?;
                 let answer = match self.refuse_for_less(&vote) {
                     Some(refused) => refused,
                     None => self.raft.vote(vote).boxed().await.map_err(text)?,
                 };
+                check_told(timeline, &answer.vote)?;
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::PreVote(vote) => {
                 let vote = wire::vote_request_from(vote).map_err(text)?;
+                let timeline = self.check_timeline(&vote.vote)?;
                 let refused = self.refuse_for_less(&vote);
                 let answer = match refused.or_else(|| self.refuse_pre_vote(&vote)) {
                     Some(refused) => refused,
@@ -100,16 +106,22 @@ impl Replica {
                     // Whoever asks needs a leader and cannot be it: this replica may have to.
                     self.wanted();
                 }
+                check_told(timeline, &answer.vote)?;
                 Ok(Body::Voted(wire::vote_response_to(&answer)))
             }
             Body::Append(append) => {
                 let append = wire::append_from(append).map_err(text)?;
+                let timeline = self.check_timeline(&append.vote)?;
                 self.log.received.entries(&append.entries);
                 let answer = self.raft.append_entries(append).boxed().await.map_err(text)?;
+                if let AppendEntriesResponse::HigherVote(vote) = &answer {
+                    check_told(timeline, vote)?;
+                }
                 Ok(Body::Appended(wire::appended_to(&answer)))
             }
             Body::Transfer(transfer) => {
                 let transfer = wire::transfer_from(transfer).map_err(text)?;
+                self.check_timeline(transfer.from_leader())?;
                 let answer =
                     self.raft.handle_transfer_leader(transfer).boxed().await.map_err(text)?;
                 answer.map_err(text)?;
@@ -118,7 +130,8 @@ impl Replica {
             Body::Park(request) => self.park(request).map(Body::Parked).map_err(text),
             Body::ReadIndex(_) => {
                 let index = self.read_index().await.map_err(text)?;
-                Ok(Body::ReadIndexed(pb::ReadIndexAnswer { index }))
+                let timeline = self.log.timeline();
+                Ok(Body::ReadIndexed(pb::ReadIndexAnswer { index, timeline }))
             }
             _ => Err("not a request".into()),
         }
@@ -130,8 +143,16 @@ impl Replica {
         requests: impl Stream<Item = pb::AppendRequest> + Send + 'static,
     ) -> BoxStream<'static, Body> {
         // A malformed request ends the stream: the sender sees it end unanswered.
+        let this = self.clone();
+        let asked = Arc::new(AtomicU64::new(0));
+        let told = asked.clone();
         let requests = requests
-            .map(wire::append_from)
+            .map(move |request| {
+                let request = wire::append_from(request).map_err(|error| error.to_string())?;
+                let timeline = this.check_timeline(&request.vote)?;
+                asked.store(timeline, Ordering::Release);
+                Ok::<_, String>(request)
+            })
             .take_while(|request| std::future::ready(request.is_ok()))
             .filter_map(|request| std::future::ready(request.ok()));
         let log = self.log.clone();
@@ -141,8 +162,17 @@ impl Replica {
         answers
             .map(move |answer| {
                 let answer = match answer {
+                    Ok(answer) => match &answer {
+                        Err(StreamAppendError::HigherVote(vote)) => {
+                            check_told(told.load(Ordering::Acquire), vote).map(|()| answer)
+                        }
+                        _ => Ok(answer),
+                    },
+                    Err(fatal) => Err(fatal.to_string()),
+                };
+                let answer = match answer {
                     Ok(answer) => Body::Appended(wire::streamed_to(&answer)),
-                    Err(fatal) => Body::Failed(fatal.to_string()),
+                    Err(reason) => Body::Failed(reason),
                 };
                 if took_in(&answer) {
                     parking.heard(true);
@@ -163,6 +193,7 @@ impl Replica {
     ) -> Result<pb::SnapshotAnswer, String> {
         use pb::snapshot_chunk::Chunk;
         let vote = wire::vote_from(head.vote).map_err(|e| e.to_string())?;
+        let timeline = self.check_timeline(&vote)?;
         let last_membership =
             codec::decode_stored_membership(&head.membership).map_err(|e| e.to_string())?;
         let last_log_id = head.last.map(wire::stored_id_from).transpose();
@@ -203,7 +234,34 @@ impl Replica {
             .install_full_snapshot(vote, Snapshot { meta, snapshot: data })
             .await
             .map_err(|e| e.to_string())?;
+        check_told(timeline, &answer.vote)?;
         Ok(pb::SnapshotAnswer { vote: Some(wire::vote_to(&answer.vote)) })
+    }
+
+    /// Refuses a replica of another timeline than this one's, which is returned; see
+    /// [`recovery`](crate::recovery). A replica without a log follows a later one.
+    fn check_timeline(&self, theirs: &Vote) -> Result<u64, String> {
+        let (ours, asked) = (self.log.timeline(), timeline_of(theirs.leader_id.term));
+        if asked == ours || (asked > ours && self.log.is_blank()) {
+            return Ok(asked);
+        }
+        if asked > ours && theirs.committed {
+            self.log.supersede(asked);
+        }
+        Err(format!("group {} is in timeline {ours} here, and in {asked} there", self.group))
+    }
+
+    /// The later timeline that this replica's group is in by now, if a leader of it was heard of: what this
+    /// replica has is of before a recovery.
+    #[must_use]
+    pub fn superseded(&self) -> Option<u64> {
+        self.log.superseded()
+    }
+
+    /// The timeline that this replica is on.
+    #[must_use]
+    pub fn timeline(&self) -> u64 {
+        self.log.timeline()
     }
 
     async fn store(&self, bodies: &mut Vec<quorate_storage::Entry>) -> Result<(), String> {
@@ -211,6 +269,14 @@ impl Replica {
             return Ok(());
         }
         self.log.put_bodies(std::mem::take(bodies)).await.map_err(|e| e.to_string())
+    }
+}
+
+/// Keeps the vote of a later timeline from whoever asked in an earlier one: it would stand in that one next.
+fn check_told(asked: u64, vote: &Vote) -> Result<(), String> {
+    match timeline_of(vote.leader_id.term) {
+        ours if ours > asked => Err(format!("in timeline {ours} here, and in {asked} there")),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 
 use crate::codec;
 use crate::received::Received;
+use crate::recovery::{self, timeline_of};
 use crate::runtime::blocking;
-use crate::types::{log_id, term_of};
+use crate::types::{Vote, log_id, term_of};
 
 /// Bit of a log group's id that marks the bodies received with snapshots.
 pub(crate) const BODIES: u64 = 1 << 63;
@@ -41,6 +42,10 @@ pub(crate) struct ReplicaLog {
     had: Mutex<Option<Had>>,
     /// What came from leaders, and how much of it is on the disk.
     pub(crate) received: Received,
+    /// See [`ReplicaLog::timeline`].
+    timeline: AtomicU64,
+    /// The latest timeline beyond its own that a leader was heard of in.
+    superseded: AtomicU64,
     /// Snapshot transfers under way: nothing they may still read is released.
     pins: AtomicUsize,
     /// Who reads an entry that stays in memory afterwards, by its index: consumers that want parts of
@@ -67,15 +72,17 @@ impl Drop for Pin {
 
 impl ReplicaLog {
     pub(crate) fn new(log: Log, node: u64, group: u64) -> Self {
-        let state = log.state(GroupId(group));
-        let flushed = state.as_ref().and_then(last).map(|(_, index)| index);
-        let had = state.and_then(|state| {
-            let committed = committed(&state);
-            committed.filter(|committed| last(&state).as_ref() < Some(committed))
-        });
+        let state = log.state(GroupId(group)).unwrap_or_default();
+        let flushed = last(&state).map(|(_, index)| index);
+        let had = committed(&state).filter(|committed| last(&state).as_ref() < Some(committed));
+        // One that cannot be read is reported when it is opened.
+        let vote = recovery::vote(&state.vote).ok().flatten();
+        let timeline = vote.map_or(0, |vote| timeline_of(vote.leader_id.term));
         Self {
             had: Mutex::new(had),
             received: Received::from(flushed),
+            timeline: AtomicU64::new(timeline),
+            superseded: AtomicU64::new(0),
             log,
             node,
             group: GroupId(group),
@@ -192,6 +199,34 @@ impl ReplicaLog {
             *had = had.filter(|had| last.as_ref() < Some(had));
         }
         *had
+    }
+
+    /// The timeline that its vote is of; see [`recovery`](crate::recovery).
+    pub(crate) fn timeline(&self) -> u64 {
+        self.timeline.load(Ordering::Acquire)
+    }
+
+    /// Saves a vote; it is durable when this returns.
+    pub(crate) async fn save_vote(&self, vote: &Vote) -> io::Result<()> {
+        // Before anybody hears of it.
+        self.timeline.fetch_max(timeline_of(vote.leader_id.term), Ordering::AcqRel);
+        let vote = codec::encode_vote(vote);
+        durable(|done| self.log.save_vote(self.group, vote, done)).await
+    }
+
+    /// Whether nothing was ever appended here, or nothing since the replica forgot its log.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.log.state(self.group).is_none_or(|state| last(&state).is_none())
+    }
+
+    /// Notes that a leader of a later timeline was heard of, which this replica cannot follow with what it has.
+    pub(crate) fn supersede(&self, timeline: u64) {
+        self.superseded.fetch_max(timeline, Ordering::AcqRel);
+    }
+
+    /// The timeline that this replica has missed, if it was heard of.
+    pub(crate) fn superseded(&self) -> Option<u64> {
+        Some(self.superseded.load(Ordering::Acquire)).filter(|later| *later > self.timeline())
     }
 
     /// Forgets the replica, but for its vote and how much it had.

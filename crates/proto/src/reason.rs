@@ -78,6 +78,13 @@ pub const SLOT_MOVED: &str = "SLOT_MOVED";
 /// A consumer's stream is closed: its session was attached again by another stream, or has ended since its grace is over
 /// and what it had leased went back. Retry: attach again, unless that was done elsewhere.
 pub const SESSION_CLOSED: &str = "SESSION_CLOSED";
+/// The queue has a majority of its voters, or may have: there is nothing to recover. Retry: no. Cure: replace
+/// single replicas (`queue replica replace`), or wait for an election.
+pub const HAS_QUORUM: &str = "HAS_QUORUM";
+/// No replica of the queue is reached that has anything to go on with. Retry: once a node that holds one is back.
+pub const NO_SURVIVOR: &str = "NO_SURVIVOR";
+/// The queue is being recovered on a node that is there. Metadata `survivor`. Retry: after a pause.
+pub const RECOVERING: &str = "RECOVERING";
 /// The node is going down in order. Nothing entered. Retry: at another node, at once.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// The call was handed on and no answer came, or no majority confirmed a publish in time: it may have taken
@@ -85,7 +92,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 27] = [
+pub const ALL: [&str; 30] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -111,6 +118,9 @@ pub const ALL: [&str; 27] = [
     SLOT_LOST,
     SLOT_MOVED,
     SESSION_CLOSED,
+    HAS_QUORUM,
+    NO_SURVIVOR,
+    RECOVERING,
     SHUTTING_DOWN,
     UNKNOWN_OUTCOME,
 ];

@@ -37,6 +37,7 @@ pub use addresses::Addresses;
 pub use connections::{Changes, Connections};
 pub use link::{LINK_APPENDS_MAX, LINK_BYTES_MAX};
 pub use outbox::{ENVELOPE_BYTES, QUEUED_MAX};
+pub use service::HOLDINGS_MAX;
 #[cfg(not(madsim))]
 pub(crate) use service::served;
 pub use service::{PeerService, router};
@@ -140,11 +141,23 @@ pub trait Directory: Send + Sync + 'static {
     /// When it belongs to another one, or cannot keep what it was told.
     fn welcome(&self, request: pb::WelcomeRequest) -> BoxFuture<'_, Result<(), tonic::Status>>;
 
-    /// Notes that a queue is where the catalog, which this node leads, wants it.
+    /// Notes that a queue is where the catalog, which this node leads, wants it; or that its survivor has taken
+    /// it over, from which log index on.
     ///
     /// # Errors
     /// When this node does not lead the catalog, or cannot write it.
-    fn placed(&self, group: u64, moved: u64) -> BoxFuture<'_, Result<(), tonic::Status>>;
+    fn placed(
+        &self,
+        group: u64,
+        moved: u64,
+        took_over_from: Option<u64>,
+    ) -> BoxFuture<'_, Result<(), tonic::Status>>;
+
+    /// What this node has of the groups, of those that it has anything of.
+    ///
+    /// # Errors
+    /// When a checkpoint or the log cannot be read.
+    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, tonic::Status>>;
 
     /// False while this node's disk is too full to take entries in: appends that carry entries are
     /// refused, so that the leader sees the replica lag instead of losing it.

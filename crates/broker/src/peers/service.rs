@@ -18,6 +18,9 @@ use super::serving::{NO_ENTRIES, Serving, no_replica};
 use super::tuning::{self, MESSAGE_BYTES_MAX};
 use super::{AbortOnDrop, CONNECT_TIME_MAX, Directory};
 
+/// Groups that a node may be asked about in one call.
+pub const HOLDINGS_MAX: usize = 1_000;
+
 /// Answers the other nodes.
 pub struct PeerService {
     directory: Arc<dyn Directory>,
@@ -132,8 +135,22 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let hello = request.hello.ok_or_else(|| Status::invalid_argument("say Hello first"))?;
         self.directory.admit(&hello)?;
-        self.directory.placed(request.group, request.moved).await?;
+        self.directory.placed(request.group, request.moved, request.took_over_from).await?;
         Ok(Response::new(pb::Done {}))
+    }
+
+    async fn holdings(
+        &self,
+        request: Request<pb::HoldingsRequest>,
+    ) -> Result<Response<pb::HoldingsResponse>, Status> {
+        let request = request.into_inner();
+        let hello = request.hello.ok_or_else(|| Status::invalid_argument("say Hello first"))?;
+        self.directory.admit(&hello)?;
+        if request.groups.len() > HOLDINGS_MAX {
+            return Err(Status::invalid_argument(format!("at most {HOLDINGS_MAX} groups a call")));
+        }
+        let replicas = self.directory.holdings(request.groups).await?;
+        Ok(Response::new(pb::HoldingsResponse { replicas }))
     }
 }
 

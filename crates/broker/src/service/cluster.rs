@@ -286,6 +286,19 @@ impl v1::cluster_service_server::ClusterService for Services {
         Ok(Response::new(self.node.remove_node(request.node_id).await?))
     }
 
+    async fn recover_queues(
+        &self,
+        request: Request<v1::RecoverQueuesRequest>,
+    ) -> Result<Response<v1::RecoverQueuesResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let mut client = Client::new(self.node.channel(node)?);
+            return client.recover_queues(forwarded(request, hops)).await.map_err(passed_on);
+        }
+        Ok(Response::new(self.node.recover(&request).await?))
+    }
+
     async fn balance_leaders(
         &self,
         _request: Request<v1::BalanceLeadersRequest>,

@@ -11,6 +11,7 @@ pub(crate) mod queue;
 pub(crate) mod reader;
 mod receipts;
 mod receivers;
+mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;

@@ -1,6 +1,8 @@
 //! Comparing receipts with the log of the queue's leader.
 
 use quorate_group::Position;
+use quorate_group::recovery::timeline_of;
+use quorate_machine::catalog::{Fork, GroupId};
 use quorate_machine::queue::Command;
 use quorate_proto::v1::{self, ReceiptVerdict};
 use tonic::Status;
@@ -31,7 +33,11 @@ impl Member {
             Err(_) => return Err(Refusal::no_quorum("verify receipts").into()),
         }
         let next_offset = queue.handle.read(|machine| machine.next_offset().0);
-        let verdicts = receipts.iter().map(|receipt| verdict(queue, receipt, next_offset));
+        let group = GroupId(queue.handle.id());
+        let forks = self.catalog.read(|catalog| {
+            catalog.by_group(group).map(|queue| queue.forks.clone()).unwrap_or_default()
+        });
+        let verdicts = receipts.iter().map(|receipt| verdict(queue, receipt, next_offset, &forks));
         let verdicts = verdicts.map(|verdict| verdict.map(Into::into));
         let verdicts = verdicts.collect::<Result<Vec<i32>, Refusal>>()?;
         Ok(v1::VerifyReceiptsResponse { verdicts, next_offset })
@@ -42,6 +48,7 @@ fn verdict(
     queue: &Queue,
     receipt: &v1::Receipt,
     next_offset: u64,
+    forks: &[Fork],
 ) -> Result<ReceiptVerdict, Refusal> {
     let Some(claimed) = receipt.position else {
         return Err(Refusal::invalid("a receipt without `position` cannot be verified"));
@@ -50,6 +57,13 @@ fn verdict(
         return Ok(ReceiptVerdict::OtherQueue);
     }
     let claimed = Position { term: claimed.term, index: claimed.index };
+    // What a replica that was given up had beyond the survivor's log is lost, whatever stands there by now.
+    if forks
+        .iter()
+        .any(|fork| timeline_of(claimed.term) < fork.timeline && claimed.index >= fork.from)
+    {
+        return Ok(ReceiptVerdict::Lost);
+    }
     if let Some(term) = queue.handle.term_at(claimed.index) {
         return Ok(match term == claimed.term {
             true => ReceiptVerdict::Honoured,

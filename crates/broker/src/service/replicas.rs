@@ -178,6 +178,10 @@ mod tests {
             leaving: Vec::new(),
             moved: 7,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            forks: Vec::new(),
+            voters_wanted: 0,
             preferred_leader: NodeId(replicas[0]),
             created_at: Millis(0),
         }

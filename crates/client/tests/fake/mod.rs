@@ -642,6 +642,13 @@ impl ClusterService for Node {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn recover_queues(
+        &self,
+        _request: Request<v1::RecoverQueuesRequest>,
+    ) -> Result<Response<v1::RecoverQueuesResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn remove_node(
         &self,
         _request: Request<v1::RemoveNodeRequest>,

@@ -13,6 +13,9 @@
 //! 10 QueuePlaced   group u64 | moved u64
 //! 11 RemoveNode    id u64
 //! 12 RetireNode    id u64
+//! 13 RecoverQueue  group u64 | moved u64 | survivor u64
+//! 14 QueueTookOver group u64 | moved u64 | from u64
+//! 15 CatalogRecovered
 //! text             length u32 | UTF-8
 //! ```
 
@@ -40,6 +43,9 @@ const PLACE_QUEUE: u8 = 9;
 const QUEUE_PLACED: u8 = 10;
 const REMOVE_NODE: u8 = 11;
 const RETIRE_NODE: u8 = 12;
+const RECOVER_QUEUE: u8 = 13;
+const QUEUE_TOOK_OVER: u8 = 14;
+const CATALOG_RECOVERED: u8 = 15;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -90,6 +96,19 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u8(RETIRE_NODE);
             out.put_u64_le(id.0);
         }
+        Command::RecoverQueue { group, moved, survivor } => {
+            out.put_u8(RECOVER_QUEUE);
+            out.put_u64_le(group.0);
+            out.put_u64_le(*moved);
+            out.put_u64_le(survivor.0);
+        }
+        Command::QueueTookOver { group, moved, from } => {
+            out.put_u8(QUEUE_TOOK_OVER);
+            out.put_u64_le(group.0);
+            out.put_u64_le(*moved);
+            out.put_u64_le(*from);
+        }
+        Command::CatalogRecovered => out.put_u8(CATALOG_RECOVERED),
     }
 }
 
@@ -141,6 +160,17 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         }
         REMOVE_NODE => Command::RemoveNode { id: NodeId(wire::u64(buf)?) },
         RETIRE_NODE => Command::RetireNode { id: NodeId(wire::u64(buf)?) },
+        RECOVER_QUEUE => Command::RecoverQueue {
+            group: GroupId(wire::u64(buf)?),
+            moved: wire::u64(buf)?,
+            survivor: NodeId(wire::u64(buf)?),
+        },
+        QUEUE_TOOK_OVER => Command::QueueTookOver {
+            group: GroupId(wire::u64(buf)?),
+            moved: wire::u64(buf)?,
+            from: wire::u64(buf)?,
+        },
+        CATALOG_RECOVERED => Command::CatalogRecovered,
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;

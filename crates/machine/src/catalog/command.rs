@@ -59,6 +59,26 @@ pub enum Command {
         /// The node.
         id: NodeId,
     },
+    /// Gives up all replicas of a queue but one, which goes on with what it has as the only voter.
+    RecoverQueue {
+        /// Its Raft group.
+        group: GroupId,
+        /// [`Queue::moved`] of the placement that this was decided on.
+        moved: u64,
+        /// The node that goes on; it holds a replica.
+        survivor: NodeId,
+    },
+    /// A queue's survivor has taken it over.
+    QueueTookOver {
+        /// Its Raft group.
+        group: GroupId,
+        /// [`Queue::moved`] of the recovery; what is said of another changes nothing.
+        moved: u64,
+        /// The first log index of the queue's new timeline.
+        from: u64,
+    },
+    /// This catalog itself was recovered: groups that it gave, and does not know of any more, are not given again.
+    CatalogRecovered,
     /// Lets time pass.
     Tick,
     /// A leader takes up office.
@@ -242,6 +262,18 @@ pub enum Rejection {
         /// [`Queue::moved`] of the placement in force.
         moved: u64,
     },
+    /// The queue is being recovered: until its survivor has taken over, its placement stays.
+    #[error("the queue is being recovered on node {}", survivor.0)]
+    Recovering {
+        /// The node that takes it over.
+        survivor: NodeId,
+    },
+    /// A node that holds no replica cannot go on with it.
+    #[error("node {} holds no replica of the queue", id.0)]
+    NotAReplica {
+        /// The node.
+        id: NodeId,
+    },
     /// A node was named as a voter and as an observer.
     #[error("node {} cannot be both a voter and an observer", id.0)]
     TwoRoles {
@@ -344,13 +376,34 @@ pub struct Queue {
     pub moved: u64,
     /// Its group's members are not yet known to be those.
     pub is_moving: bool,
+    /// How often it was recovered: the timeline that replicas have to be on to belong to it. Others are of
+    /// before.
+    pub timeline: u64,
+    /// Its only voter is yet to take it over in this timeline; until then the others keep what they have.
+    pub is_recovering: bool,
+    /// Where its timelines began, as far as they did: at most [`Queue::FORKS_MAX`], the earliest first.
+    pub forks: Vec<Fork>,
+    /// As many voters it is to have again; 0 = those that it has.
+    pub voters_wanted: u8,
     /// The one of them that should lead when all are well.
     pub preferred_leader: NodeId,
     /// When it was created.
     pub created_at: Millis,
 }
 
+/// Where a timeline of a queue began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// Which one, from 1.
+    pub timeline: u64,
+    /// Its first log index: what earlier ones had from there on is lost.
+    pub from: u64,
+}
+
 impl Queue {
+    /// Most forks that are remembered.
+    pub const FORKS_MAX: usize = 64;
+
     /// The nodes that hold a replica of it, or are to, or may still.
     pub fn holders(&self) -> impl Iterator<Item = NodeId> {
         self.replicas.iter().chain(&self.observers).chain(&self.leaving).copied()

@@ -19,10 +19,12 @@ mod explain;
 mod moves;
 mod names;
 mod placement;
+mod recovery;
 mod snapshot;
 
 pub use command::{
-    Change, Command, CreateQueue, Effect, Node, PlaceQueue, Queue, RegisterNode, Rejection, Reply,
+    Change, Command, CreateQueue, Effect, Fork, Node, PlaceQueue, Queue, RegisterNode, Rejection,
+    Reply,
 };
 pub use explain::{Explained, Explanation, Finding, LeaderReason, Reason, Role};
 pub use names::{QueueName, QueueNameError};
@@ -49,6 +51,8 @@ pub struct Catalog {
     now: Millis,
     /// Groups given so far.
     groups: u64,
+    /// How many were given each time that the catalog was recovered: what follows was skipped.
+    recovered_at: BTreeSet<u64>,
     nodes: BTreeMap<NodeId, Node>,
     /// Ids of nodes that were removed: they are not given again.
     removed: BTreeSet<NodeId>,
@@ -92,7 +96,8 @@ impl Catalog {
     /// Whether a group was once given to a queue that has been deleted since: its data can go.
     #[must_use]
     pub fn is_deleted(&self, group: GroupId) -> bool {
-        (1..=self.groups).contains(&group.0) && !self.by_group.contains_key(&group)
+        let given = (1..=self.groups).contains(&group.0) && !self.is_forgotten(group);
+        given && !self.by_group.contains_key(&group)
     }
 
     /// A node.
@@ -198,6 +203,10 @@ impl Catalog {
             leaving: Vec::new(),
             moved: 0,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            forks: Vec::new(),
+            voters_wanted: 0,
             preferred_leader: placement.preferred_leader,
             created_at: self.now,
         });
@@ -283,6 +292,11 @@ impl Machine for Catalog {
             Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
             Command::RemoveNode { id } => self.remove_node(id),
             Command::RetireNode { id } => self.retire_node(id),
+            Command::RecoverQueue { group, moved, survivor } => {
+                self.recover_queue(at, group, moved, survivor)
+            }
+            Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
+            Command::CatalogRecovered => self.recovered(),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

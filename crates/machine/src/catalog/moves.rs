@@ -23,6 +23,9 @@ impl Catalog {
         if known.moved != moved {
             return Err(Rejection::PlacementChanged { moved: known.moved });
         }
+        if known.is_recovering {
+            return Err(Rejection::Recovering { survivor: known.replicas[0] });
+        }
         let (replicas, observers) = (in_order(replicas), in_order(observers));
         self.check_placement(known, &replicas, &observers)?;
         if (&known.replicas, &known.observers) == (&replicas, &observers) {
@@ -31,6 +34,11 @@ impl Catalog {
         let mut queue = self.queues.remove(&known.name.clone()).expect("it was found by its group");
         self.loads.remove(&queue);
         let held: Vec<NodeId> = queue.holders().collect();
+        if replicas.len() >= usize::from(queue.voters_wanted)
+            || replicas.len() < queue.replicas.len()
+        {
+            queue.voters_wanted = 0;
+        }
         (queue.replicas, queue.observers) = (replicas, observers);
         let leaves =
             |node: &NodeId| !queue.replicas.contains(node) && !queue.observers.contains(node);
@@ -77,6 +85,9 @@ impl Catalog {
         let queue = self.queues.get_mut(&name).expect("every queue has a group of its own");
         if queue.moved != moved {
             return Err(Rejection::PlacementChanged { moved: queue.moved });
+        }
+        if queue.is_recovering {
+            return Err(Rejection::Recovering { survivor: queue.replicas[0] });
         }
         if !std::mem::take(&mut queue.is_moving) {
             return Ok((Reply::Done, None));
@@ -142,7 +153,7 @@ impl Catalog {
     }
 }
 
-fn in_order(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+pub(super) fn in_order(mut nodes: Vec<NodeId>) -> Vec<NodeId> {
     nodes.sort_unstable();
     nodes.dedup();
     nodes

@@ -1,20 +1,24 @@
 //! The catalog as bytes: what a checkpoint keeps, and what the state hash is of.
 //!
 //! ```text
-//! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | checksum u64
+//! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | recovered at*
+//!            | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
 //! node     = id | incarnation u128 | address | zone | version | duty u8
 //! duty     = 0 serves | 1 draining | 2 leaving
-//! removed  = id
+//! removed  = id                     since version 3
+//! fork     = timeline | from
+//! recovered at = groups            since version 4
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
+//!            | (timeline | is recovering u8 | fork* | voters wanted u8) if moved > 0, since version 4
 //! ```
 
 use std::collections::BTreeSet;
 
 use bytes::BufMut;
 
-use super::command::{Node, PlaceQueue, Queue, RegisterNode};
+use super::command::{Fork, Node, PlaceQueue, Queue, RegisterNode};
 use super::{Catalog, GroupId, NODES_MAX, codec};
 use crate::digest::digest;
 use crate::queue::Settings;
@@ -24,8 +28,8 @@ use crate::wire::{
 use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout, the oldest that has room for the state is written: in version 1 no node
-/// is draining, in version 2 none is leaving or removed, and no queue was moved.
-const VERSION: u8 = 3;
+/// is draining, in version 2 none is leaving or removed, and no queue was moved, in version 3 none was recovered.
+const VERSION: u8 = 4;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -69,6 +73,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         }
         catalog.insert(queue);
     }
+    if version >= 4 {
+        for _ in 0..item_count(&mut rest, 1)? {
+            let groups = counter(&mut rest, "recovered at")?;
+            ascending(catalog.recovered_at.last(), &groups, "recovered at")?;
+            if groups >= catalog.groups {
+                return Err(SnapshotError::Inconsistent("groups are skipped by a recovery"));
+            }
+            catalog.recovered_at.insert(groups);
+        }
+    }
     wire::expect_end(&rest)?;
     if catalog.queues.len() != catalog.by_group.len() {
         return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
@@ -83,7 +97,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
 fn needed_version(catalog: &Catalog) -> u8 {
     let any = |what: fn(&Node) -> bool| catalog.nodes.values().any(what);
     let moved = catalog.queues.values().any(|queue| queue.moved > 0);
+    let recovered = catalog.queues.values().any(|queue| queue.timeline > 0);
     match () {
+        () if recovered || !catalog.recovered_at.is_empty() => 4,
         () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
         () if any(|node| node.draining) => 2,
         () => 1,
@@ -106,6 +122,10 @@ fn state(catalog: &Catalog) -> Vec<u8> {
     put_varint(&mut out, catalog.queues.len() as u64);
     for queue in catalog.queues.values() {
         write_queue(&mut out, queue, version);
+    }
+    if version >= 4 {
+        put_varint(&mut out, catalog.recovered_at.len() as u64);
+        catalog.recovered_at.iter().for_each(|groups| put_varint(&mut out, *groups));
     }
     out
 }
@@ -178,6 +198,16 @@ fn write_queue(out: &mut Vec<u8>, queue: &Queue, version: u8) {
             put_nodes(out, queue.observers.iter());
             put_nodes(out, queue.leaving.iter());
             out.put_u8(u8::from(queue.is_moving));
+            if version >= 4 {
+                put_varint(out, queue.timeline);
+                out.put_u8(u8::from(queue.is_recovering));
+                put_varint(out, queue.forks.len() as u64);
+                for fork in &queue.forks {
+                    put_varint(out, fork.timeline);
+                    put_varint(out, fork.from);
+                }
+                out.put_u8(queue.voters_wanted);
+            }
         }
     }
 }
@@ -197,6 +227,10 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         leaving: Vec::new(),
         moved: 0,
         is_moving: false,
+        timeline: 0,
+        is_recovering: false,
+        forks: Vec::new(),
+        voters_wanted: 0,
         preferred_leader: NodeId(varint(buf)?),
         created_at: Millis(varint(buf)?),
     };
@@ -207,9 +241,51 @@ fn read_queue(buf: &mut &[u8], version: u8) -> Result<Queue, SnapshotError> {
         queue.observers = read_nodes(buf, "observers", PlaceQueue::OBSERVERS_MAX)?;
         queue.leaving = read_nodes(buf, "leaving nodes", NODES_MAX as usize)?;
         queue.is_moving = wire::flag(buf, "moving flag")?;
+        if version >= 4 {
+            queue.timeline = counter(buf, "timeline")?;
+            queue.is_recovering = wire::flag(buf, "recovering flag")?;
+            queue.forks = read_forks(buf, queue.timeline)?;
+            queue.voters_wanted = wire::u8(buf)?;
+        }
     }
+    check_recovery(&queue)?;
     check_placement(&queue)?;
     Ok(queue)
+}
+
+fn read_forks(buf: &mut &[u8], timelines: u64) -> Result<Vec<Fork>, SnapshotError> {
+    let count = item_count(buf, 2)?;
+    if count > Queue::FORKS_MAX {
+        let (length, limit) = (count as u64, Queue::FORKS_MAX as u64);
+        return Err(DecodeError::TooLong { what: "forks", length, limit }.into());
+    }
+    let mut forks: Vec<Fork> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let fork = Fork { timeline: varint(buf)?, from: varint(buf)? };
+        ascending(forks.last().map(|fork| &fork.timeline), &fork.timeline, "fork")?;
+        if !(1..=timelines).contains(&fork.timeline) {
+            return Err(SnapshotError::Inconsistent("a timeline that began was made"));
+        }
+        forks.push(fork);
+    }
+    Ok(forks)
+}
+
+fn check_recovery(queue: &Queue) -> Result<(), SnapshotError> {
+    let wanted = usize::from(queue.voters_wanted);
+    let lacks = wanted > queue.replicas.len() && wanted <= PlaceQueue::VOTERS_MAX;
+    match () {
+        () if queue.is_recovering && (queue.replicas.len() != 1 || !queue.is_moving) => {
+            Err(SnapshotError::Inconsistent("one replica recovers a queue, and moves it"))
+        }
+        () if (queue.is_recovering || wanted > 0) && queue.timeline == 0 => {
+            Err(SnapshotError::Inconsistent("a queue that was recovered has a timeline"))
+        }
+        () if wanted > 0 && !lacks => {
+            Err(SnapshotError::Inconsistent("voters are wanted where some are missing"))
+        }
+        () => Ok(()),
+    }
 }
 
 fn check_placement(queue: &Queue) -> Result<(), SnapshotError> {
@@ -244,6 +320,10 @@ mod tests {
             leaving: Vec::new(),
             moved: 0,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            forks: Vec::new(),
+            voters_wanted: 0,
             preferred_leader: NodeId(1),
             created_at: Millis(0),
         }

@@ -7,6 +7,7 @@
 //! update NAME [max_messages=N]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
+//! recover NAME on=N [moved=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
 //! show   restore   explain NAME [there=1,2,3]   (else all)
 //! ```
 
@@ -63,6 +64,14 @@ impl Script {
                 let state = if queue.is_moving { "moving" } else { "placed" };
                 write!(output, ", {state} {} observed by {observers:?}", queue.moved).unwrap();
                 write!(output, " leaving {leaving:?}").unwrap();
+            }
+            if queue.timeline > 0 {
+                let state = if queue.is_recovering { "recovering" } else { "recovered" };
+                write!(output, ", {state}, timeline {}", queue.timeline).unwrap();
+                for fork in &queue.forks {
+                    write!(output, ", {} from {}", fork.timeline, fork.from).unwrap();
+                }
+                write!(output, ", voters wanted {}", queue.voters_wanted).unwrap();
             }
             output.push('\n');
             assert_eq!(catalog.by_group(queue.group), Some(queue));
@@ -139,6 +148,14 @@ impl Script {
                 let (replicas, observers) = (nodes(&words, "on"), nodes(&words, "observers"));
                 Command::PlaceQueue(PlaceQueue { group, moved, replicas, observers })
             }
+            "recover" => {
+                let (group, moved) = self.placement(&words);
+                Command::RecoverQueue { group, moved, survivor: nodes(&words, "on")[0] }
+            }
+            "tookover" => {
+                let (group, moved) = self.placement(&words);
+                Command::QueueTookOver { group, moved, from: words.get("from").unwrap() }
+            }
             "placed" => {
                 let (group, moved) = self.placement(&words);
                 Command::QueuePlaced { group, moved }
@@ -176,6 +193,7 @@ fn command(words: &Words) -> Command {
         "undrain" => Command::DrainNode { id: NodeId(words.number(0)), draining: false },
         "remove" => Command::RemoveNode { id: NodeId(words.number(0)) },
         "retire" => Command::RetireNode { id: NodeId(words.number(0)) },
+        "recovered" => Command::CatalogRecovered,
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
     }

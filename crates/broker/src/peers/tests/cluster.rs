@@ -81,8 +81,12 @@ impl Directory for Scripted {
         async { Ok(()) }.boxed()
     }
 
-    fn placed(&self, _: u64, _: u64) -> BoxFuture<'_, Result<(), Status>> {
+    fn placed(&self, _: u64, _: u64, _: Option<u64>) -> BoxFuture<'_, Result<(), Status>> {
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

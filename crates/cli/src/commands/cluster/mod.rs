@@ -3,6 +3,7 @@
 mod join;
 mod leaders;
 mod receivers;
+mod recover;
 mod remove;
 mod replication;
 mod status;
@@ -25,6 +26,8 @@ pub enum Command {
     Join(join::Args),
     /// Take a node out of the cluster, alive or dead; what it holds moves to other nodes.
     RemoveNode(remove::Args),
+    /// Go on with what is left after a majority of the replicas was lost for ever, of queues or of the catalog.
+    Recover(recover::Args),
     /// Hand the leadership of a queue to another of its replicas.
     TransferLeader(leaders::Transfer),
     /// Have a node lead nothing, before its maintenance.
@@ -43,6 +46,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Receivers(args) => receivers::run(&args, global).await,
         Command::Join(args) => join::run(&args, global).await,
         Command::RemoveNode(args) => remove::run(&args, global).await,
+        Command::Recover(args) => recover::run(&args, global).await,
         Command::TransferLeader(args) => leaders::transfer(&args, global).await,
         Command::Drain(args) => leaders::drain(&args, global).await,
         Command::Undrain(args) => leaders::undrain(&args, global).await,

@@ -56,7 +56,7 @@ impl Args {
 
 /// Prints the records.
 pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
-    let opened = open(&args.data)?;
+    let opened = open(&args.data.data)?;
     let only = match args.which.is_given() {
         true => Some(group(&opened.read()?, &args.which)?.0),
         false => None,

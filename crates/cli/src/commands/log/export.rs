@@ -44,7 +44,7 @@ pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     if !args.which.is_given() {
         return Err(Failure::usage("say which queue: --queue NAME, or --group N"));
     }
-    let opened = open(&args.data)?;
+    let opened = open(&args.data.data)?;
     let stopped = opened.read()?;
     let (head, history) = history(&opened, &stopped, &args.which, args.to, "export")?;
     let head = Head { bodies: !args.without_bodies, ..head };

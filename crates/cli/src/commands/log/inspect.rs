@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Shows the directory.
 pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
-    let opened = open(&args.data)?;
+    let opened = open(&args.data.data)?;
     let mut stopped = opened.read()?;
     stopped.release();
     let names = names(&stopped).map_err(|error| error.to_string());

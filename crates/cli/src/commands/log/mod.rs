@@ -58,10 +58,10 @@ pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
 
 /// The directory to look into.
 #[derive(Debug, Clone, clap::Args)]
-struct Data {
+pub(crate) struct Data {
     /// Data directory of a node that does not run, or a copy of one.
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    pub(crate) data: PathBuf,
 }
 
 /// One group, by number or by the name of its queue.
@@ -83,8 +83,8 @@ impl Which {
 }
 
 /// An open directory.
-struct Opened {
-    dir: StoppedDir,
+pub(crate) struct Opened {
+    pub(crate) dir: StoppedDir,
     meta: Result<Option<SledMeta>, String>,
     _scratch: TempDir,
 }
@@ -99,7 +99,7 @@ impl Opened {
     }
 
     /// Reads all of the log.
-    fn read(&self) -> Result<Stopped<'_>, Failure> {
+    pub(crate) fn read(&self) -> Result<Stopped<'_>, Failure> {
         self.walk(&mut |_| ControlFlow::Continue(()))
     }
 
@@ -122,8 +122,8 @@ fn cause(error: &dyn std::error::Error) -> String {
 }
 
 /// Opens a directory. What is not as it should be, but keeps nobody from reading, is said on standard error.
-fn open(data: &Data) -> Result<Opened, Failure> {
-    let dir = StoppedDir::open(&data.data).map_err(|error| unusable(&data.data, &error))?;
+pub(crate) fn open(data: &Path) -> Result<Opened, Failure> {
+    let dir = StoppedDir::open(data).map_err(|error| unusable(data, &error))?;
     if let Some(why) = dir.unlocked() {
         eprintln!(
             "note: {} is not locked: {why}; start no node on it meanwhile",
@@ -149,11 +149,11 @@ fn open(data: &Data) -> Result<Opened, Failure> {
     Ok(Opened { dir, meta, _scratch: scratch })
 }
 
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn unusable(path: &Path, error: &DirError) -> Failure {
+pub(crate) fn unusable(path: &Path, error: &DirError) -> Failure {
     match error {
         DirError::Locked { .. } => Failure::new(Exit::CannotStart, error.to_string())
             .reason("DIRECTORY_IN_USE")
@@ -233,7 +233,7 @@ fn history(
     Ok((head, history))
 }
 
-fn no_history(doing: &str, error: &HistoryError) -> Failure {
+pub(crate) fn no_history(doing: &str, error: &HistoryError) -> Failure {
     let failure = Failure::new(Exit::Failed, format!("{doing}: {error}{}", cause(error)));
     match error {
         HistoryError::BeforeBase { base, .. } => {

@@ -67,7 +67,7 @@ fn directory(data: Data, args: &Args, global: &Global) -> Result<(), Failure> {
     if !args.which.is_given() {
         return Err(Failure::usage("say which queue: --queue NAME, or --group N"));
     }
-    let opened = open(&data)?;
+    let opened = open(&data.data)?;
     let stopped = opened.read()?;
     let (head, history) = history(&opened, &stopped, &args.which, args.to, "replay")?;
     let entries =

@@ -351,6 +351,14 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
         }
         CatalogCommand::RemoveNode { id } => Shown::of("remove node", facts! { "node": id.0 }),
         CatalogCommand::RetireNode { id } => Shown::of("retire node", facts! { "node": id.0 }),
+        CatalogCommand::RecoverQueue { group, moved, survivor } => Shown::of(
+            "recover queue",
+            facts! { "group": group.0, "decided_on": moved, "survivor": survivor.0 },
+        ),
+        CatalogCommand::QueueTookOver { group, moved, from } => {
+            Shown::of("queue took over", facts! { "group": group.0, "moved": moved, "from": from })
+        }
+        CatalogCommand::CatalogRecovered => Shown::of("catalog recovered", Vec::new()),
         CatalogCommand::Tick => Shown::of("tick", Vec::new()),
         catalog::Command::LeaderChanged { node } => {
             Shown::of("leader changed", facts! { "node": node.0 })

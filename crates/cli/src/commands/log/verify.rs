@@ -28,7 +28,7 @@ pub struct Args {
 
 /// Verifies the directory.
 pub fn run(args: &Args, global: &Global) -> Result<(), Failure> {
-    let opened = open(&args.data)?;
+    let opened = open(&args.data.data)?;
     let report = quorate_group::offline::verify(opened.disk().as_ref(), opened.meta());
     let mut report = report.map_err(|error| unlisted(&error))?;
     let mut beside = |what| report.findings.push(Finding { place: None, group: None, what });

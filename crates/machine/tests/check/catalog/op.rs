@@ -27,6 +27,9 @@ pub enum Op {
     Placed { group: u8, moved: u64 },
     Remove { node: u8 },
     Retire { node: u8 },
+    Recover { group: u8, moved: u64, survivor: u8 },
+    TookOver { group: u8, moved: u64, from: u64 },
+    CatalogRecovered,
     Tick,
     LeaderChanged,
 }
@@ -77,6 +80,15 @@ impl Op {
             }
             &Self::Remove { node } => Command::RemoveNode { id: NodeId(node.into()) },
             &Self::Retire { node } => Command::RetireNode { id: NodeId(node.into()) },
+            &Self::Recover { group, moved, survivor } => Command::RecoverQueue {
+                group: GroupId(group.into()),
+                moved,
+                survivor: NodeId(survivor.into()),
+            },
+            &Self::TookOver { group, moved, from } => {
+                Command::QueueTookOver { group: GroupId(group.into()), moved, from }
+            }
+            Self::CatalogRecovered => Command::CatalogRecovered,
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),
         }

@@ -25,7 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3]) {
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -47,7 +47,13 @@ fn op(rng: &mut Rng, names: u64) -> Op {
         }
         9 => Op::Placed { group: group(rng), moved: moved(rng) },
         10 => Op::Remove { node: rng.below(NODES) as u8 },
-        _ => Op::Retire { node: rng.below(NODES) as u8 },
+        11 => Op::Retire { node: rng.below(NODES) as u8 },
+        12 => {
+            let survivor = rng.below(NODES) as u8;
+            Op::Recover { group: group(rng), moved: moved(rng), survivor }
+        }
+        13 => Op::TookOver { group: group(rng), moved: moved(rng), from: rng.below(100) },
+        _ => Op::CatalogRecovered,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use quorate_machine::catalog::{
-    Change, Command, CreateQueue, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
+    Change, Command, CreateQueue, Fork, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
     Rejection, Reply,
 };
 use quorate_machine::queue::Settings;
@@ -21,6 +21,8 @@ pub struct Reference {
     pub queues: Vec<Queue>,
     /// Every group that a queue was ever given.
     pub groups: Vec<GroupId>,
+    /// Groups that were given before it was recovered, and forgotten.
+    pub skipped: u64,
 }
 
 impl Reference {
@@ -65,6 +67,9 @@ impl Reference {
                     Some(queue) if queue.moved != *moved => {
                         rejected(Rejection::PlacementChanged { moved: queue.moved })
                     }
+                    Some(queue) if queue.is_recovering => {
+                        rejected(Rejection::Recovering { survivor: queue.replicas[0] })
+                    }
                     Some(queue) if !queue.is_moving => (Reply::Done, None),
                     Some(queue) => {
                         queue.is_moving = false;
@@ -76,6 +81,28 @@ impl Reference {
             }
             Command::RemoveNode { id } => self.remove(*id),
             Command::RetireNode { id } => self.retire(*id),
+            Command::RecoverQueue { group, moved, survivor } => {
+                self.recover(index, *group, *moved, *survivor)
+            }
+            Command::QueueTookOver { group, moved, from } => {
+                match self.queues.iter_mut().find(|queue| queue.group == *group) {
+                    None => rejected(Rejection::NotFound),
+                    Some(queue) if queue.moved != *moved => {
+                        rejected(Rejection::PlacementChanged { moved: queue.moved })
+                    }
+                    Some(queue) if !queue.is_recovering => (Reply::Done, None),
+                    Some(queue) => {
+                        queue.is_recovering = false;
+                        queue.forks.push(Fork { timeline: queue.timeline, from: *from });
+                        let name = queue.name.clone();
+                        (Reply::Done, Some(Change::QueueMoved { name, group: *group }))
+                    }
+                }
+            }
+            Command::CatalogRecovered => {
+                self.skipped += 1 << 20;
+                (Reply::Done, None)
+            }
             Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
         }
     }
@@ -125,7 +152,7 @@ impl Reference {
         }
         let replicas = self.choose(there, count);
         let preferred_leader = self.who_leads(&replicas);
-        let group = GroupId(self.groups.len() as u64 + 1);
+        let group = GroupId(self.groups.len() as u64 + self.skipped + 1);
         let settings = Settings { version: index, ..settings.clone() };
         let (name, created_at) = (name.clone(), Millis(self.now));
         let change = Change::QueueCreated { name: name.clone(), group };
@@ -138,6 +165,10 @@ impl Reference {
             leaving: Vec::new(),
             moved: 0,
             is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            forks: Vec::new(),
+            voters_wanted: 0,
             preferred_leader,
             created_at,
         };
@@ -155,6 +186,9 @@ impl Reference {
         let known = self.queues[at].clone();
         if known.moved != place.moved {
             return rejected(Rejection::PlacementChanged { moved: known.moved });
+        }
+        if known.is_recovering {
+            return rejected(Rejection::Recovering { survivor: known.replicas[0] });
         }
         let distinct = |nodes: &[NodeId]| -> Vec<NodeId> {
             nodes.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
@@ -187,7 +221,11 @@ impl Reference {
         };
         let moved = if index > known.moved { index } else { known.moved + 1 };
         let leaving = distinct(&leaving);
+        // Until there are enough again, or somebody is content with fewer.
+        let still = replicas.len() < usize::from(known.voters_wanted)
+            && replicas.len() >= known.replicas.len();
         let queue = Queue {
+            voters_wanted: if still { known.voters_wanted } else { 0 },
             replicas,
             observers,
             leaving,
@@ -199,6 +237,46 @@ impl Reference {
         let change = Change::QueueMoved { name: queue.name.clone(), group: queue.group };
         self.queues.insert(at, queue);
         (Reply::Placed { moved }, Some(change))
+    }
+
+    fn recover(
+        &mut self,
+        index: u64,
+        group: GroupId,
+        moved: u64,
+        survivor: NodeId,
+    ) -> (Reply, Option<Change>) {
+        let Some(at) = self.queues.iter().position(|queue| queue.group == group) else {
+            return rejected(Rejection::NotFound);
+        };
+        let known = self.queues[at].clone();
+        if known.moved != moved {
+            return rejected(Rejection::PlacementChanged { moved: known.moved });
+        }
+        if !holds(&known, survivor) {
+            return rejected(Rejection::NotAReplica { id: survivor });
+        }
+        let observers: Vec<NodeId> =
+            known.observers.iter().copied().filter(|node| *node != survivor).collect();
+        let mut leaving = [known.replicas.clone(), known.leaving.clone()].concat();
+        leaving.retain(|node| *node != survivor);
+        leaving.sort();
+        let most = (known.replicas.len() as u8).max(known.voters_wanted);
+        let moved = if index > moved { index } else { moved + 1 };
+        let name = known.name.clone();
+        self.queues[at] = Queue {
+            replicas: vec![survivor],
+            observers,
+            leaving,
+            moved,
+            is_moving: true,
+            timeline: known.timeline + 1,
+            is_recovering: true,
+            voters_wanted: if most > 1 { most } else { 0 },
+            preferred_leader: survivor,
+            ..known
+        };
+        (Reply::Placed { moved }, Some(Change::QueueMoved { name, group }))
     }
 
     fn remove(&mut self, id: NodeId) -> (Reply, Option<Change>) {

@@ -76,7 +76,8 @@ impl<'a> Trial<'a> {
         assert!(leader.queues().eq(&reference.queues), "queues");
         let versions = reference.nodes.iter().map(|node| node.version);
         assert_eq!(leader.min_version(), versions.min(), "what every node can apply");
-        for number in 0..reference.groups.len() as u64 + 2 {
+        let given = reference.groups.iter().map(|group| group.0);
+        for number in given.flat_map(|given| given..given + 3).chain([0, 1]) {
             let group = GroupId(number);
             let queue = reference.queues.iter().find(|queue| queue.group == group);
             assert_eq!(leader.by_group(group), queue, "the queue of a group");

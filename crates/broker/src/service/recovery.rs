@@ -1,0 +1,374 @@
+//! Queues that have lost the majority of their replicas: what is left of them, and going on with it. Runs where the
+//! catalog is led.
+//!
+//! ```text
+//!  holders, by the catalog ─► Holdings of each node that is reached ─► a majority? refused
+//!                                                                   └► the greatest (term, index) survives
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_group::Peers;
+use quorate_group::recovery::timeline_of;
+use quorate_machine::NodeId;
+use quorate_machine::catalog::{self, Command, Rejection, Reply};
+use quorate_proto::internal as pb;
+use quorate_proto::{reason, v1};
+use tonic::Status;
+
+use crate::member::{Member, RECOVERY_VERSION};
+use crate::peers::HOLDINGS_MAX;
+use crate::refusal::Refusal;
+use crate::routing::queue_name;
+
+/// How long a node that is not reached is waited for: longer than the longest pause between two attempts.
+const CONNECT_WAIT: Duration = Duration::from_millis(2_500);
+/// How long a node may take to tell what it has.
+const HOLDINGS_WAIT: Duration = Duration::from_secs(5);
+
+/// A replica that heard within so many election timeouts from a leader which is not reached from here may be led by
+/// it, and a majority.
+const HEARD_LATELY: u64 = 4;
+
+/// What each node that answers has, by group.
+type Told = BTreeMap<u64, BTreeMap<u64, pb::Holding>>;
+
+impl Member {
+    /// Shows what is left of queues without a majority and, if the loss is accepted, has them go on with it.
+    pub(super) async fn recover(
+        &self,
+        request: &v1::RecoverQueuesRequest,
+    ) -> Result<v1::RecoverQueuesResponse, Status> {
+        if request.all != request.queues.is_empty() {
+            return Err(Refusal::invalid("name queues, or ask for `all` of them").into());
+        }
+        if request.queues.len() > HOLDINGS_MAX {
+            return Err(Refusal::invalid(format!("at most {HOLDINGS_MAX} queues a call")).into());
+        }
+        let (queues, next_after) = match request.all {
+            true => self.without_majority(&request.after),
+            false => (self.named(&request.queues)?, String::new()),
+        };
+        self.wait_for_holders(&queues).await;
+        let told = self.ask_holders(&queues).await;
+        let mut recoveries = Vec::with_capacity(queues.len());
+        for queue in queues {
+            match self.recovery_of(&queue, &told) {
+                Ok(recovery) => recoveries.push((queue, recovery)),
+                // Among all, those that need none are not meant.
+                Err(refusal) if request.all && refusal.reason != reason::NO_SURVIVOR => {}
+                Err(refusal) if request.all => {
+                    tracing::warn!(queue = %queue.name, %refusal.message, "recover all queues");
+                    recoveries.push((queue.clone(), self.described(&queue, &told)));
+                }
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        if request.accept_loss {
+            self.expect_recovery_known()?;
+            for (queue, recovery) in &mut recoveries {
+                if recovery.survivor > 0 {
+                    recovery.placement = self.give_up_others(queue, recovery.survivor).await?;
+                }
+            }
+        }
+        let queues = recoveries.into_iter().map(|(_, recovery)| recovery).collect();
+        Ok(v1::RecoverQueuesResponse { queues, next_after })
+    }
+
+    /// Nodes that are given up, and know less, do not count: what they run is of before.
+    fn expect_recovery_known(&self) -> Result<(), Refusal> {
+        let outdated = self.catalog.read(|catalog| {
+            let there = catalog.nodes().filter(|node| self.is_there(node.id));
+            there.filter(|node| node.version < RECOVERY_VERSION).map(|node| node.id.0).next()
+        });
+        let Some(node) = outdated else { return Ok(()) };
+        let message =
+            format!("node {node} runs a version that does not know recoveries; upgrade it first");
+        Err(Refusal::new(reason::UNSUPPORTED_VERSION, message).with("node", node))
+    }
+
+    fn named(&self, names: &[String]) -> Result<Vec<catalog::Queue>, Refusal> {
+        let mut queues = BTreeMap::new();
+        for name in names {
+            let name = queue_name(name)?;
+            let known = self.known(&name);
+            let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
+            queues.insert(name, known);
+        }
+        Ok(queues.into_values().collect())
+    }
+
+    /// Queues of which most voters are not reached, and the name behind which there may be more.
+    fn without_majority(&self, after: &str) -> (Vec<catalog::Queue>, String) {
+        self.catalog.read(|catalog| {
+            let lacks = |queue: &&catalog::Queue| {
+                queue.name.as_str() > after && !self.has_majority(&queue.replicas)
+            };
+            let queues: Vec<catalog::Queue> =
+                catalog.queues().filter(lacks).take(HOLDINGS_MAX).cloned().collect();
+            let is_full = queues.len() == HOLDINGS_MAX;
+            let last = queues.last().filter(|_| is_full).map(|queue| queue.name.to_string());
+            (queues, last.unwrap_or_default())
+        })
+    }
+
+    /// Nodes that are not reached may just not be connected yet, after a start.
+    async fn wait_for_holders(&self, queues: &[catalog::Queue]) {
+        let holders = queues.iter().flat_map(catalog::Queue::holders);
+        let missing: BTreeSet<u64> =
+            holders.filter(|node| !self.is_there(*node)).map(|node| node.0).collect();
+        let until_there = missing.iter().map(|node| self.connections.until_there(*node));
+        let _ = tokio::time::timeout(CONNECT_WAIT, join_all(until_there)).await;
+    }
+
+    /// Asks the nodes that are reached what they have.
+    async fn ask_holders(&self, queues: &[catalog::Queue]) -> Told {
+        let mut groups: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for queue in queues {
+            for node in queue.holders().filter(|node| self.is_there(*node)) {
+                groups.entry(node.0).or_default().push(queue.group.0);
+            }
+        }
+        let asked = groups.into_iter().map(|(node, groups)| async move {
+            let told = tokio::time::timeout(HOLDINGS_WAIT, self.ask_for_holdings(node, groups));
+            match told.await {
+                Ok(Ok(held)) => Some((node, held)),
+                Ok(Err(error)) => {
+                    tracing::warn!(node, error, "ask a node what it has of queues");
+                    None
+                }
+                Err(_) => None,
+            }
+        });
+        let told = join_all(asked).await.into_iter().flatten();
+        told.map(|(node, held)| (node, held.into_iter().map(|held| (held.group, held)).collect()))
+            .collect()
+    }
+
+    async fn ask_for_holdings(
+        &self,
+        node: u64,
+        groups: Vec<u64>,
+    ) -> Result<Vec<pb::Holding>, String> {
+        if node == self.id() {
+            return self.holdings_of(groups).await;
+        }
+        let channel = self.connections.channel(node).map_err(|error| error.to_string())?;
+        let mut client = pb::peer_client::PeerClient::new(channel);
+        let request = pb::HoldingsRequest { hello: Some(self.hello()), groups };
+        let answer = client.holdings(request).await;
+        answer.map(|told| told.into_inner().replicas).map_err(|status| status.message().to_owned())
+    }
+
+    /// What is left of a queue, or why it is not to be recovered.
+    fn recovery_of(
+        &self,
+        queue: &catalog::Queue,
+        told: &Told,
+    ) -> Result<v1::QueueRecovery, Refusal> {
+        let held = |node: NodeId| told.get(&node.0).and_then(|held| held.get(&queue.group.0));
+        if queue.is_recovering && held(queue.replicas[0]).is_some_and(|held| held.last.is_some()) {
+            return Err(Rejection::Recovering { survivor: queue.replicas[0] }.into());
+        }
+        let holdings: Vec<(u64, &pb::Holding)> =
+            queue.holders().filter_map(|node| Some((node.0, held(node)?))).collect();
+        let lately = u64::from(self.config.raft.election_timeout_ms) * HEARD_LATELY;
+        let is_led = holdings.iter().any(|(_, held)| {
+            let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
+            heard && held.leader > 0 && !self.is_there(NodeId(held.leader))
+        });
+        if !queue.is_recovering && (is_led || has_majority(queue, &holdings)) {
+            let message = format!(
+                "queue `{}` has a majority of its voters, or may have: there is nothing to recover. A replica \
+                 that is lost is replaced by `quorate queue replica replace`",
+                queue.name
+            );
+            return Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name));
+        }
+        let recovery = self.described(queue, told);
+        if recovery.survivor == 0 {
+            let message = format!(
+                "no replica of queue `{}` is reached that has anything: start a node that holds one, or \
+                 delete the queue",
+                queue.name
+            );
+            return Err(Refusal::new(reason::NO_SURVIVOR, message).with("queue", &queue.name));
+        }
+        Ok(recovery)
+    }
+
+    fn described(&self, queue: &catalog::Queue, told: &Told) -> v1::QueueRecovery {
+        let describe = |node: NodeId| {
+            let answered = told.get(&node.0);
+            let held = answered.and_then(|held| held.get(&queue.group.0));
+            let gone = self.absences.gone_for(node.0).filter(|_| answered.is_none());
+            let last = held.and_then(|held| held.last.as_ref());
+            v1::SurvivingReplica {
+                node_id: node.0,
+                observer: !queue.replicas.contains(&node),
+                reachable: answered.is_some(),
+                gone_ms: gone.map(|gone| u64::try_from(gone.as_millis()).unwrap_or(u64::MAX)),
+                last: last.map(|at| v1::LogPosition {
+                    group: queue.group.0,
+                    term: at.term,
+                    index: at.index,
+                }),
+                applied_index: held.map_or(0, |held| held.applied),
+                messages: held.and_then(|held| held.messages),
+                heard_ms_ago: held.and_then(|held| held.heard_ms_ago),
+                led: held.is_some_and(|held| held.led),
+            }
+        };
+        let replicas: Vec<v1::SurvivingReplica> = queue.holders().map(describe).collect();
+        v1::QueueRecovery {
+            queue: queue.name.to_string(),
+            group_id: queue.group.0,
+            survivor: survivor(&replicas),
+            replicas,
+            placement: 0,
+            voters: u32::from(queue.voters_wanted).max(queue.replicas.len() as u32),
+        }
+    }
+
+    async fn give_up_others(&self, queue: &catalog::Queue, survivor: u64) -> Result<u64, Refusal> {
+        let (group, moved) = (queue.group, queue.moved);
+        let recover = Command::RecoverQueue { group, moved, survivor: NodeId(survivor) };
+        match self.propose_catalog(recover).await? {
+            Reply::Placed { moved } => {
+                tracing::warn!(
+                    queue = %queue.name, survivor, given_up = ?queue.replicas,
+                    "recovers a queue on the replica that is left; the loss was accepted"
+                );
+                Ok(moved)
+            }
+            Reply::Rejected(Rejection::PlacementChanged { .. }) => {
+                let message = format!(
+                    "the placement of queue `{}` was changed meanwhile; look again, without accepting \
+                     the loss",
+                    queue.name
+                );
+                Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name))
+            }
+            Reply::Rejected(rejection) => Err(rejection.into()),
+            _ => Err(Refusal::unknown_outcome()),
+        }
+    }
+}
+
+/// The replica with the greatest (term, index), a voter rather than another, then the lowest node; 0 = none.
+fn survivor(replicas: &[v1::SurvivingReplica]) -> u64 {
+    let rank = |replica: &&v1::SurvivingReplica| {
+        let last = replica.last.as_ref().map(|at| (at.term, at.index));
+        (last, !replica.observer, std::cmp::Reverse(replica.node_id))
+    };
+    let with_something = replicas.iter().filter(|replica| replica.last.is_some());
+    with_something.max_by_key(rank).map_or(0, |replica| replica.node_id)
+}
+
+/// Whether what is reached may elect a leader: by the voters that the catalog knows, and by those that the
+/// replica with the most knows, which may be of before or after a move.
+fn has_majority(queue: &catalog::Queue, holdings: &[(u64, &pb::Holding)]) -> bool {
+    // One that has forgotten its log, or is of before a recovery, elects nobody.
+    let of_now =
+        |held: &pb::Holding| held.last.is_some() && timeline_of(held.term) >= queue.timeline;
+    let there: BTreeSet<u64> =
+        holdings.iter().filter(|(_, held)| of_now(held)).map(|(node, _)| *node).collect();
+    if holdings.iter().any(|(_, held)| held.serves && of_now(held)) {
+        return true;
+    }
+    let most = |voters: &[u64]| {
+        voters.iter().filter(|node| there.contains(node)).count() * 2 > voters.len()
+    };
+    let known = holdings.iter().filter(|(_, held)| of_now(held) && !held.voters.is_empty());
+    let last = known.max_by_key(|(_, held)| held.last.as_ref().map(|at| (at.term, at.index)));
+    match last {
+        // Both of the sets, while the voters are being changed.
+        Some((_, held)) => held.voters.iter().all(|set| most(&set.nodes)),
+        None => most(&queue.replicas.iter().map(|node| node.0).collect::<Vec<_>>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_machine::Millis;
+    use quorate_machine::catalog::{GroupId, QueueName};
+    use quorate_machine::queue::Settings;
+
+    use super::*;
+
+    fn queue(replicas: &[u64]) -> catalog::Queue {
+        catalog::Queue {
+            name: QueueName::parse("orders").unwrap(),
+            group: GroupId(1),
+            settings: Settings::default(),
+            replicas: replicas.iter().copied().map(NodeId).collect(),
+            observers: Vec::new(),
+            leaving: Vec::new(),
+            moved: 0,
+            is_moving: false,
+            timeline: 0,
+            is_recovering: false,
+            forks: Vec::new(),
+            voters_wanted: 0,
+            preferred_leader: NodeId(replicas[0]),
+            created_at: Millis(0),
+        }
+    }
+
+    fn holding(last: Option<(u64, u64)>, voters: &[&[u64]]) -> pb::Holding {
+        let term = last.map_or(0, |last| last.0);
+        let last = last.map(|(term, index)| pb::LogId { term, index });
+        let voters = voters.iter().map(|set| pb::Nodes { nodes: set.to_vec() }).collect();
+        pb::Holding { group: 1, last, term, voters, ..Default::default() }
+    }
+
+    fn has(holdings: &[(u64, pb::Holding)]) -> bool {
+        let holdings: Vec<(u64, &pb::Holding)> =
+            holdings.iter().map(|(node, held)| (*node, held)).collect();
+        has_majority(&queue(&[1, 2, 3]), &holdings)
+    }
+
+    #[test]
+    fn what_is_reached_may_be_a_majority_by_the_members_of_now() {
+        let at = |last, voters: &[&[u64]]| holding(Some(last), voters);
+        let old: &[&[u64]] = &[&[1, 2, 3]];
+        assert!(!has(&[(3, at((2, 9), old))]));
+        assert!(has(&[(3, at((2, 9), old)), (2, at((2, 8), old))]));
+        assert!(!has(&[(3, at((2, 9), old)), (2, holding(None, &[]))]), "it has nothing");
+        // Moving to 3, 4, 5: a majority of either is needed.
+        let joint: &[&[u64]] = &[&[1, 2, 3], &[3, 4, 5]];
+        assert!(!has(&[(3, at((2, 9), joint)), (2, at((2, 8), old))]));
+        assert!(has(&[(3, at((2, 9), joint)), (2, at((2, 8), old)), (4, at((2, 9), joint))]));
+        // It has moved, and the catalog was not told yet.
+        let new: &[&[u64]] = &[&[3, 4, 5]];
+        assert!(has(&[(3, at((2, 9), new)), (4, at((2, 9), new))]));
+        assert!(!has(&[(3, at((2, 9), new)), (2, at((2, 8), old)), (1, at((2, 8), old))]));
+    }
+
+    #[test]
+    fn a_leader_that_a_majority_answers_is_enough() {
+        let serving = pb::Holding { serves: true, ..holding(Some((2, 9)), &[&[1, 2, 3]]) };
+        assert!(has(&[(3, serving)]));
+    }
+
+    #[test]
+    fn the_replica_with_the_last_entry_of_the_latest_term_survives() {
+        let replica = |node_id, last: Option<(u64, u64)>, observer| v1::SurvivingReplica {
+            node_id,
+            observer,
+            reachable: true,
+            last: last.map(|(term, index)| v1::LogPosition { group: 1, term, index }),
+            ..Default::default()
+        };
+        let of = |replicas: &[v1::SurvivingReplica]| survivor(replicas);
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[replica(1, None, false)]), 0);
+        let (long, late) = (replica(1, Some((2, 90)), false), replica(2, Some((3, 70)), true));
+        assert_eq!(of(&[long, late]), 2, "the term counts first, observers too");
+        let equal = replica(4, Some((2, 90)), true);
+        assert_eq!(of(&[equal, long]), 1, "a voter rather");
+    }
+}
