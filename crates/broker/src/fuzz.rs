@@ -10,13 +10,22 @@ use quorate_proto::v1;
 use crate::routing::queue_name;
 use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots};
 
-/// A producer's id and epoch, if the request names one, and its messages as a frame, with their properties.
+/// What a request publishes.
+pub struct Publish {
+    /// Id and epoch, if it names a producer.
+    pub producer: Option<(ProducerId, u32)>,
+    /// The messages.
+    pub frame: v1::Frame,
+    /// What sets them apart.
+    pub properties: Vec<v1::Properties>,
+}
+
+/// A publish in one call.
 #[must_use]
-pub fn publish(
-    mut request: v1::PublishRequest,
-) -> Option<(Option<(ProducerId, u32)>, v1::Frame, Vec<v1::Properties>)> {
+pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
     let (frame, properties) = queue::frame_of(&mut request).ok()?;
-    Some((publisher::producer_of(request.producer).ok()?, frame, properties))
+    let producer = publisher::producer_of(request.producer).ok()?;
+    Some(Publish { producer, frame, properties })
 }
 
 /// The properties of `count` messages that are published at `now_ms`.

@@ -73,7 +73,9 @@ fn proposable<M: Machine<Command: Debug + PartialEq>>(command: M::Command) {
 fn publish(request: v1::PublishRequest) {
     let sequence = request.sequence;
     let plain = request.frame.is_none();
-    let Some((producer, frame, properties)) = broker::publish(request) else { return };
+    let Some(broker::Publish { producer, frame, properties }) = broker::publish(request) else {
+        return;
+    };
     if plain {
         assert!(proto::messages(&frame).is_ok(), "the node's own frame");
     }

@@ -293,13 +293,17 @@ impl Peer {
     /// Notes a change of presence, then tells of it.
     fn turn(&self, presence: Presence) {
         let there = matches!(presence, Presence::Heard | Presence::Connected);
-        if self.there.swap(there, Ordering::SeqCst) != there {
-            *lock(&self.turned) = Some(Instant::now());
-        }
+        self.set_there(there);
         if there {
             self.back.notify_waiters();
         }
         let _ = self.changes.send((self.node, presence));
+    }
+
+    fn set_there(&self, there: bool) {
+        if self.there.swap(there, Ordering::SeqCst) != there {
+            *lock(&self.turned) = Some(Instant::now());
+        }
     }
 
     fn set_up(&self, line: &Arc<Line>) {
@@ -349,7 +353,7 @@ async fn keep(peer: Arc<Peer>, myself: Arc<Myself>) {
                     false => Presence::Connected,
                 });
                 let reason = receive(&peer, &line, connection).await;
-                peer.there.store(false, Ordering::SeqCst);
+                peer.set_there(false);
                 tracing::info!(node = myself.node_id, peer = peer.node, %reason, "lost a peer");
                 if since.elapsed() > BACK_OFF_MAX {
                     pause = Duration::ZERO;

@@ -9,7 +9,7 @@
 //! delivery is made where the session is attached. The replica may lag: the client says how much, and one that
 //! lags more hands it back to the leader.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -162,8 +162,8 @@ fn without_leader(mut answer: v1::ConsumeResponse) -> v1::ConsumeResponse {
 /// What is told of the settles of a client, as they pass.
 struct Settles {
     traces: Arc<Deliveries>,
-    /// Those that have no answer yet, by id.
-    underway: Mutex<BTreeMap<u64, Settling>>,
+    /// Those that have no answer yet, by id, in the order of their answers. A client may repeat an id.
+    underway: Mutex<VecDeque<(u64, Settling)>>,
 }
 
 impl Settles {
@@ -174,7 +174,7 @@ impl Settles {
                 let Some(settling) = self.traces.settling(&settle.items) else { return };
                 let mut underway = self.underway.lock().expect("no panic while held");
                 if underway.len() < SETTLES_IN_FLIGHT {
-                    underway.insert(settle.id, settling);
+                    underway.push_back((settle.id, settling));
                 }
             }
             Some(Request::Detach(_)) => self.traces.given_back(),
@@ -185,9 +185,10 @@ impl Settles {
     fn answered(&self, answer: &v1::ConsumeResponse) {
         if let Some(v1::consume_response::Response::Settled(settled)) = &answer.response {
             let mut underway = self.underway.lock().expect("no panic while held");
-            let settling = underway.remove(&settled.id);
+            let at = underway.iter().position(|(id, _)| *id == settled.id);
+            let settling = at.and_then(|at| underway.remove(at));
             drop(underway);
-            settling.into_iter().for_each(|settling| settling.answered(settled));
+            settling.into_iter().for_each(|(_, settling)| settling.answered(settled));
         }
     }
 }

@@ -265,6 +265,7 @@ impl Settling {
     pub(crate) fn settled(mut self, outcome: &Result<Vec<v1::OffsetRange>, Refusal>) {
         match outcome {
             Ok(lost) => self.tell(Ok(lost)),
+            Err(refusal) if refusal.retry_after.is_some() => self.put_back(),
             Err(refusal) => self.tell(Err((refusal.reason, &refusal.message))),
         }
     }
@@ -273,7 +274,21 @@ impl Settling {
     pub(crate) fn answered(mut self, settled: &v1::Settled) {
         match &settled.failure {
             None => self.tell(Ok(&settled.lost)),
+            Some(failure) if failure.retry_after_ms > 0 => self.put_back(),
             Some(failure) => self.tell(Err((&failure.reason, &failure.message))),
+        }
+    }
+
+    /// Nothing was decided, and the client asks again.
+    fn put_back(&mut self) {
+        let mut held = self.stream.held();
+        for (offset, _, delivery) in std::mem::take(&mut self.deliveries) {
+            held.deliveries.entry(offset).or_insert(delivery);
+        }
+        let watch = !held.deliveries.is_empty() && !std::mem::replace(&mut held.watched, true);
+        drop(held);
+        if watch {
+            tokio::spawn(watch_leases(Arc::downgrade(&self.stream)));
         }
     }
 

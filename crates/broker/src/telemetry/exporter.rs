@@ -128,7 +128,7 @@ impl Exporter {
                 Ok(()) => return self.reached(),
                 Err(status) => {
                     self.failed(&status);
-                    if !may_succeed_later(status.code()) {
+                    if !may_succeed_later(&status) {
                         self.stats.refused.add(spans.len() as u64);
                         return;
                     }
@@ -191,18 +191,20 @@ fn take_waiting(waiting: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
     }
 }
 
-/// By the protocol's list.
-fn may_succeed_later(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::ResourceExhausted
-    )
+/// By the protocol's list, or since the collector has not said it: its connection broke. What is too much for it
+/// (`ResourceExhausted`) is the same batch when it is sent again.
+fn may_succeed_later(status: &Status) -> bool {
+    let broke = std::error::Error::source(status).is_some();
+    broke
+        || matches!(
+            status.code(),
+            Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::OutOfRange
+                | Code::Unavailable
+                | Code::DataLoss
+        )
 }
 
 /// What is at the bottom of it: the words above say "transport error".

@@ -197,11 +197,14 @@ impl Catalog {
         let candidates: Vec<NodeId> = there.iter().copied().collect();
         let mut findings = Vec::new();
         let voting = queue.replicas.iter();
-        if voting.clone().filter(|id| there.contains(id)).count() * 2 <= queue.replicas.len() {
+        let is_led =
+            voting.clone().filter(|id| there.contains(id)).count() * 2 > queue.replicas.len();
+        if !is_led {
             findings.push(Finding::NoMajority);
         }
         for &node in voting {
-            let to = self.substitute(queue, node, &candidates);
+            // Without a majority nothing takes a place.
+            let to = self.substitute(queue, node, &candidates).filter(|_| is_led);
             if self.nodes.get(&node).is_none_or(|node| node.leaving) {
                 findings.push(Finding::LeavesCluster { node, to });
             } else if !there.contains(&node) {

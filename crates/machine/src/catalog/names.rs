@@ -48,11 +48,11 @@ impl QueueName {
     pub fn parse(name: &str) -> Result<Self, QueueNameError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let first = name.chars().next().ok_or(QueueNameError::Empty)?;
-        if let Some((at, found)) = name.char_indices().find(|&(_, c)| !allowed(c)) {
-            return Err(QueueNameError::Character { found, at });
-        }
         if name.len() > Self::LENGTH_MAX {
             return Err(QueueNameError::TooLong { length: name.len() });
+        }
+        if let Some((at, found)) = name.char_indices().find(|&(_, c)| !allowed(c)) {
+            return Err(QueueNameError::Character { found, at });
         }
         if !first.is_ascii_alphanumeric() {
             return Err(QueueNameError::FirstCharacter { found: first });

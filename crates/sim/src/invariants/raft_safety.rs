@@ -1,7 +1,7 @@
 //! One leader a term; an index of a group's log that was applied anywhere holds the same entry
 //! wherever it is applied, for ever (log matching and leader completeness, as far as they can be
 //! seen); within one life of a replica what is applied moves forward without gaps, unless a
-//! snapshot takes it further. A replica that has ended begins anew.
+//! snapshot takes it further. A replica that has ended begins anew; what it was applying then it may still apply.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ pub struct RaftSafety {
     entries: BTreeMap<(u64, u64), (u64, u32)>,
     /// By node and group: the last index applied in this life.
     applied: BTreeMap<(u64, u64), u64>,
+    /// By node and group: the last index applied in a life that has ended.
+    ended: BTreeMap<(u64, u64), u64>,
 }
 
 impl Invariant for RaftSafety {
@@ -39,23 +41,32 @@ impl Invariant for RaftSafety {
                         "group {group} index {index}: node {node} applied {entry:x?}, before it was {first:x?}"
                     )
                 })?;
+                let ended = self.ended.get_mut(&(node, group));
+                if let Some(last) = ended.filter(|last| **last + 1 == index) {
+                    *last = index;
+                    return Ok(());
+                }
+                self.ended.remove(&(node, group));
                 let before = self.applied.insert((node, group), index);
                 must(index == before.map_or(0, |before| before + 1), || {
                     format!("node {node} group {group}: {index} applied after {before:?}")
                 })
             }
             Event::Restored { node, group, index } => {
+                self.ended.remove(&(node, group));
                 let before = self.applied.insert((node, group), index);
                 must(before.is_none_or(|before| index >= before), || {
                     format!("node {node} group {group}: restored at {index} after {before:?}")
                 })
             }
             Event::Ended { node, group } => {
-                self.applied.remove(&(node, group));
+                let last = self.applied.remove(&(node, group));
+                self.ended.extend(last.map(|last| ((node, group), last)));
                 Ok(())
             }
             Event::Node { node, does: "starts" } => {
                 self.applied.retain(|(of, _), _| *of != node);
+                self.ended.retain(|(of, _), _| *of != node);
                 Ok(())
             }
             _ => Ok(()),
