@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use quorate_proto::v1;
+use quorate_proto::{reason, v1};
+
+use crate::error::{PublishError, Refusal};
 
 /// A message to be published: a body and, if wanted, headers.
 ///
@@ -22,6 +24,9 @@ pub struct Message {
     headers: Vec<(String, Bytes)>,
     due: Due,
 }
+
+/// The longest delay.
+const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// When a message may be delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +68,18 @@ impl Message {
     #[must_use]
     pub fn deliver_at(self, time: SystemTime) -> Self {
         Self { due: Due::At(time), ..self }
+    }
+
+    /// Refuses a delay that no server takes, before it fails the batch that it is in.
+    pub(crate) fn check_delay(&self) -> Result<(), PublishError> {
+        match self.due {
+            Due::After(delay) if delay > DELAY_MAX => Err(PublishError::Refused(Refusal {
+                reason: reason::INVALID_ARGUMENT.to_owned(),
+                message: format!("the delay is {delay:?}; at most 366 days"),
+                ..Refusal::default()
+            })),
+            _ => Ok(()),
+        }
     }
 
     /// Adds what sets this message apart to that of those before it in a batch, of which there are `before`;

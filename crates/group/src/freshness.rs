@@ -133,6 +133,10 @@ impl Replica {
         let _awake = self.parking.hold();
         // From before the index: if this replica leads in a later term by then, the old one is not confirmed.
         let vote = self.raft.metrics().borrow_watched().vote;
+        if !vote.committed || vote.leader_id.voted_for != self.node {
+            // A candidate is asked, or one that has just won.
+            return Err(ProposeError::NotLeader { leader: None });
+        }
         match self.raft.get_read_linearizer(LinearizerOption::new(None, true)).await {
             Ok(linearizer) => {
                 let proof = tokio::time::timeout(PROOF_LIMIT, self.prove_leadership(vote));

@@ -93,12 +93,16 @@ pub(crate) fn properties_of(
     }
     let mut runs: Vec<Properties> = Vec::new();
     for &v1::Properties { count, delay_ms, deliver_at_ms } in properties {
+        if count == 0 {
+            return Err(Refusal::invalid("`properties` are of one message or more"));
+        }
         let due_ms = match (delay_ms, deliver_at_ms) {
             (0, due_ms) => due_ms,
-            (delay_ms, 0) => now_ms.saturating_add(delay_ms),
+            // This millisecond has begun: never early.
+            (delay_ms, 0) => now_ms.saturating_add(delay_ms).saturating_add(1),
             _ => return Err(Refusal::invalid("give `delay_ms` or `deliver_at_ms`, not both")),
         };
-        if due_ms > now_ms.saturating_add(DELAY_MS_MAX) {
+        if due_ms > now_ms.saturating_add(DELAY_MS_MAX + 1) {
             let message = format!(
                 "a message is for {} days from now; at most 366 are allowed",
                 (due_ms - now_ms) / (24 * 3_600_000)
@@ -108,9 +112,6 @@ pub(crate) fn properties_of(
         let due = Some(Millis(due_ms)).filter(|due| due.0 > now_ms);
         match runs.last_mut() {
             Some(last) if last.due == due => last.count += count,
-            _ if count == 0 => {
-                return Err(Refusal::invalid("`properties` are of one message or more"));
-            }
             _ => runs.push(Properties { count, due }),
         }
     }
@@ -170,7 +171,10 @@ impl Publisher {
             return Err(Refusal::disk_full());
         }
         self.check(&frame)?;
-        let properties = properties_of(properties, frame.count, self.queue.handle.now_ms())?;
+        let properties = match properties.is_empty() {
+            true => Vec::new(),
+            false => properties_of(properties, frame.count, self.queue.handle.now_ms())?,
+        };
         if !properties.is_empty() {
             self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
         }
@@ -179,7 +183,8 @@ impl Publisher {
             self.check_in_sync().await?;
         }
         let remembered = match level {
-            AckLevel::Accepted => self.remembered_until(),
+            // What is for later may be too much for the queue.
+            AckLevel::Accepted if properties.is_empty() => self.remembered_until(),
             _ => None,
         };
         let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
@@ -191,7 +196,7 @@ impl Publisher {
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
         let counts = &self.node.counts;
         counts.published.add(count.into());
-        counts.published_bytes.add(bytes as u64);
+        counts.published_bytes.add(frame.messages.len() as u64);
         let command = Command::Publish(machine::Publish {
             producer,
             count: frame.count,

@@ -15,7 +15,7 @@
 //!     from         1 first, 2 next, 3 offset; the offset is 0 but for 3
 //! 11 AdvanceSlot   slot | made at u64 | offset u64
 //! 12 DropSlot      slot
-//! 13 PublishWith   producer? | count u32 | layout u8 | properties u32 | property* | frame
+//! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set       instead of 2, where there are any
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -158,8 +158,8 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     out.put_u32_le(publish.count);
     out.put_u8(publish.layout);
     if !properties.is_empty() {
-        // One for each message at most.
-        out.put_u32_le(properties.len() as u32);
+        let bytes: usize = properties.iter().map(property_bytes).sum();
+        out.put_u32_le(bytes as u32);
         for Properties { count, due } in properties {
             out.put_u32_le(*count);
             out.put_u8(if due.is_some() { HAS_DUE } else { 0 });
@@ -169,6 +169,11 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
         }
     }
     wire::put_bytes(out, &publish.frame);
+}
+
+/// Bytes of encoded properties; a batch has a run for each message at most.
+fn property_bytes(of: &Properties) -> usize {
+    4 + 1 + if of.due.is_some() { 8 } else { 0 }
 }
 
 fn encode_attach(attach: &Attach, out: &mut BytesMut) {
@@ -211,7 +216,8 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
     wire::expect_version(buf, "queue command", VERSION)?;
     let command = match wire::u8(buf)? {
         CONFIGURE => Command::Configure(Settings::decode(buf)?),
-        kind @ (PUBLISH | PUBLISH_WITH) => Command::Publish(decode_publish(kind, buf)?),
+        PUBLISH => Command::Publish(decode_publish(buf, |_| Ok(Vec::new()))?),
+        PUBLISH_WITH => Command::Publish(decode_publish(buf, decode_properties)?),
         ATTACH => Command::Attach(decode_attach(buf)?),
         DETACH => Command::Detach { session: session(buf)?, attachment: attachment(buf)? },
         DISCONNECT => Command::Disconnect { session: session(buf)?, attachment: attachment(buf)? },
@@ -245,7 +251,10 @@ fn attachment(buf: &mut impl Buf) -> Result<Attachment, DecodeError> {
     wire::u64(buf).map(Attachment)
 }
 
-fn decode_publish(kind: u8, buf: &mut impl Buf) -> Result<Publish, DecodeError> {
+fn decode_publish<B: Buf>(
+    buf: &mut B,
+    properties: impl FnOnce(&mut B) -> Result<Vec<Properties>, DecodeError>,
+) -> Result<Publish, DecodeError> {
     let producer = wire::option(buf, "producer flag", |buf| {
         let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
         let id = ProducerId::new(id)
@@ -254,32 +263,34 @@ fn decode_publish(kind: u8, buf: &mut impl Buf) -> Result<Publish, DecodeError> 
     })?;
     let count = wire::u32(buf)?;
     let layout = wire::u8(buf)?;
-    let properties = if kind == PUBLISH { Vec::new() } else { decode_properties(buf)? };
+    let properties = properties(buf)?;
     let limit = buf.remaining();
     let frame = wire::bytes(buf, "frame", limit)?;
     Ok(Publish { producer, count, layout, properties, frame })
 }
 
 fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError> {
-    const SHORTEST: usize = 4 + 1;
-    let count = wire::u32(buf)? as usize;
-    if count == 0 {
-        return Err(DecodeError::Invalid { what: "publish", why: "it has an older form" });
-    }
-    if buf.remaining() / SHORTEST < count {
-        let needed = count.saturating_mul(SHORTEST);
-        return Err(DecodeError::Truncated { needed, left: buf.remaining() });
-    }
-    let property = |_| {
-        let count = wire::u32(buf)?;
-        let due = match wire::u8(buf)? {
+    let mut encoded = encoded_properties(buf)?;
+    let mut properties = Vec::new();
+    while encoded.has_remaining() {
+        let count = wire::u32(&mut encoded)?;
+        let due = match wire::u8(&mut encoded)? {
             0 => None,
-            HAS_DUE => Some(Millis(wire::u64(buf)?)),
+            HAS_DUE => Some(Millis(wire::u64(&mut encoded)?)),
             kind => return Err(DecodeError::UnknownKind { what: "property", kind }),
         };
-        Ok(Properties { count, due })
-    };
-    (0..count).map(property).collect()
+        properties.push(Properties { count, due });
+    }
+    Ok(properties)
+}
+
+fn encoded_properties(buf: &mut impl Buf) -> Result<Bytes, DecodeError> {
+    let limit = buf.remaining();
+    let encoded = wire::bytes(buf, "properties", limit)?;
+    match encoded.is_empty() {
+        true => Err(DecodeError::Invalid { what: "publish", why: "it has an older form" }),
+        false => Ok(encoded),
+    }
 }
 
 fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
@@ -381,10 +392,14 @@ pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
 fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
     wire::expect_version(&mut command, "queue command", VERSION)?;
     let kind = wire::u8(&mut command)?;
-    if ![PUBLISH, PUBLISH_WITH].contains(&kind) {
-        return Ok(None);
-    }
-    let publish = decode_publish(kind, &mut command)?;
+    // Where a body is does not depend on the properties.
+    let publish = match kind {
+        PUBLISH => decode_publish(&mut command, |_| Ok(Vec::new()))?,
+        PUBLISH_WITH => {
+            decode_publish(&mut command, |buf| encoded_properties(buf).map(|_| Vec::new()))?
+        }
+        _ => return Ok(None),
+    };
     match publish.layout {
         frame::LAYOUT => Ok(Some(publish)),
         version => Err(DecodeError::UnknownVersion { what: "frame", version }),

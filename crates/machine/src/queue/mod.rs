@@ -51,6 +51,7 @@ pub use codec::{body, without_bodies};
 pub use command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
 pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
+pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reading::{Piece, View};
@@ -130,7 +131,8 @@ impl Queue {
             self.consumers.release(session, span.count);
             self.give_back(span);
         }
-        while let Some(span) = self.delayed.pop_due(self.now) {
+        for _ in 0..delayed::DUE_MAX {
+            let Some(span) = self.delayed.pop_due(self.now) else { break };
             self.ready.give_back(span);
         }
         self.end_graces(effects);

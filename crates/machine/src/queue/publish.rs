@@ -4,6 +4,7 @@ use super::Queue;
 use super::backlog::Batch;
 use super::command::{Properties, Publish};
 use super::dedup::Verdict;
+use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
@@ -50,6 +51,10 @@ impl Queue {
         let Settings { max_messages, max_bytes, .. } = self.settings;
         within(Limit::MaxMessages, max_messages, self.backlog.messages(), publish.count.into())?;
         within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes)?;
+        if !publish.properties.is_empty() {
+            let (held, more) = (self.delayed.iter().len(), publish.properties.len());
+            within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)?;
+        }
         Ok(None)
     }
 
@@ -98,5 +103,53 @@ fn within(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Result<(), Re
             Err(Rejection::QueueFull { limit, max, held })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::delayed::DUE_MAX;
+    use super::super::{Command, Queue};
+    use super::*;
+    use crate::{At, Machine, Millis};
+
+    fn publish(queue: &mut Queue, index: u64, now: u64, dues: std::ops::Range<u64>) -> Reply {
+        let count = (dues.end - dues.start) as u32;
+        // Every other one, so that no two are neighbours of one time.
+        let properties = dues.map(|due| Properties { count: 1, due: Some(Millis(due)) }).collect();
+        let frame = vec![0; 6 * count as usize].into();
+        let publish = Publish { producer: None, count, layout: frame::LAYOUT, properties, frame };
+        let at = At { index, now: Millis(now) };
+        let reply = queue.apply(at, 0, Command::Publish(publish), &mut Vec::new());
+        queue.finish(at, &mut Vec::new());
+        reply
+    }
+
+    #[test]
+    fn no_more_is_for_later_than_a_snapshot_has_room_for_and_all_that_is_due_comes_in_steps() {
+        const STEP: u64 = 1 << 16;
+        let mut queue = Queue::new();
+        let steps = DELAYED_MAX / STEP;
+        for step in 0..steps {
+            let dues = 1_000 + step * STEP..1_000 + (step + 1) * STEP;
+            let reply = publish(&mut queue, step + 1, 1, dues);
+            assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+        }
+        let refused = publish(&mut queue, 100, 1, 5..6);
+        let full =
+            Rejection::QueueFull { limit: Limit::Delayed, max: DELAYED_MAX, held: DELAYED_MAX };
+        assert_eq!(refused, Reply::Rejected(full));
+        // What is not for later enters, and everything that is due is ready in the end.
+        let end = 1_000 + DELAYED_MAX;
+        let mut index = 101;
+        while queue.next_deadline().is_some_and(|due| due.0 <= end) {
+            let at = At { index, now: Millis(end) };
+            let before = queue.stats().delayed;
+            queue.apply(at, 0, Command::Tick, &mut Vec::new());
+            let moved = before - queue.stats().delayed;
+            assert!(moved > 0 && moved <= DUE_MAX as u64, "{moved}");
+            index += 1;
+        }
+        assert_eq!((queue.stats().ready, queue.stats().delayed), (DELAYED_MAX, 0));
     }
 }

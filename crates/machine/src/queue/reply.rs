@@ -190,6 +190,8 @@ pub enum Limit {
     MaxMessages,
     /// Bytes held.
     MaxBytes,
+    /// Times that messages wait for; neighbours of one time count once.
+    Delayed,
 }
 
 impl Limit {
@@ -199,6 +201,7 @@ impl Limit {
         match self {
             Self::MaxMessages => "max_messages",
             Self::MaxBytes => "max_bytes",
+            Self::Delayed => "delayed",
         }
     }
 }
