@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use quorate_group::recovery::latest_timeline;
 use quorate_group::{EffectsAt, Event, Handle, Replica, Spec, Timing};
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Catalog, GroupId, QueueName, RegisterNode};
@@ -252,6 +253,10 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
         member.catalog.read(|catalog| {
             let known = groups.iter().filter_map(|group| catalog.by_group(GroupId(*group)));
             let away = known.filter(|queue| queue.holders().all(|node| node != me));
+            // A replica of a later timeline than this catalog knows was moved by a later one: it is kept.
+            let away = away.filter(|queue| {
+                latest_timeline(&member.log, queue.group.0) <= Some(queue.timeline)
+            });
             away.map(|queue| (queue.group.0, queue.name.clone())).collect()
         })
     };

@@ -292,8 +292,8 @@ impl Machine for Catalog {
             Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
             Command::RemoveNode { id } => self.remove_node(id),
             Command::RetireNode { id } => self.retire_node(id),
-            Command::RecoverQueue { group, moved, survivor } => {
-                self.recover_queue(at, group, moved, survivor)
+            Command::RecoverQueue { group, moved, survivor, timeline } => {
+                self.recover_queue(at, group, moved, survivor, timeline)
             }
             Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
             Command::CatalogRecovered => self.recovered(),
