@@ -90,6 +90,8 @@ pub(crate) struct Member {
     pub(crate) absences: Absences,
     /// Groups of which this node has a later timeline than the catalog, and has said so.
     pub(crate) ahead: Mutex<BTreeSet<u64>>,
+    /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.
+    pub(crate) kept: Mutex<BTreeSet<u64>>,
 }
 
 /// What other nodes said that they know, when they connected last.

@@ -279,6 +279,7 @@ async fn start_member(
         telemetry,
         absences: Absences::default(),
         ahead: Mutex::default(),
+        kept: Mutex::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

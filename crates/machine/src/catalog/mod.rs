@@ -51,8 +51,9 @@ pub struct Catalog {
     now: Millis,
     /// Groups given so far.
     groups: u64,
-    /// How many were given each time that the catalog was recovered: what follows was skipped.
-    recovered_at: BTreeSet<u64>,
+    /// How many were given each time that the catalog was recovered, what follows was skipped; and the index of the
+    /// entry that says so.
+    recovered_at: BTreeMap<u64, u64>,
     nodes: BTreeMap<NodeId, Node>,
     /// Ids of nodes that were removed: they are not given again.
     removed: BTreeSet<NodeId>,
@@ -296,7 +297,7 @@ impl Machine for Catalog {
                 self.recover_queue(at, group, moved, survivor, timeline)
             }
             Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
-            Command::CatalogRecovered => self.recovered(),
+            Command::CatalogRecovered => self.recovered(at),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

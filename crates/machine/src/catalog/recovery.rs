@@ -90,11 +90,19 @@ impl Catalog {
     #[must_use]
     pub fn is_forgotten(&self, group: GroupId) -> bool {
         let before = self.recovered_at.range(..group.0).next_back();
-        before.is_some_and(|before| group.0 - before <= GROUPS_SKIPPED)
+        before.is_some_and(|(before, _)| group.0 - before <= GROUPS_SKIPPED)
     }
 
-    pub(super) fn recovered(&mut self) -> Result<Done, Rejection> {
-        self.recovered_at.insert(self.groups);
+    /// Whether the placement of a queue is from before this catalog was recovered: what came after it may be lost, and
+    /// with it that the queue had moved to other nodes.
+    #[must_use]
+    pub fn may_have_moved(&self, queue: &Queue) -> bool {
+        let last = self.recovered_at.last_key_value();
+        last.is_some_and(|(groups, index)| queue.group.0 <= *groups && queue.moved < *index)
+    }
+
+    pub(super) fn recovered(&mut self, at: At) -> Result<Done, Rejection> {
+        self.recovered_at.insert(self.groups, at.index);
         self.groups = self.groups.saturating_add(GROUPS_SKIPPED).min(GROUPS_MAX);
         Ok((Reply::Done, None))
     }

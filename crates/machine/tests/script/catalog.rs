@@ -65,6 +65,9 @@ impl Script {
                 write!(output, ", {state} {} observed by {observers:?}", queue.moved).unwrap();
                 write!(output, " leaving {leaving:?}").unwrap();
             }
+            if self.log.machine.may_have_moved(queue) {
+                write!(output, ", may have moved").unwrap();
+            }
             if queue.timeline > 0 {
                 let state = if queue.is_recovering { "recovering" } else { "recovered" };
                 write!(output, ", {state}, timeline {}", queue.timeline).unwrap();
