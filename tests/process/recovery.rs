@@ -41,6 +41,7 @@ async fn recover(what: &str, servers: &[String]) -> Ended {
             return ended;
         }
         assert_eq!(ended.code, Some(4), "{}\n{}", ended.out, ended.err);
+        println!("{}", ended.err);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
