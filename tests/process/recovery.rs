@@ -32,6 +32,20 @@ async fn quorate(args: &[&str], servers: &[String]) -> Ended {
     run(&[args, &["--timeout", "20s", "--server", &servers.join(",")]].concat(), SOON).await
 }
 
+/// Recovers with the loss accepted. Nodes that are gone for a moment only are not given up: it is tried again.
+async fn recover(what: &str, servers: &[String]) -> Ended {
+    let begun = Instant::now();
+    loop {
+        let ended = quorate(&["cluster", "recover", what, "--accept-loss"], servers).await;
+        if !ended.err.contains("is gone for") || begun.elapsed() > SOON {
+            return ended;
+        }
+        assert_eq!(ended.code, Some(4), "{}\n{}", ended.out, ended.err);
+        println!("{}", ended.err);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 async fn voters(client: &Client) -> Option<BTreeSet<u64>> {
     let described = client.describe_queue(QUEUE).await.ok()?;
     let is_settled = !described.moving && described.counts.is_some();
@@ -140,7 +154,7 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
         };
         assert!(row(survivor).contains("would go on"), "{}", shown.out);
         assert!(lost.iter().all(|node| row(*node).contains("gone for")), "{}", shown.out);
-        let recovered = quorate(&["cluster", "recover", QUEUE, "--accept-loss"], &servers).await;
+        let recovered = recover(QUEUE, &servers).await;
         assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
         println!("{}", recovered.out);
 
@@ -249,7 +263,7 @@ fn recover_changes_nothing_without_accept_loss_and_refuses_where_there_is_a_majo
 fn a_node_that_was_given_up_and_comes_back_does_not_bring_its_past_with_it() {
     turn::alone(HEAVY, async {
         let Lost { mut cluster, survivor, lost, servers, producer, .. } = lost_majority().await;
-        let recovered = quorate(&["cluster", "recover", "--all", "--accept-loss"], &servers).await;
+        let recovered = recover("--all", &servers).await;
         assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
         let client = Client::connect(servers.clone()).await.expect("connect");
         for n in 0..10 {
@@ -342,7 +356,7 @@ async fn taken_over() -> (Cluster, u64) {
     })
     .await;
     let servers = [cluster.address(survivor)];
-    let recovered = quorate(&["cluster", "recover", "--all", "--accept-loss"], &servers).await;
+    let recovered = recover("--all", &servers).await;
     assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
     (cluster, survivor)
 }

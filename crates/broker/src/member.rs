@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 3;
+pub(crate) const COMMANDS_VERSION: u32 = 4;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
@@ -38,7 +38,7 @@ pub(crate) const MOVES_VERSION: u32 = 2;
 pub(crate) const PROPERTIES_VERSION: u32 = 3;
 
 /// Version from which on the commands are known that recover queues.
-pub(crate) const RECOVERY_VERSION: u32 = 3;
+pub(crate) const RECOVERY_VERSION: u32 = 4;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
@@ -88,6 +88,10 @@ pub(crate) struct Member {
     pub(crate) versions: Versions,
     pub(crate) telemetry: Telemetry,
     pub(crate) absences: Absences,
+    /// Groups of which this node has a later timeline than the catalog, and has said so.
+    pub(crate) ahead: Mutex<BTreeSet<u64>>,
+    /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.
+    pub(crate) kept: Mutex<BTreeSet<u64>>,
 }
 
 /// What other nodes said that they know, when they connected last.
@@ -254,7 +258,7 @@ impl Directory for Member {
     }
 
     fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
-        self.holdings_of(groups).map(|outcome| outcome.map_err(Status::internal)).boxed()
+        self.holdings_of(groups).map(Ok).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use quorate_group::recovery::latest_timeline;
 use quorate_group::{EffectsAt, Event, Handle, Replica, Spec, Timing};
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Catalog, GroupId, QueueName, RegisterNode};
@@ -252,10 +253,28 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
         member.catalog.read(|catalog| {
             let known = groups.iter().filter_map(|group| catalog.by_group(GroupId(*group)));
             let away = known.filter(|queue| queue.holders().all(|node| node != me));
+            // A replica of a later timeline than this catalog knows was moved by a later one: it is kept.
+            let away = away.filter(|queue| {
+                latest_timeline(&member.log, queue.group.0) <= Some(queue.timeline)
+            });
             away.map(|queue| (queue.group.0, queue.name.clone())).collect()
         })
     };
+    let may_be_needed = |group: u64| {
+        member.catalog.read(|catalog: &Catalog| {
+            let known = catalog.by_group(GroupId(group));
+            known.is_some_and(|queue| catalog.may_have_moved(queue))
+        })
+    };
+    let is_kept = |group: u64| {
+        let told = member.kept.lock().expect("no panic while held").contains(&group);
+        told && may_be_needed(group)
+    };
     for (group, name) in moved_away(&stored) {
+        // That was looked at before, and does not change until this node is told so.
+        if is_kept(group) {
+            continue;
+        }
         let running = member.queues.remove(group);
         if let Some(queue) = &running {
             // It takes part in nothing any more from here on: what is looked at next stays true of it.
@@ -270,6 +289,11 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
         if moved_away(&BTreeSet::from([group])).is_empty() {
             continue;
         }
+        // It may be here that it had moved to, in what the catalog has lost: then this is the only good copy.
+        if may_be_needed(group) {
+            keep(member, group, &name);
+            continue;
+        }
         tracing::info!(node = member.id(), queue = %name, "has moved away");
         let left = match running {
             Some(queue) => queue.handle.leave().await,
@@ -278,6 +302,18 @@ async fn leave_queues(member: &Member) -> Result<(), String> {
         left.map_err(|error| format!("let go of queue {name}: {error}"))?;
     }
     Ok(())
+}
+
+/// Says once that what this node has of a queue is kept, although the catalog places that elsewhere.
+fn keep(member: &Member, group: u64, name: &QueueName) {
+    if member.kept.lock().expect("no panic while held").insert(group) {
+        tracing::warn!(
+            node = member.id(), queue = %name, group,
+            "the catalog was recovered, and places this queue on other nodes as it did before: what this node has of \
+             it is kept and not started. Look at it (`quorate log inspect`), and let go of it by moving or deleting \
+             the queue"
+        );
+    }
 }
 
 /// Whether this node has applied all that the catalog's leader had when it was asked.

@@ -3,6 +3,7 @@
 //! ```text
 //!  catalog: timeline n, is recovering, [me]   stop ─► rewrite ─► start ─► it leads alone ─► tell the catalog
 //!           timeline n, is recovering, other  stop, and keep everything: the survivor may be lost too
+//!           timeline n, less than is stored   not started, and kept: the catalog is older than the replica
 //!           timeline n                        stop ─► forget what is of before ─► start, if it is to be here
 //! ```
 //!
@@ -10,8 +11,8 @@
 //! of it. Replicas of different timelines do not talk to each other, whatever their nodes know yet.
 
 use quorate_group::recovery::{
-    RecoverError, began_at, leave_timeline, leave_timeline_at_start, stored, stored_timeline,
-    take_over,
+    RecoverError, began_at, latest_timeline, leave_timeline, leave_timeline_at_start, stored,
+    stored_timeline, take_over,
 };
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, GroupId};
@@ -48,7 +49,10 @@ pub(crate) async fn prepare(member: &Member, known: &catalog::Queue) -> Result<b
         let stored = stored_timeline(&member.log, group);
         stored.unwrap_or(0) >= queue.timeline
     };
-    if is_of(known) {
+    // A rewriting that was cut off counts with the entry that it has made.
+    let is_ahead_of =
+        |queue: &catalog::Queue| latest_timeline(&member.log, group) > Some(queue.timeline);
+    if is_of(known) && !is_ahead_of(known) {
         return Ok(true);
     }
     let survives = |queue: &catalog::Queue| queue.replicas == [NodeId(member.id())];
@@ -63,6 +67,19 @@ pub(crate) async fn prepare(member: &Member, known: &catalog::Queue) -> Result<b
         return Ok(false);
     };
     let (node, timeline) = (member.id(), known.timeline);
+    if is_ahead_of(&known) {
+        if member.ahead.lock().expect("no panic while held").insert(group) {
+            tracing::warn!(
+                node, queue = %known.name, group, timeline,
+                stored = latest_timeline(&member.log, group),
+                "this node has a later timeline of the queue than the catalog knows, which was recovered from before, \
+                 perhaps; it is kept and not started. Look at what the nodes have of it (`quorate queue describe`, \
+                 `quorate log inspect`), then: `quorate cluster recover {}`",
+                known.name,
+            );
+        }
+        return Ok(false);
+    }
     match known.is_recovering {
         _ if is_of(&known) => {}
         true if !survives(&known) => return Ok(false),
@@ -126,14 +143,19 @@ pub(crate) async fn take_catalog_anew(member: &Member, timeline: u64) -> String 
 
 impl Member {
     /// What this node has of groups.
-    pub(crate) async fn holdings_of(&self, groups: Vec<u64>) -> Result<Vec<pb::Holding>, String> {
+    pub(crate) async fn holdings_of(&self, groups: Vec<u64>) -> Vec<pb::Holding> {
         let mut holdings = Vec::with_capacity(groups.len());
         for group in groups {
-            if stored_timeline(&self.log, group).is_some() {
-                holdings.push(self.holding(group).await?);
+            if stored_timeline(&self.log, group).is_none() {
+                continue;
             }
+            // What is wrong with one says nothing of the others.
+            holdings.push(self.holding(group).await.unwrap_or_else(|error| {
+                tracing::warn!(node = self.id(), group, error, "tell what this node has");
+                pb::Holding { group, unreadable: true, ..Default::default() }
+            }));
         }
-        Ok(holdings)
+        holdings
     }
 
     async fn holding(&self, group: u64) -> Result<pb::Holding, String> {
@@ -148,6 +170,7 @@ impl Member {
             })
         });
         let heard = handle.and_then(|handle| handle.heard_ago());
+        let leader = handle.and_then(|handle| handle.leadership().leader).unwrap_or(0);
         let voters = has.members.map(|members| members.voters).unwrap_or_default();
         Ok(pb::Holding {
             group,
@@ -155,7 +178,9 @@ impl Member {
             applied: handle.map_or(0, |handle| handle.replica().applied()),
             messages,
             heard_ms_ago: heard.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
-            leader: handle.and_then(|handle| handle.leadership().leader).unwrap_or(0),
+            leader,
+            leader_reached: leader > 0 && self.is_there(NodeId(leader)),
+            unreadable: false,
             term: has.term,
             led: handle.is_some_and(|handle| handle.leadership().leads),
             serves: running.as_ref().is_some_and(|queue| queue.serves()),

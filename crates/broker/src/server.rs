@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -278,6 +278,8 @@ async fn start_member(
         versions: Versions::default(),
         telemetry,
         absences: Absences::default(),
+        ahead: Mutex::default(),
+        kept: Mutex::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

@@ -167,7 +167,7 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         }),
         C::QueuePlaced { group: GroupId(1), moved: 13 },
         C::RetireNode { id: NodeId(3) },
-        C::RecoverQueue { group: GroupId(1), moved: 13, survivor: NodeId(2) },
+        C::RecoverQueue { group: GroupId(1), moved: 13, survivor: NodeId(2), timeline: 1 },
         C::QueueTookOver { group: GroupId(1), moved: 14, from: 70 },
         C::CatalogRecovered,
         C::Tick,

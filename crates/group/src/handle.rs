@@ -23,6 +23,7 @@ use crate::members::finish_leaving;
 use crate::network::{Network, Peers, Sent};
 use crate::parking::Parking;
 use crate::proposer::{self, Answer, COMMANDS_WAITING_MAX, Outcome, Proposal, ProposeError};
+use crate::recovery::last_timeline;
 use crate::replica::Replica;
 use crate::replica_log::ReplicaLog;
 use crate::state_machine::{Gauges, StateMachine};
@@ -94,6 +95,16 @@ pub enum StartError {
     /// Raft refused.
     #[error("start Raft: {0}")]
     Raft(String),
+    /// A recovery was cut off between the entry that it writes and the vote: in a term of before, the replica would
+    /// take entries of before behind it.
+    #[error(
+        "a recovery of group {group} was cut off before its end{cure}",
+        cure = if *group == 0 { ": run `quorate cluster recover --catalog` again on this node" } else { "" }
+    )]
+    RecoveryCutOff {
+        /// The group.
+        group: u64,
+    },
 }
 
 /// Who leads a group, as this replica knows.
@@ -203,6 +214,9 @@ impl<M: Machine> Handle<M> {
         let gauges = Arc::new(Gauges::new(spec.volumes));
         let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.node, spec.group));
         finish_leaving(&log, &Checkpoints::new(spec.meta.clone(), spec.group)).await?;
+        if last_timeline(&log) > log.timeline() {
+            return Err(StartError::RecoveryCutOff { group: spec.group });
+        }
         let checkpoints = Checkpoints::new(spec.meta.clone(), spec.group);
 
         let takers = Arc::new(AtomicUsize::new(0));

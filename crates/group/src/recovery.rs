@@ -97,6 +97,19 @@ pub fn stored_timeline(log: &Log, group: u64) -> Option<u64> {
     log.state(GroupId(group)).map(|_| ReplicaLog::new(log.clone(), NOBODY, group).timeline())
 }
 
+/// The latest timeline that anything stored of a group on this node is of, its vote or the end of its log; `None` if
+/// nothing is. The two differ where a rewriting was cut off ([`take_over`]).
+#[must_use]
+pub fn latest_timeline(log: &Log, group: u64) -> Option<u64> {
+    let replica = ReplicaLog::new(log.clone(), NOBODY, group);
+    log.state(replica.group).map(|_| replica.timeline().max(last_timeline(&replica)))
+}
+
+/// The timeline of the last entry.
+pub(crate) fn last_timeline(replica: &ReplicaLog) -> u64 {
+    end(replica).map_or(0, |(term, _)| timeline_of(term))
+}
+
 /// The first log index of the timeline that the stored replica is on, or of what is left of it.
 #[must_use]
 pub fn began_at(log: &Log, group: u64) -> Option<u64> {

@@ -138,9 +138,14 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
             .prop_map(|(group, moved)| Command::QueuePlaced { group: GroupId(group), moved }),
         any::<u64>().prop_map(|id| Command::RemoveNode { id: NodeId(id) }),
         any::<u64>().prop_map(|id| Command::RetireNode { id: NodeId(id) }),
-        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(group, moved, survivor)| {
-            Command::RecoverQueue { group: GroupId(group), moved, survivor: NodeId(survivor) }
-        }),
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(group, moved, survivor, timeline)| Command::RecoverQueue {
+                group: GroupId(group),
+                moved,
+                survivor: NodeId(survivor),
+                timeline,
+            }
+        ),
         (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(group, moved, from)| {
             Command::QueueTookOver { group: GroupId(group), moved, from }
         }),

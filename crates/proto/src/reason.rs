@@ -17,7 +17,8 @@ pub const LEADER_TERM: &str = "leader_term";
 /// by the hint, else after a pause.
 pub const NOT_LEADER: &str = "NOT_LEADER";
 /// No leader was found, or no majority of the voters answered, in time. A change of the catalog or a purge may
-/// still take effect; a publish that was taken in is told [`UNKNOWN_OUTCOME`] instead. Retry: after a pause.
+/// still take effect; a publish that was taken in is told [`UNKNOWN_OUTCOME`] instead. A recovery: a node is there
+/// that does not say what it has, or is gone for a moment only; metadata `node`. Retry: after a pause.
 /// Cure: bring nodes back.
 pub const NO_QUORUM: &str = "NO_QUORUM";
 /// No queue of this name. Retry: no. Cure: create it, or correct the name.

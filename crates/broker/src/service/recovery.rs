@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!  holders, by the catalog ─► Holdings of each node that is reached ─► a majority? refused
+//!                                                                   ├► one does not tell? refused, for now
 //!                                                                   └► the greatest (term, index) survives
+//!  the loss is accepted ─► gone for long enough, all that do not tell? else refused, for now
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,7 @@ use futures_util::future::join_all;
 use quorate_group::Peers;
 use quorate_group::recovery::timeline_of;
 use quorate_machine::NodeId;
-use quorate_machine::catalog::{self, Command, Rejection, Reply};
+use quorate_machine::catalog::{self, Command, GroupId, Rejection, Reply};
 use quorate_proto::internal as pb;
 use quorate_proto::{reason, v1};
 use tonic::Status;
@@ -27,13 +29,35 @@ use crate::routing::queue_name;
 const CONNECT_WAIT: Duration = Duration::from_millis(2_500);
 /// How long a node may take to tell what it has.
 const HOLDINGS_WAIT: Duration = Duration::from_secs(5);
+/// Pause before one that did not tell is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A replica that heard within so many election timeouts from a leader which is not reached from here may be led by
 /// it, and a majority.
 const HEARD_LATELY: u64 = 4;
 
-/// What each node that answers has, by group.
-type Told = BTreeMap<u64, BTreeMap<u64, pb::Holding>>;
+/// A node that is given up was gone for at least so long, by what the catalog's leader has seen: one that starts
+/// again, or a link that breaks for a moment, must not cost what was confirmed.
+const GONE_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// What the nodes say that they have.
+#[derive(Default)]
+struct Told {
+    /// By node, of those that answered, and group.
+    held: BTreeMap<u64, BTreeMap<u64, pb::Holding>>,
+    /// Nodes that were asked, and did not answer in time or failed.
+    silent: BTreeSet<u64>,
+}
+
+impl Told {
+    fn of(&self, node: NodeId, group: GroupId) -> Option<&pb::Holding> {
+        self.held.get(&node.0).and_then(|held| held.get(&group.0))
+    }
+
+    fn answered(&self, node: u64) -> bool {
+        self.held.contains_key(&node)
+    }
+}
 
 impl Member {
     /// Shows what is left of queues without a majority and, if the loss is accepted, has them go on with it.
@@ -58,8 +82,9 @@ impl Member {
             match self.recovery_of(&queue, &told) {
                 Ok(recovery) => recoveries.push((queue, recovery)),
                 // Among all, those that need none are not meant.
-                Err(refusal) if request.all && refusal.reason != reason::NO_SURVIVOR => {}
-                Err(refusal) if request.all => {
+                Err(Refusal { reason: reason::HAS_QUORUM | reason::RECOVERING, .. })
+                    if request.all => {}
+                Err(refusal) if request.all && refusal.reason == reason::NO_SURVIVOR => {
                     tracing::warn!(queue = %queue.name, %refusal.message, "recover all queues");
                     recoveries.push((queue.clone(), self.described(&queue, &told)));
                 }
@@ -68,9 +93,17 @@ impl Member {
         }
         if request.accept_loss {
             self.expect_recovery_known()?;
+            // All of them first: none is changed if one is refused.
+            for (queue, recovery) in &recoveries {
+                if recovery.survivor > 0 {
+                    self.expect_others_lost(queue, &told)?;
+                }
+            }
             for (queue, recovery) in &mut recoveries {
                 if recovery.survivor > 0 {
-                    recovery.placement = self.give_up_others(queue, recovery.survivor).await?;
+                    let timeline = next_timeline(queue, &told);
+                    let given_up = self.give_up_others(queue, recovery.survivor, timeline);
+                    recovery.placement = given_up.await?;
                 }
             }
         }
@@ -135,17 +168,63 @@ impl Member {
         let asked = groups.into_iter().map(|(node, groups)| async move {
             let told = tokio::time::timeout(HOLDINGS_WAIT, self.ask_for_holdings(node, groups));
             match told.await {
-                Ok(Ok(held)) => Some((node, held)),
+                Ok(Ok(held)) => (node, Some(held)),
                 Ok(Err(error)) => {
                     tracing::warn!(node, error, "ask a node what it has of queues");
-                    None
+                    (node, None)
                 }
-                Err(_) => None,
+                Err(_) => {
+                    tracing::warn!(node, "ask a node what it has of queues: no answer in time");
+                    (node, None)
+                }
             }
         });
-        let told = join_all(asked).await.into_iter().flatten();
-        told.map(|(node, held)| (node, held.into_iter().map(|held| (held.group, held)).collect()))
-            .collect()
+        let mut told = Told::default();
+        for (node, held) in join_all(asked).await {
+            match held {
+                Some(held) => {
+                    let held = held.into_iter().map(|held| (held.group, held)).collect();
+                    told.held.insert(node, held);
+                }
+                None => {
+                    told.silent.insert(node);
+                }
+            }
+        }
+        told
+    }
+
+    /// A node that is there, or was when it was asked, and that does not tell what it has of a queue: it may have the
+    /// most, or be led.
+    fn does_not_tell(&self, queue: &catalog::Queue, told: &Told) -> Option<NodeId> {
+        let is_unknown = |node: &NodeId| match told.answered(node.0) {
+            true => told.of(*node, queue.group).is_some_and(|held| held.unreadable),
+            // It may have come back meanwhile.
+            false => told.silent.contains(&node.0) || self.is_there(*node),
+        };
+        queue.holders().find(is_unknown)
+    }
+
+    /// Refuses while a holder that did not answer is gone for a moment only.
+    fn expect_others_lost(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
+        let unheard = queue.holders().filter(|node| !told.answered(node.0));
+        for node in unheard {
+            let gone = self.absences.gone_for(node.0).unwrap_or_default();
+            let Some(left) = GONE_AT_LEAST.checked_sub(gone).filter(|left| !left.is_zero()) else {
+                continue;
+            };
+            let message = format!(
+                "queue `{}`: node {node} is gone for {} s only, as far as the catalog's leader knows; it may be \
+                 given up after {} s. Nothing was changed; if it is lost for ever, try again then",
+                queue.name,
+                gone.as_secs(),
+                GONE_AT_LEAST.as_secs(),
+                node = node.0,
+            );
+            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(left);
+            return Err(refusal.with("queue", &queue.name).with("node", node.0));
+        }
+        Ok(())
     }
 
     async fn ask_for_holdings(
@@ -154,7 +233,7 @@ impl Member {
         groups: Vec<u64>,
     ) -> Result<Vec<pb::Holding>, String> {
         if node == self.id() {
-            return self.holdings_of(groups).await;
+            return Ok(self.holdings_of(groups).await);
         }
         let channel = self.connections.channel(node).map_err(|error| error.to_string())?;
         let mut client = pb::peer_client::PeerClient::new(channel);
@@ -169,7 +248,7 @@ impl Member {
         queue: &catalog::Queue,
         told: &Told,
     ) -> Result<v1::QueueRecovery, Refusal> {
-        let held = |node: NodeId| told.get(&node.0).and_then(|held| held.get(&queue.group.0));
+        let held = |node: NodeId| told.of(node, queue.group);
         if queue.is_recovering && held(queue.replicas[0]).is_some_and(|held| held.last.is_some()) {
             return Err(Rejection::Recovering { survivor: queue.replicas[0] }.into());
         }
@@ -178,7 +257,8 @@ impl Member {
         let lately = u64::from(self.config.raft.election_timeout_ms) * HEARD_LATELY;
         let is_led = holdings.iter().any(|(_, held)| {
             let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
-            heard && held.leader > 0 && !self.is_there(NodeId(held.leader))
+            // One that answered speaks for itself.
+            held.leader > 0 && (heard || held.leader_reached) && !told.answered(held.leader)
         });
         if !queue.is_recovering && (is_led || has_majority(queue, &holdings)) {
             let message = format!(
@@ -187,6 +267,16 @@ impl Member {
                 queue.name
             );
             return Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name));
+        }
+        if let Some(node) = self.does_not_tell(queue, told) {
+            let message = format!(
+                "queue `{}`: node {} is there and does not say what it has of the queue, so that it cannot be \
+                 told what would be lost; its log says why. Nothing was changed; try again, or stop that \
+                 node if it is lost. Other queues can be named",
+                queue.name, node.0
+            );
+            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(ASK_AGAIN);
+            return Err(refusal.with("queue", &queue.name).with("node", node.0));
         }
         let recovery = self.described(queue, told);
         if recovery.survivor == 0 {
@@ -202,14 +292,14 @@ impl Member {
 
     fn described(&self, queue: &catalog::Queue, told: &Told) -> v1::QueueRecovery {
         let describe = |node: NodeId| {
-            let answered = told.get(&node.0);
-            let held = answered.and_then(|held| held.get(&queue.group.0));
-            let gone = self.absences.gone_for(node.0).filter(|_| answered.is_none());
+            let answered = told.answered(node.0);
+            let held = told.of(node, queue.group);
+            let gone = self.absences.gone_for(node.0).filter(|_| !answered);
             let last = held.and_then(|held| held.last.as_ref());
             v1::SurvivingReplica {
                 node_id: node.0,
                 observer: !queue.replicas.contains(&node),
-                reachable: answered.is_some(),
+                reachable: answered,
                 gone_ms: gone.map(|gone| u64::try_from(gone.as_millis()).unwrap_or(u64::MAX)),
                 last: last.map(|at| v1::LogPosition {
                     group: queue.group.0,
@@ -233,9 +323,15 @@ impl Member {
         }
     }
 
-    async fn give_up_others(&self, queue: &catalog::Queue, survivor: u64) -> Result<u64, Refusal> {
+    async fn give_up_others(
+        &self,
+        queue: &catalog::Queue,
+        survivor: u64,
+        timeline: u64,
+    ) -> Result<u64, Refusal> {
         let (group, moved) = (queue.group, queue.moved);
-        let recover = Command::RecoverQueue { group, moved, survivor: NodeId(survivor) };
+        let survives = NodeId(survivor);
+        let recover = Command::RecoverQueue { group, moved, survivor: survives, timeline };
         match self.propose_catalog(recover).await? {
             Reply::Placed { moved } => {
                 tracing::warn!(
@@ -258,6 +354,14 @@ impl Member {
     }
 }
 
+/// One that neither the catalog nor a replica knows: a catalog that was recovered itself may know less than the
+/// replicas, and a rewriting that was cut off has left entries of a timeline that no vote tells.
+fn next_timeline(queue: &catalog::Queue, told: &Told) -> u64 {
+    let held = told.held.values().filter_map(|held| held.get(&queue.group.0));
+    let terms = held.flat_map(|held| [held.term, held.last.as_ref().map_or(0, |last| last.term)]);
+    terms.map(timeline_of).fold(queue.timeline, u64::max) + 1
+}
+
 /// The replica with the greatest (term, index), a voter rather than another, then the lowest node; 0 = none.
 fn survivor(replicas: &[v1::SurvivingReplica]) -> u64 {
     let rank = |replica: &&v1::SurvivingReplica| {
@@ -271,14 +375,15 @@ fn survivor(replicas: &[v1::SurvivingReplica]) -> u64 {
 /// Whether what is reached may elect a leader: by the voters that the catalog knows, and by those that the
 /// replica with the most knows, which may be of before or after a move.
 fn has_majority(queue: &catalog::Queue, holdings: &[(u64, &pb::Holding)]) -> bool {
-    // One that has forgotten its log, or is of before a recovery, elects nobody.
-    let of_now =
-        |held: &pb::Holding| held.last.is_some() && timeline_of(held.term) >= queue.timeline;
-    let there: BTreeSet<u64> =
-        holdings.iter().filter(|(_, held)| of_now(held)).map(|(node, _)| *node).collect();
-    if holdings.iter().any(|(_, held)| held.serves && of_now(held)) {
+    if holdings.iter().any(|(_, held)| held.serves && timeline_of(held.term) >= queue.timeline) {
         return true;
     }
+    // One that has forgotten its log, or is of before a recovery, elects nobody. Nor does one of a later timeline
+    // than the catalog knows: it is not started (`recovery::prepare`), and a recovery is the cure.
+    let of_now =
+        |held: &pb::Holding| held.last.is_some() && timeline_of(held.term) == queue.timeline;
+    let there: BTreeSet<u64> =
+        holdings.iter().filter(|(_, held)| of_now(held)).map(|(node, _)| *node).collect();
     let most = |voters: &[u64]| {
         voters.iter().filter(|node| there.contains(node)).count() * 2 > voters.len()
     };
@@ -352,6 +457,23 @@ mod tests {
     fn a_leader_that_a_majority_answers_is_enough() {
         let serving = pb::Holding { serves: true, ..holding(Some((2, 9)), &[&[1, 2, 3]]) };
         assert!(has(&[(3, serving)]));
+    }
+
+    #[test]
+    fn replicas_of_a_later_timeline_than_the_catalog_knows_are_no_majority_and_are_gone_beyond() {
+        let later = 3 << 32;
+        let held = |at| holding(Some(at), &[&[1, 2, 3]]);
+        assert!(!has(&[(2, held((later, 9))), (3, held((later, 9)))]), "they are not started");
+        let mut told = Told::default();
+        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 1);
+        let told_of = |node, held| (node, BTreeMap::from([(1, held)]));
+        // One whose vote was not raised any more, and one that has forgotten all but its vote.
+        let cut_off = pb::Holding { term: 2, ..held((later, 9)) };
+        let voted = pb::Holding { term: (4 << 32) + 2, ..holding(None, &[]) };
+        told.held.extend([told_of(2, cut_off)]);
+        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 4);
+        told.held.extend([told_of(3, voted)]);
+        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 5);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use quorate_storage::{Options, SimDisk, SimMeta};
 
 use super::*;
 use crate::checkpoint::Checkpoint;
-use crate::handle::{EffectsAt, Handle, Spec, Timing};
+use crate::handle::{EffectsAt, Handle, Spec, StartError, Timing};
 use crate::network::{AppendLink, LinkError, Peers};
 use crate::types::{SnapshotMeta, log_id};
 use crate::volumes::Volumes;
@@ -134,8 +134,8 @@ impl Node {
         stored(&self.log, &self.meta, GROUP).await.expect("it can be read")
     }
 
-    async fn start(&self) -> Handle<Queue> {
-        let spec = Spec {
+    fn spec(&self) -> Spec {
+        Spec {
             group: GROUP,
             node: ME,
             log: self.log.clone(),
@@ -145,8 +145,11 @@ impl Node {
             volumes: Volumes::default(),
             effects: EffectsAt::Leader,
             rests: false,
-        };
-        let (handle, mut events) = Handle::start(spec).await.expect("it starts");
+        }
+    }
+
+    async fn start(&self) -> Handle<Queue> {
+        let (handle, mut events) = Handle::start(self.spec()).await.expect("it starts");
         tokio::spawn(async move { while events.recv().await.is_some() {} });
         handle
     }
@@ -282,6 +285,9 @@ async fn a_crash_in_the_middle_is_gone_on_from() {
     node.append(first_term(1), [(10, alone)]).await;
     let node = node.again();
     assert_eq!(stored_timeline(&node.log, GROUP), Some(0), "not done yet");
+    assert_eq!(latest_timeline(&node.log, GROUP), Some(1));
+    let refused = Handle::<Queue>::start(node.spec()).await.err();
+    assert!(matches!(refused, Some(StartError::RecoveryCutOff { group: GROUP })), "{refused:?}");
     let taken = node.take_over(1).await.expect("taken over");
     assert_eq!(taken, Position { term: 1 << 32, index: 10 }, "it is not entered twice");
     let node = node.again();

@@ -13,7 +13,7 @@
 //! 10 QueuePlaced   group u64 | moved u64
 //! 11 RemoveNode    id u64
 //! 12 RetireNode    id u64
-//! 13 RecoverQueue  group u64 | moved u64 | survivor u64
+//! 13 RecoverQueue  group u64 | moved u64 | survivor u64 | timeline u64
 //! 14 QueueTookOver group u64 | moved u64 | from u64
 //! 15 CatalogRecovered
 //! text             length u32 | UTF-8
@@ -96,11 +96,12 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u8(RETIRE_NODE);
             out.put_u64_le(id.0);
         }
-        Command::RecoverQueue { group, moved, survivor } => {
+        Command::RecoverQueue { group, moved, survivor, timeline } => {
             out.put_u8(RECOVER_QUEUE);
             out.put_u64_le(group.0);
             out.put_u64_le(*moved);
             out.put_u64_le(survivor.0);
+            out.put_u64_le(*timeline);
         }
         Command::QueueTookOver { group, moved, from } => {
             out.put_u8(QUEUE_TOOK_OVER);
@@ -164,6 +165,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             group: GroupId(wire::u64(buf)?),
             moved: wire::u64(buf)?,
             survivor: NodeId(wire::u64(buf)?),
+            timeline: wire::u64(buf)?,
         },
         QUEUE_TOOK_OVER => Command::QueueTookOver {
             group: GroupId(wire::u64(buf)?),

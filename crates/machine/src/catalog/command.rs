@@ -67,6 +67,9 @@ pub enum Command {
         moved: u64,
         /// The node that goes on; it holds a replica.
         survivor: NodeId,
+        /// The timeline that it goes on in: later than that of the queue, and than what any replica was heard to
+        /// be on.
+        timeline: u64,
     },
     /// A queue's survivor has taken it over.
     QueueTookOver {
@@ -274,6 +277,12 @@ pub enum Rejection {
         /// The node.
         id: NodeId,
     },
+    /// A queue goes on in a later timeline only.
+    #[error("the queue is in timeline {timeline} already")]
+    TimelinePassed {
+        /// The one that it is in.
+        timeline: u64,
+    },
     /// A node was named as a voter and as an observer.
     #[error("node {} cannot be both a voter and an observer", id.0)]
     TwoRoles {
@@ -376,7 +385,7 @@ pub struct Queue {
     pub moved: u64,
     /// Its group's members are not yet known to be those.
     pub is_moving: bool,
-    /// How often it was recovered: the timeline that replicas have to be on to belong to it. Others are of
+    /// The timeline that replicas have to be on to belong to it, 0 if it was never recovered. Earlier ones are of
     /// before.
     pub timeline: u64,
     /// Its only voter is yet to take it over in this timeline; until then the others keep what they have.

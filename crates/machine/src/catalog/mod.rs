@@ -51,8 +51,9 @@ pub struct Catalog {
     now: Millis,
     /// Groups given so far.
     groups: u64,
-    /// How many were given each time that the catalog was recovered: what follows was skipped.
-    recovered_at: BTreeSet<u64>,
+    /// How many were given each time that the catalog was recovered, what follows was skipped; and the index of the
+    /// entry that says so.
+    recovered_at: BTreeMap<u64, u64>,
     nodes: BTreeMap<NodeId, Node>,
     /// Ids of nodes that were removed: they are not given again.
     removed: BTreeSet<NodeId>,
@@ -292,11 +293,11 @@ impl Machine for Catalog {
             Command::QueuePlaced { group, moved } => self.queue_placed(group, moved),
             Command::RemoveNode { id } => self.remove_node(id),
             Command::RetireNode { id } => self.retire_node(id),
-            Command::RecoverQueue { group, moved, survivor } => {
-                self.recover_queue(at, group, moved, survivor)
+            Command::RecoverQueue { group, moved, survivor, timeline } => {
+                self.recover_queue(at, group, moved, survivor, timeline)
             }
             Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
-            Command::CatalogRecovered => self.recovered(),
+            Command::CatalogRecovered => self.recovered(at),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

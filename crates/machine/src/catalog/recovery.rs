@@ -2,7 +2,7 @@
 //! of it.
 //!
 //! ```text
-//!  RecoverQueue ─► timeline + 1, is_recovering, replicas = [survivor]     the others keep what they have
+//!  RecoverQueue ─► a later timeline, is_recovering, replicas = [survivor]     the others keep what they have
 //!                     │ the survivor's node rewrites its replica
 //!                     ▼
 //!  QueueTookOver ─► it is known from where on the timeline is another
@@ -32,6 +32,7 @@ impl Catalog {
         group: GroupId,
         moved: u64,
         survivor: NodeId,
+        timeline: u64,
     ) -> Result<Done, Rejection> {
         let known = self.by_group(group).ok_or(Rejection::NotFound)?;
         if known.moved != moved {
@@ -39,6 +40,9 @@ impl Catalog {
         }
         if !known.holders().any(|node| node == survivor) {
             return Err(Rejection::NotAReplica { id: survivor });
+        }
+        if timeline <= known.timeline {
+            return Err(Rejection::TimelinePassed { timeline: known.timeline });
         }
         let mut queue = self.queues.remove(&known.name.clone()).expect("it was found by its group");
         self.loads.remove(&queue);
@@ -52,7 +56,7 @@ impl Catalog {
         queue.leaving = in_order(held.into_iter().filter(leaves).collect());
         // Two changes of one entry must differ.
         queue.moved = at.index.max(moved + 1);
-        queue.timeline += 1;
+        queue.timeline = timeline;
         (queue.is_moving, queue.is_recovering) = (true, true);
         queue.preferred_leader = survivor;
         let (name, moved) = (queue.name.clone(), queue.moved);
@@ -86,11 +90,19 @@ impl Catalog {
     #[must_use]
     pub fn is_forgotten(&self, group: GroupId) -> bool {
         let before = self.recovered_at.range(..group.0).next_back();
-        before.is_some_and(|before| group.0 - before <= GROUPS_SKIPPED)
+        before.is_some_and(|(before, _)| group.0 - before <= GROUPS_SKIPPED)
     }
 
-    pub(super) fn recovered(&mut self) -> Result<Done, Rejection> {
-        self.recovered_at.insert(self.groups);
+    /// Whether the placement of a queue is from before this catalog was recovered: what came after it may be lost, and
+    /// with it that the queue had moved to other nodes.
+    #[must_use]
+    pub fn may_have_moved(&self, queue: &Queue) -> bool {
+        let last = self.recovered_at.last_key_value();
+        last.is_some_and(|(groups, index)| queue.group.0 <= *groups && queue.moved < *index)
+    }
+
+    pub(super) fn recovered(&mut self, at: At) -> Result<Done, Rejection> {
+        self.recovered_at.insert(self.groups, at.index);
         self.groups = self.groups.saturating_add(GROUPS_SKIPPED).min(GROUPS_MAX);
         Ok((Reply::Done, None))
     }

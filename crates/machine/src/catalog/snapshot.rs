@@ -8,7 +8,7 @@
 //! duty     = 0 serves | 1 draining | 2 leaving
 //! removed  = id                     since version 3
 //! fork     = timeline | from
-//! recovered at = groups            since version 4
+//! recovered at = groups | index    since version 4
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
 //!            | (timeline | is recovering u8 | fork* | voters wanted u8) if moved > 0, since version 4
@@ -74,13 +74,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
         catalog.insert(queue);
     }
     if version >= 4 {
-        for _ in 0..item_count(&mut rest, 1)? {
+        for _ in 0..item_count(&mut rest, 2)? {
             let groups = counter(&mut rest, "recovered at")?;
-            ascending(catalog.recovered_at.last(), &groups, "recovered at")?;
+            let last = catalog.recovered_at.last_key_value();
+            ascending(last.map(|(groups, _)| groups), &groups, "recovered at")?;
             if groups >= catalog.groups {
                 return Err(SnapshotError::Inconsistent("groups are skipped by a recovery"));
             }
-            catalog.recovered_at.insert(groups);
+            let index = counter(&mut rest, "index of a recovery")?;
+            catalog.recovered_at.insert(groups, index);
         }
     }
     wire::expect_end(&rest)?;
@@ -125,7 +127,10 @@ fn state(catalog: &Catalog) -> Vec<u8> {
     }
     if version >= 4 {
         put_varint(&mut out, catalog.recovered_at.len() as u64);
-        catalog.recovered_at.iter().for_each(|groups| put_varint(&mut out, *groups));
+        for (groups, index) in &catalog.recovered_at {
+            put_varint(&mut out, *groups);
+            put_varint(&mut out, *index);
+        }
     }
     out
 }

@@ -7,7 +7,7 @@
 //! update NAME [max_messages=N]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
-//! recover NAME on=N [moved=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
+//! recover NAME on=N [moved=N] [timeline=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
 //! show   restore   explain NAME [there=1,2,3]   (else all)
 //! ```
 
@@ -64,6 +64,9 @@ impl Script {
                 let state = if queue.is_moving { "moving" } else { "placed" };
                 write!(output, ", {state} {} observed by {observers:?}", queue.moved).unwrap();
                 write!(output, " leaving {leaving:?}").unwrap();
+            }
+            if self.log.machine.may_have_moved(queue) {
+                write!(output, ", may have moved").unwrap();
             }
             if queue.timeline > 0 {
                 let state = if queue.is_recovering { "recovering" } else { "recovered" };
@@ -150,7 +153,10 @@ impl Script {
             }
             "recover" => {
                 let (group, moved) = self.placement(&words);
-                Command::RecoverQueue { group, moved, survivor: nodes(&words, "on")[0] }
+                let known = self.log.machine.queue(&name(&words)).expect("the queue is there");
+                let timeline = words.get("timeline").unwrap_or(known.timeline + 1);
+                let survivor = nodes(&words, "on")[0];
+                Command::RecoverQueue { group, moved, survivor, timeline }
             }
             "tookover" => {
                 let (group, moved) = self.placement(&words);

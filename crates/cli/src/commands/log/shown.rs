@@ -351,9 +351,11 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
         }
         CatalogCommand::RemoveNode { id } => Shown::of("remove node", facts! { "node": id.0 }),
         CatalogCommand::RetireNode { id } => Shown::of("retire node", facts! { "node": id.0 }),
-        CatalogCommand::RecoverQueue { group, moved, survivor } => Shown::of(
+        CatalogCommand::RecoverQueue { group, moved, survivor, timeline } => Shown::of(
             "recover queue",
-            facts! { "group": group.0, "decided_on": moved, "survivor": survivor.0 },
+            facts! {
+                "group": group.0, "decided_on": moved, "survivor": survivor.0, "timeline": timeline,
+            },
         ),
         CatalogCommand::QueueTookOver { group, moved, from } => {
             Shown::of("queue took over", facts! { "group": group.0, "moved": moved, "from": from })

@@ -27,7 +27,7 @@ pub enum Op {
     Placed { group: u8, moved: u64 },
     Remove { node: u8 },
     Retire { node: u8 },
-    Recover { group: u8, moved: u64, survivor: u8 },
+    Recover { group: u8, moved: u64, survivor: u8, timeline: u64 },
     TookOver { group: u8, moved: u64, from: u64 },
     CatalogRecovered,
     Tick,
@@ -80,10 +80,11 @@ impl Op {
             }
             &Self::Remove { node } => Command::RemoveNode { id: NodeId(node.into()) },
             &Self::Retire { node } => Command::RetireNode { id: NodeId(node.into()) },
-            &Self::Recover { group, moved, survivor } => Command::RecoverQueue {
+            &Self::Recover { group, moved, survivor, timeline } => Command::RecoverQueue {
                 group: GroupId(group.into()),
                 moved,
                 survivor: NodeId(survivor.into()),
+                timeline,
             },
             &Self::TookOver { group, moved, from } => {
                 Command::QueueTookOver { group: GroupId(group.into()), moved, from }

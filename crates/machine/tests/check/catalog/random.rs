@@ -50,7 +50,8 @@ fn op(rng: &mut Rng, names: u64) -> Op {
         11 => Op::Retire { node: rng.below(NODES) as u8 },
         12 => {
             let survivor = rng.below(NODES) as u8;
-            Op::Recover { group: group(rng), moved: moved(rng), survivor }
+            let timeline = rng.pick(&[1, 1, 2, 2, 3, 5, 0]);
+            Op::Recover { group: group(rng), moved: moved(rng), survivor, timeline }
         }
         13 => Op::TookOver { group: group(rng), moved: moved(rng), from: rng.below(100) },
         _ => Op::CatalogRecovered,

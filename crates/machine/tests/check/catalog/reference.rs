@@ -81,8 +81,8 @@ impl Reference {
             }
             Command::RemoveNode { id } => self.remove(*id),
             Command::RetireNode { id } => self.retire(*id),
-            Command::RecoverQueue { group, moved, survivor } => {
-                self.recover(index, *group, *moved, *survivor)
+            Command::RecoverQueue { group, moved, survivor, timeline } => {
+                self.recover(index, *group, *moved, *survivor, *timeline)
             }
             Command::QueueTookOver { group, moved, from } => {
                 match self.queues.iter_mut().find(|queue| queue.group == *group) {
@@ -245,6 +245,7 @@ impl Reference {
         group: GroupId,
         moved: u64,
         survivor: NodeId,
+        timeline: u64,
     ) -> (Reply, Option<Change>) {
         let Some(at) = self.queues.iter().position(|queue| queue.group == group) else {
             return rejected(Rejection::NotFound);
@@ -255,6 +256,9 @@ impl Reference {
         }
         if !holds(&known, survivor) {
             return rejected(Rejection::NotAReplica { id: survivor });
+        }
+        if !(known.timeline + 1..).contains(&timeline) {
+            return rejected(Rejection::TimelinePassed { timeline: known.timeline });
         }
         let observers: Vec<NodeId> =
             known.observers.iter().copied().filter(|node| *node != survivor).collect();
@@ -270,7 +274,7 @@ impl Reference {
             leaving,
             moved,
             is_moving: true,
-            timeline: known.timeline + 1,
+            timeline,
             is_recovering: true,
             voters_wanted: if most > 1 { most } else { 0 },
             preferred_leader: survivor,

@@ -88,7 +88,7 @@ fn failed(data: &Path, error: &RecoverCatalogError) -> Failure {
         RecoverCatalogError::Open(error) => Failure::new(Exit::CannotStart, error.to_string()),
         error => {
             Failure::new(Exit::Failed, format!("recover the catalog in {}: {error}", shown(data)))
-                .cure("nothing is lost by another try, or one on another node that is left")
+                .cure("nothing is lost by another try on this node")
         }
     }
 }
