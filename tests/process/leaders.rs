@@ -129,9 +129,19 @@ fn a_drained_node_stays_without_leaders_over_a_restart_and_balance_gives_them_ba
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(led(2).await, 0, "it is still being drained");
         client.drain_node(2, false).await.expect("undrain");
-        let balanced = client.balance_leaders().await.expect("balance");
-        assert_eq!((balanced.moved > 0, balanced.left), (true, 0), "{balanced:?}");
+        // On a machine that is busy another voter may be quicker to take over than the one that is to: it says so, and
+        // is asked again.
         let begun = Instant::now();
+        let mut moved = 0;
+        loop {
+            let balanced = client.balance_leaders().await.expect("balance");
+            moved += balanced.moved;
+            if balanced.left == 0 {
+                break;
+            }
+            assert!(begun.elapsed() < SOON, "{balanced:?}");
+        }
+        assert!(moved > 0);
         while led(2).await != 3 {
             assert!(begun.elapsed() < SOON, "node 2 leads {}", led(2).await);
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -156,7 +156,7 @@ fn a_stream_that_is_replaced_is_told_so() {
         let mut old = RawConsumer::attach(&address, attach.clone()).await.expect("attach");
         let _new = RawConsumer::attach(&address, attach).await.expect("attach");
         let status = old.answer().await.expect_err("the old stream ends");
-        assert_eq!(raw::reason(&status), reason::INVALID_ARGUMENT, "{status:?}");
+        assert_eq!(raw::reason(&status), reason::SESSION_CLOSED, "{status:?}");
     });
 }
 
