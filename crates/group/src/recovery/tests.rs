@@ -364,6 +364,13 @@ async fn a_replica_of_before_follows_a_later_timeline_only_without_its_log() {
         assert!(matches!(body, Body::Failed(_)), "{body:?}");
     }
     assert_eq!(old.replica().superseded(), Some(1), "it has heard of the other");
+    // Raft tells of it a moment after it was started.
+    for _ in 0..200 {
+        if old.last_index() == 9 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(old.last_index(), 9, "and keeps what it has");
     old.shutdown().await;
     leave_timeline_at_start(&node.meta, GROUP, 1).await.expect("marked");
