@@ -232,7 +232,12 @@ impl From<queue::Rejection> for Refusal {
             .with("held", 0),
             R::QueueFull { limit, max, held } => Self::new(
                 reason::QUEUE_FULL,
-                format!("{message}; consume, purge, or raise the limit"),
+                match limit {
+                    queue::Limit::Delayed => {
+                        format!("{message}; wait until some are due, or use another queue")
+                    }
+                    _ => format!("{message}; consume, purge, or raise the limit"),
+                },
             )
             .retry(RETRY_LOAD)
             .with("limit", limit)
