@@ -51,3 +51,28 @@ fn requests<T: Send + 'static>(
         }
     }
 }
+
+/// The queue `orders` as group 1 on these nodes, for tests: nothing has moved, the first voter is to lead.
+#[cfg(test)]
+fn placed(replicas: &[u64], observers: &[u64]) -> quorate_machine::catalog::Queue {
+    use quorate_machine::catalog::{GroupId, Queue, QueueName};
+    use quorate_machine::queue::Settings;
+    use quorate_machine::{Millis, NodeId};
+    let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
+    Queue {
+        name: QueueName::parse("orders").expect("a good name"),
+        group: GroupId(1),
+        settings: Settings::default(),
+        replicas: ids(replicas),
+        observers: ids(observers),
+        leaving: Vec::new(),
+        moved: 0,
+        is_moving: false,
+        timeline: 0,
+        is_recovering: false,
+        forks: Vec::new(),
+        voters_wanted: 0,
+        preferred_leader: NodeId(replicas[0]),
+        created_at: Millis(0),
+    }
+}

@@ -159,30 +159,14 @@ fn unknown(queue: &catalog::Queue, node: u64, silent: bool) -> v1::Receiver {
 
 #[cfg(test)]
 mod tests {
-    use quorate_machine::Millis;
     use quorate_machine::catalog::{GroupId, QueueName};
-    use quorate_machine::queue::Settings;
 
+    use super::super::placed;
     use super::*;
 
     fn queue(name: &str, group: u64, replicas: &[u64], observers: &[u64]) -> catalog::Queue {
-        let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
-        catalog::Queue {
-            name: QueueName::parse(name).unwrap(),
-            group: GroupId(group),
-            settings: Settings::default(),
-            replicas: ids(replicas),
-            observers: ids(observers),
-            leaving: Vec::new(),
-            moved: 0,
-            is_moving: false,
-            timeline: 0,
-            is_recovering: false,
-            forks: Vec::new(),
-            voters_wanted: 0,
-            preferred_leader: NodeId(replicas[0]),
-            created_at: Millis(0),
-        }
+        let name = QueueName::parse(name).unwrap();
+        catalog::Queue { name, group: GroupId(group), ..placed(replicas, observers) }
     }
 
     fn part(node: u64, leads: &[u64], follows: &[u64]) -> v1::GetReceiversResponse {

@@ -398,29 +398,12 @@ fn has_majority(queue: &catalog::Queue, holdings: &[(u64, &pb::Holding)]) -> boo
 
 #[cfg(test)]
 mod tests {
-    use quorate_machine::Millis;
-    use quorate_machine::catalog::{GroupId, QueueName};
-    use quorate_machine::queue::Settings;
 
+    use super::super::placed;
     use super::*;
 
     fn queue(replicas: &[u64]) -> catalog::Queue {
-        catalog::Queue {
-            name: QueueName::parse("orders").unwrap(),
-            group: GroupId(1),
-            settings: Settings::default(),
-            replicas: replicas.iter().copied().map(NodeId).collect(),
-            observers: Vec::new(),
-            leaving: Vec::new(),
-            moved: 0,
-            is_moving: false,
-            timeline: 0,
-            is_recovering: false,
-            forks: Vec::new(),
-            voters_wanted: 0,
-            preferred_leader: NodeId(replicas[0]),
-            created_at: Millis(0),
-        }
+        placed(replicas, &[])
     }
 
     fn holding(last: Option<(u64, u64)>, voters: &[&[u64]]) -> pb::Holding {

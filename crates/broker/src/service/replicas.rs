@@ -161,30 +161,12 @@ fn changed(
 
 #[cfg(test)]
 mod tests {
-    use quorate_machine::Millis;
-    use quorate_machine::catalog::{GroupId, QueueName};
-    use quorate_machine::queue::Settings;
 
+    use super::super::placed;
     use super::*;
 
     fn queue(replicas: &[u64], observers: &[u64]) -> catalog::Queue {
-        let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
-        catalog::Queue {
-            name: QueueName::parse("orders").unwrap(),
-            group: GroupId(1),
-            settings: Settings::default(),
-            replicas: ids(replicas),
-            observers: ids(observers),
-            leaving: Vec::new(),
-            moved: 7,
-            is_moving: false,
-            timeline: 0,
-            is_recovering: false,
-            forks: Vec::new(),
-            voters_wanted: 0,
-            preferred_leader: NodeId(replicas[0]),
-            created_at: Millis(0),
-        }
+        catalog::Queue { moved: 7, ..placed(replicas, observers) }
     }
 
     /// What comes of a change, or the reason for refusing it.
