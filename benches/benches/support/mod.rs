@@ -36,14 +36,7 @@ pub fn frame() -> &'static Frame {
 /// The command that publishes the batch.
 pub fn publish() -> Command {
     let frame = frame();
-    let layout = u8::try_from(frame.layout).expect("layouts are few");
-    Command::Publish(Publish {
-        producer: None,
-        count: frame.count,
-        layout,
-        properties: Vec::new(),
-        frame: frame.messages.clone(),
-    })
+    Command::Publish(Publish::plain(frame.count, frame.messages.clone()))
 }
 
 /// The entry that publishes the batch.

@@ -26,7 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 4;
+pub(crate) const COMMANDS_VERSION: u32 = 5;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
@@ -39,6 +39,9 @@ pub(crate) const PROPERTIES_VERSION: u32 = 3;
 
 /// Version from which on the commands are known that recover queues.
 pub(crate) const RECOVERY_VERSION: u32 = 4;
+
+/// Version from which on numbered settings are known, and what they and the messages of version 5 ask for.
+pub(crate) const BEHAVIOUR_VERSION: u32 = 5;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;

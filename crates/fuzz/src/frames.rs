@@ -66,13 +66,7 @@ fn cut(count: u32, bytes: &Bytes) {
 fn entry(batches: &[(u32, Bytes)]) -> Bytes {
     let mut entry = EntryBuilder::new();
     for (count, frame) in batches {
-        let publish = Publish {
-            producer: None,
-            count: *count,
-            layout: 1,
-            properties: Vec::new(),
-            frame: frame.clone(),
-        };
+        let publish = Publish::plain(*count, frame.clone());
         entry.push(|out: &mut BytesMut| Queue::encode(&Command::Publish(publish), out));
     }
     entry.freeze(Millis(1))

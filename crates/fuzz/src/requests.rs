@@ -110,14 +110,8 @@ fn propose_frame(
         let all: u64 = properties.iter().map(|of| u64::from(of.count)).sum();
         assert!(properties.is_empty() || all == u64::from(frame.count), "each message has some");
         let producer = producer.map(|(id, epoch)| Producer { id, epoch, sequence });
-        let (count, layout, frame) = (frame.count, frame::LAYOUT, frame.messages);
-        proposable::<Queue>(Command::Publish(Publish {
-            producer,
-            count,
-            layout,
-            properties,
-            frame,
-        }));
+        let plain = Publish::plain(frame.count, frame.messages);
+        proposable::<Queue>(Command::Publish(Publish { producer, properties, ..plain }));
     }
 }
 

@@ -122,7 +122,7 @@ fn publish(producer: Option<u64>) -> Command {
         sequence,
     });
     let frame = Bytes::from_static(&[2, 0, 0, 0, 0, 0]);
-    Command::Publish(Publish { producer, count: 1, layout: 1, properties: Vec::new(), frame })
+    Command::Publish(Publish { producer, ..Publish::plain(1, frame) })
 }
 
 /// Everything that is held goes to consumers, who settle it in every way.

@@ -9,7 +9,7 @@ use quorate_machine::queue::{
     Attach, Command, Effect, Offset, Producer, ProducerId, Publish, Queue, Session, SettleItem,
     SettleKind,
 };
-use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry, frame};
+use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
 const BATCH: u32 = 64;
 const BODY: usize = 100;
@@ -105,13 +105,7 @@ fn attach(session: u128) -> Command {
 fn publish(sequence: Option<u64>) -> Command {
     let id = || ProducerId::new(&b"producer"[..]).unwrap();
     let producer = sequence.map(|sequence| Producer { id: id(), epoch: 0, sequence });
-    Command::Publish(Publish {
-        producer,
-        count: BATCH,
-        layout: frame::LAYOUT,
-        properties: Vec::new(),
-        frame: frame(),
-    })
+    Command::Publish(Publish { producer, ..Publish::plain(BATCH, frame()) })
 }
 
 /// The frame, made once: what a client does to make one is not the machine's cost.

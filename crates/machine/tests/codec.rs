@@ -24,6 +24,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             in_sync_lag_ms: words[1],
             retain_ms: max_messages,
             retain_bytes: max_bytes,
+            single_active: words[2].is_multiple_of(2),
             version: longs[1],
         },
     )
@@ -216,8 +217,7 @@ fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since
 #[test]
 fn a_decoded_frame_shares_the_memory_of_its_entry() {
     let frame = Bytes::from_static(b"some messages");
-    let publish = Publish { producer: None, count: 1, layout: 1, properties: Vec::new(), frame };
-    let bytes = encoded::<Queue>(&Command::Publish(publish));
+    let bytes = encoded::<Queue>(&Command::Publish(Publish::plain(1, frame)));
     let Command::Publish(decoded) = Queue::decode(&mut bytes.clone()).unwrap() else {
         panic!("it was a publish");
     };

@@ -9,7 +9,7 @@ use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::member::Member;
+use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on, queue_name};
@@ -184,6 +184,9 @@ impl Member {
     ) -> Result<v1::CreateQueueResponse, Refusal> {
         let name = queue_name(&request.name)?;
         let wanted = request.settings.unwrap_or_default();
+        if settings_of(&wanted).are_numbered() {
+            self.expect_known(BEHAVIOUR_VERSION, "these settings")?;
+        }
         let (nodes, queues) = self.catalog.read(|catalog| {
             let nodes: Vec<_> = catalog.nodes().map(|node| node.id).collect();
             (nodes, catalog.queues().len())

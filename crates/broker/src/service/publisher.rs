@@ -199,10 +199,8 @@ impl Publisher {
         counts.published_bytes.add(frame.messages.len() as u64);
         let command = Command::Publish(machine::Publish {
             producer,
-            count: frame.count,
-            layout: frames::LAYOUT,
             properties,
-            frame: frame.messages,
+            ..machine::Publish::plain(frame.count, frame.messages)
         });
         let limit = self.node.config.limits.request_timeout();
         let deadline = Instant::now() + limit;

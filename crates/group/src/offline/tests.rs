@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quorate_machine::queue::{Command, Producer, ProducerId, Publish, Queue, without_bodies};
-use quorate_machine::{At, EntryBuilder, Machine, Millis, frame};
+use quorate_machine::{At, EntryBuilder, Machine, Millis};
 use quorate_storage::{Entry, GroupId, Log, Meta, Options, SimDisk, SimMeta, Writer};
 
 use super::{CATALOG, Finding, HistoryError, Replay, ReplayError, Report, Stopped, verify};
@@ -86,13 +86,7 @@ fn publish(index: u64) -> Entry {
     let id = ProducerId::new(&b"producer"[..]).expect("short");
     let producer = Some(Producer { id, epoch: 1, sequence: index });
     let frame = Bytes::from_static(b"\x08\0\0\0\0\0secret");
-    let command = Command::Publish(Publish {
-        producer,
-        count: 1,
-        layout: frame::LAYOUT,
-        properties: Vec::new(),
-        frame,
-    });
+    let command = Command::Publish(Publish { producer, ..Publish::plain(1, frame) });
     let mut builder = EntryBuilder::new();
     builder.push_command::<Queue>(&command);
     entry(index, 1, builder.freeze(Millis(1_000 + index)))

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName};
-use crate::{Millis, NodeId};
+use crate::{Millis, NodeId, frame};
 
 /// A command to a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +81,16 @@ pub struct Publish {
     pub frame: Bytes,
 }
 
+impl Publish {
+    /// A batch of plain messages, to enter as often as it is published.
+    #[must_use]
+    pub fn plain(count: u32, frame: Bytes) -> Self {
+        Self { producer: None, count, layout: frame::LAYOUT, properties: Vec::new(), frame }
+    }
+}
+
 /// What sets neighbouring messages of a batch apart from plain ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     /// Messages that they are about, at least 1.
     pub count: u32,

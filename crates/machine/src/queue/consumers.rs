@@ -163,6 +163,23 @@ impl Consumers {
         self.graces.first().map(|&(until, _)| until)
     }
 
+    /// The one that is handed messages where one at a time is, with `leased` messages leased in all: who holds those,
+    /// or else, of those that can take some, who has been attached longest. None while others hold some.
+    pub fn active(&self, leased: u64) -> Option<Session> {
+        let waiting = self.turn.iter().map(|&session| (session, &self.sessions[&session]));
+        let may = waiting.filter(|(_, consumer)| u64::from(consumer.leased) == leased);
+        may.min_by_key(|(_, consumer)| consumer.attachment).map(|(session, _)| session)
+    }
+
+    /// Makes `session` the next one, if it waits for messages.
+    pub fn bring_forward(&mut self, session: Session) -> bool {
+        let at = self.turn.iter().position(|&waiting| waiting == session);
+        at.is_some_and(|at| {
+            self.turn.swap(0, at);
+            true
+        })
+    }
+
     /// Who is next, and how many it can take.
     pub fn next_turn(&self) -> Option<(Session, &Consumer)> {
         let &session = self.turn.front()?;

@@ -37,8 +37,13 @@ impl Queue {
         }
         let mut grants = Grants::new();
         let mut open: Option<Grant> = None;
+        let single = self.settings.single_active.then(|| self.consumers.active(self.leased.len()));
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
-            let waiting = self.consumers.turn().len();
+            let waiting = match single {
+                None => self.consumers.turn().len(),
+                Some(active) if active.is_some_and(|a| self.consumers.bring_forward(a)) => 1,
+                Some(_) => break,
+            };
             let share = (self.ready.len() / waiting as u64).clamp(1, SHARE_MAX);
             for _ in 0..waiting {
                 let Some(grant) = self.next_grant(share) else {

@@ -184,7 +184,7 @@ mod tests {
         Attach, Command, Publish, Session, Settings, SettleItem, SettleKind, Token,
     };
     use super::*;
-    use crate::{At, Machine, NodeId, frame};
+    use crate::{At, Machine, NodeId};
 
     /// However much a slot may hold back, it is part of every snapshot and has an end.
     #[test]
@@ -223,14 +223,7 @@ mod tests {
         let batches = RETAINED_MAX as u64 + 2;
         for offset in 0..batches {
             let frame = bytes::Bytes::from_static(&[0; 6]);
-            let publish = Publish {
-                producer: None,
-                count: 1,
-                layout: frame::LAYOUT,
-                properties: Vec::new(),
-                frame,
-            };
-            apply(&mut queue, Command::Publish(publish));
+            apply(&mut queue, Command::Publish(Publish::plain(1, frame)));
             let token = Token(4 + 2 * offset);
             let item = SettleItem { kind: SettleKind::Ack, token, first: Offset(offset), count: 1 };
             if offset == RETAINED_MAX as u64 {

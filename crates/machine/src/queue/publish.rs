@@ -118,7 +118,7 @@ mod tests {
         // Every other one, so that no two are neighbours of one time.
         let properties = dues.map(|due| Properties { count: 1, due: Some(Millis(due)) }).collect();
         let frame = vec![0; 6 * count as usize].into();
-        let publish = Publish { producer: None, count, layout: frame::LAYOUT, properties, frame };
+        let publish = Publish { properties, ..Publish::plain(count, frame) };
         let at = At { index, now: Millis(now) };
         let reply = queue.apply(at, 0, Command::Publish(publish), &mut Vec::new());
         queue.finish(at, &mut Vec::new());

@@ -1,6 +1,6 @@
 //! What a queue's owner can set, and how it is persisted.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::wire::{self, DecodeError};
 
@@ -10,8 +10,14 @@ pub const LEASE_MS_MAX: u32 = 12 * 60 * 60 * 1000;
 /// The longest `in_sync_lag_ms`.
 pub const IN_SYNC_LAG_MS_MAX: u32 = 8_000;
 
-/// Version of the persisted form. Version 1 ends before `min_in_sync`.
-const VERSION: u8 = 2;
+/// Version of the persisted form. Version 1 ends before `min_in_sync`, version 2 before the fields that are numbered.
+const VERSION: u8 = 3;
+
+/// Most bytes of a numbered field.
+const VALUE_BYTES_MAX: usize = 256;
+
+/// Numbers of the fields that only version 3 has, each there if it says something, in ascending order.
+const SINGLE_ACTIVE: u8 = 1;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +50,8 @@ pub struct Settings {
     pub retain_ms: Option<u64>,
     /// Settled messages are kept for readers up to so many bytes, the oldest go first.
     pub retain_bytes: Option<u64>,
+    /// One consumer at a time is handed messages; the others stand by.
+    pub single_active: bool,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -63,6 +71,7 @@ impl Default for Settings {
             in_sync_lag_ms: 2_000,
             retain_ms: None,
             retain_bytes: None,
+            single_active: false,
             version: 0,
         }
     }
@@ -82,11 +91,36 @@ impl Settings {
             && !self.retains()
     }
 
+    /// Whether nodes have to know the version of commands that came with numbered fields.
+    #[must_use]
+    pub fn are_numbered(&self) -> bool {
+        !self.numbered().is_empty()
+    }
+
+    /// The numbered fields that say something.
+    fn numbered(&self) -> Vec<(u8, Bytes)> {
+        let fields = [(SINGLE_ACTIVE, self.single_active.then(|| Bytes::from_static(&[1])))];
+        fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
+    }
+
+    fn set_numbered(&mut self, number: u8, value: &mut Bytes) -> Result<(), DecodeError> {
+        match number {
+            SINGLE_ACTIVE => self.single_active = wire::flag(value, "single active")?,
+            kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
+        }
+        wire::expect_end(value)
+    }
+
     /// Appends the persisted form.
     pub(crate) fn encode(&self, out: &mut impl BufMut) {
-        // In the old form while they say nothing new: nodes that are upgraded one by one read it.
-        let is_old = self.says_nothing_new();
-        out.put_u8(if is_old { 1 } else { VERSION });
+        // In the oldest form that says all: nodes that are upgraded one by one read it.
+        let numbered = self.numbered();
+        let version = match (numbered.is_empty(), self.says_nothing_new()) {
+            (true, true) => 1,
+            (true, false) => 2,
+            (false, _) => VERSION,
+        };
+        out.put_u8(version);
         out.put_u64_le(self.max_messages.unwrap_or(0));
         out.put_u64_le(self.max_bytes.unwrap_or(0));
         out.put_u32_le(self.max_deliveries);
@@ -95,13 +129,19 @@ impl Settings {
         out.put_u32_le(self.dedup_window);
         out.put_u64_le(self.dedup_age_ms);
         out.put_u64_le(self.version);
-        if is_old {
-            return;
+        if version >= 2 {
+            out.put_u8(self.min_in_sync);
+            out.put_u32_le(self.in_sync_lag_ms);
+            out.put_u64_le(self.retain_ms.unwrap_or(0));
+            out.put_u64_le(self.retain_bytes.unwrap_or(0));
         }
-        out.put_u8(self.min_in_sync);
-        out.put_u32_le(self.in_sync_lag_ms);
-        out.put_u64_le(self.retain_ms.unwrap_or(0));
-        out.put_u64_le(self.retain_bytes.unwrap_or(0));
+        if version >= 3 {
+            out.put_u8(numbered.len() as u8);
+            for (number, value) in numbered {
+                out.put_u8(number);
+                wire::put_bytes(out, &value);
+            }
+        }
     }
 
     /// Reads what [`Settings::encode`] wrote; a limit of 0 comes back as none.
@@ -126,12 +166,27 @@ impl Settings {
             settings.in_sync_lag_ms = wire::u32(buf)?;
             settings.retain_ms = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
             settings.retain_bytes = Some(wire::u64(buf)?).filter(|&limit| limit > 0);
-            if settings.says_nothing_new() {
-                return Err(DecodeError::Invalid {
-                    what: "settings",
-                    why: "they have an older form",
-                });
+        }
+        if version >= 3 {
+            let (count, mut last) = (wire::u8(buf)?, None);
+            for _ in 0..count {
+                let number = wire::u8(buf)?;
+                wire::ascending(last.as_ref(), &number, "setting")?;
+                last = Some(number);
+                settings
+                    .set_numbered(number, &mut wire::bytes(buf, "setting", VALUE_BYTES_MAX)?)?;
             }
+            if settings.numbered().len() != usize::from(count) {
+                return Err(DecodeError::Invalid { what: "settings", why: "one says nothing" });
+            }
+        }
+        let is_oldest = match version {
+            1 => true,
+            2 => !settings.says_nothing_new(),
+            _ => settings.are_numbered(),
+        };
+        if !is_oldest {
+            return Err(DecodeError::Invalid { what: "settings", why: "they have an older form" });
         }
         Ok(settings)
     }

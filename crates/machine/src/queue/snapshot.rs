@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot  = version u8 | settings | now | next | cursor | acked | rejected | exhausted | purged
 //!             | returned* | delayed* | lease* | batch* | attachments | consumer* | turn*
-//!             | producer* | retained* | slot* | checksum u64
+//!             | producer* | retained* | slot* | section* | checksum u64
 //! x*        = count | x ...              integers are varints, but session ids (u128)
 //! returned  = first | count | attempts
 //! delayed   = due | first | count | attempts
@@ -16,6 +16,7 @@
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
+//! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -44,9 +45,9 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots; each is written while
-/// it says all.
-const VERSION: u8 = 3;
+/// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots, version 3 no sections; each
+/// is written while it says all.
+const VERSION: u8 = 4;
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -97,15 +98,49 @@ fn state(queue: &Queue) -> Vec<u8> {
     if version >= 3 {
         write_slots(&mut out, &queue.slots);
     }
+    if version >= 4 {
+        let sections = sections(queue);
+        put_varint(&mut out, sections.len() as u64);
+        for (tag, section) in sections {
+            out.put_u8(tag);
+            out.put_slice(&section);
+        }
+    }
     out
+}
+
+/// The sections that have something to say.
+fn sections(_queue: &Queue) -> Vec<(u8, Vec<u8>)> {
+    Vec::new()
+}
+
+fn read_section(tag: u8, _buf: &mut &[u8], _queue: &mut Queue) -> Decoded<()> {
+    Err(DecodeError::UnknownKind { what: "section", kind: tag })
+}
+
+fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let (count, mut last) = (item_count(buf, 1)?, None);
+    for _ in 0..count {
+        let tag = wire::u8(buf)?;
+        ascending(last.as_ref(), &tag, "section")?;
+        last = Some(tag);
+        read_section(tag, buf, queue)?;
+    }
+    if sections(queue).len() == count {
+        return Ok(());
+    }
+    Err(DecodeError::Invalid { what: "section", why: "it says nothing" })
 }
 
 /// The lowest version of the layout that has room for all.
 fn version(queue: &Queue) -> u8 {
+    if !sections(queue).is_empty() {
+        return VERSION;
+    }
     match (queue.slots.len(), queue.retained.len()) {
         (0, 0) => 1,
         (0, _) => 2,
-        _ => VERSION,
+        _ => 3,
     }
 }
 
@@ -131,6 +166,9 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     }
     if version >= 3 {
         queue.slots = read_slots(buf, &queue.retained)?;
+    }
+    if version >= 4 {
+        read_sections(buf, &mut queue)?;
     }
     if version != self::version(&queue) {
         return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
@@ -486,7 +524,7 @@ mod tests {
     use super::super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
     use super::super::ids::Offset;
     use super::*;
-    use crate::{At, Machine, frame};
+    use crate::{At, Machine};
 
     /// A queue that has something of everything.
     fn queue() -> Queue {
@@ -531,13 +569,7 @@ mod tests {
         let id = ProducerId::new(&b"producer"[..]).unwrap();
         let producer = Some(Producer { id, epoch: 1, sequence });
         let frame = Bytes::from(vec![0; count as usize * 6]);
-        Command::Publish(Publish {
-            producer,
-            count,
-            layout: frame::LAYOUT,
-            properties: Vec::new(),
-            frame,
-        })
+        Command::Publish(Publish { producer, ..Publish::plain(count, frame) })
     }
 
     #[test]

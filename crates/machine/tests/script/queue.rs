@@ -139,7 +139,7 @@ fn publish(words: &Words) -> Command {
         Properties { count: count.parse().unwrap(), due }
     });
     let (properties, frame) = (properties.collect(), Bytes::from(vec![0; bytes]));
-    Command::Publish(Publish { producer, count, layout, properties, frame })
+    Command::Publish(Publish { producer, layout, properties, ..Publish::plain(count, frame) })
 }
 
 fn attach(words: &Words) -> Command {

@@ -245,13 +245,7 @@ pub(super) fn publish(bytes: usize) -> Command {
     frame.put_u32_le(2 + bytes as u32);
     frame.put_u16_le(0);
     frame.put_bytes(b'x', bytes);
-    Command::Publish(Publish {
-        producer: None,
-        count: 1,
-        layout: 1,
-        properties: Vec::new(),
-        frame: frame.freeze(),
-    })
+    Command::Publish(Publish::plain(1, frame.freeze()))
 }
 
 /// Queues `count` messages at once and waits for all outcomes.

@@ -6,7 +6,7 @@ use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
     Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
-use quorate_machine::{Machine, Millis, NodeId, frame};
+use quorate_machine::{Machine, Millis, NodeId};
 
 use super::reference::Reference;
 use super::settings as usual_settings;
@@ -122,10 +122,8 @@ impl Op {
         match self {
             Self::Publish { count, padding, producer, delays } => Command::Publish(Publish {
                 producer: producer.map(|numbered| numbered.producer(now)),
-                count: *count,
-                layout: frame::LAYOUT,
                 properties: properties(*count, delays, now.now),
-                frame: frame_of(ids, *padding),
+                ..Publish::plain(*count, frame_of(ids, *padding))
             }),
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
                 session: Session((*session).into()),
