@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
+    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -81,6 +81,10 @@ fn commands() -> impl Strategy<Value = Command> {
         settings().prop_map(Command::Configure),
         publishes().prop_map(Command::Publish),
         attaches().prop_map(Command::Attach),
+        (attaches(), any::<u32>()).prop_map(|(attach, wait_ms)| {
+            let Attach { session, node, name, prefetch: count, lease_ms } = attach;
+            Command::Receive(Receive { session, node, name, count, lease_ms, wait_ms })
+        }),
         session().prop_map(|(session, attachment)| Command::Detach { session, attachment }),
         session().prop_map(|(session, attachment)| Command::Disconnect { session, attachment }),
         (any::<u128>(), prop::collection::vec(items(), 0..20))

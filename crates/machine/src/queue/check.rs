@@ -133,6 +133,8 @@ impl Queue {
             rule(leased == u64::from(consumer.leased), "a consumer counts its leases")?;
             let waits = consumer.credit() > 0;
             rule(consumer.in_turn == waits, "who has credit waits for a turn, nobody else")?;
+            let wanted = consumer.receiver.is_none_or(|_| consumer.leased > 0 || waits);
+            rule(wanted, "a receiver holds something or wants something")?;
         }
         let known = |session| self.consumers.get(session).is_some();
         let owned = self.leased.iter().all(|(session, _, _)| known(session));

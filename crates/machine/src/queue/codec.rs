@@ -17,13 +17,16 @@
 //! 12 DropSlot      slot
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set       instead of 2, where there are any
+//! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
 //! slot             length u32, name
 //! x?               0, or 1 and x
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
+use super::command::{
+    Attach, Command, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
+};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
@@ -46,6 +49,7 @@ const CREATE_SLOT: u8 = 10;
 const ADVANCE_SLOT: u8 = 11;
 const DROP_SLOT: u8 = 12;
 const PUBLISH_WITH: u8 = 13;
+const RECEIVE: u8 = 19;
 
 /// The messages have a due time.
 const HAS_DUE: u8 = 1;
@@ -75,6 +79,7 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         }
         Command::Publish(publish) => encode_publish(publish, out),
         Command::Attach(attach) => encode_attach(attach, out),
+        Command::Receive(receive) => encode_receive(receive, out),
         Command::Detach { session, attachment } => {
             encode_session(DETACH, *session, *attachment, out);
         }
@@ -185,6 +190,16 @@ fn encode_attach(attach: &Attach, out: &mut BytesMut) {
     wire::put_option(out, attach.lease_ms, |out, lease_ms| out.put_u32_le(lease_ms));
 }
 
+fn encode_receive(receive: &Receive, out: &mut BytesMut) {
+    out.put_u8(RECEIVE);
+    out.put_u128_le(receive.session.0);
+    out.put_u64_le(receive.node.0);
+    wire::put_bytes(out, receive.name.as_bytes());
+    out.put_u32_le(receive.count);
+    wire::put_option(out, receive.lease_ms, |out, lease_ms| out.put_u32_le(lease_ms));
+    out.put_u32_le(receive.wait_ms);
+}
+
 fn encode_session(kind: u8, session: Session, attachment: Attachment, out: &mut BytesMut) {
     out.put_u8(kind);
     out.put_u128_le(session.0);
@@ -219,6 +234,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         PUBLISH => Command::Publish(decode_publish(buf, |_| Ok(Vec::new()))?),
         PUBLISH_WITH => Command::Publish(decode_publish(buf, decode_properties)?),
         ATTACH => Command::Attach(decode_attach(buf)?),
+        RECEIVE => Command::Receive(decode_receive(buf)?),
         DETACH => Command::Detach { session: session(buf)?, attachment: attachment(buf)? },
         DISCONNECT => Command::Disconnect { session: session(buf)?, attachment: attachment(buf)? },
         SETTLE => Command::Settle { session: session(buf)?, items: decode_items(buf)? },
@@ -291,6 +307,11 @@ fn encoded_properties(buf: &mut impl Buf) -> Result<Bytes, DecodeError> {
         true => Err(DecodeError::Invalid { what: "publish", why: "it has an older form" }),
         false => Ok(encoded),
     }
+}
+
+fn decode_receive(buf: &mut impl Buf) -> Result<Receive, DecodeError> {
+    let Attach { session, node, name, prefetch: count, lease_ms } = decode_attach(buf)?;
+    Ok(Receive { session, node, name, count, lease_ms, wait_ms: wire::u32(buf)? })
 }
 
 fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {

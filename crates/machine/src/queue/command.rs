@@ -32,6 +32,8 @@ pub enum Command {
         /// The attachment that broke.
         attachment: Attachment,
     },
+    /// Asks for one batch of messages, without a stream.
+    Receive(Receive),
     /// Decides what becomes of leased messages.
     Settle {
         /// The session that holds the leases.
@@ -122,6 +124,23 @@ pub struct Attach {
     pub prefetch: u32,
     /// Length of its leases in milliseconds, if not the queue's.
     pub lease_ms: Option<u32>,
+}
+
+/// A request for one batch of messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receive {
+    /// Chosen by the client; not one that is attached with a stream.
+    pub session: Session,
+    /// The node that answers the request.
+    pub node: NodeId,
+    /// For people to read; at most [`Attach::NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// Most messages, 1 to [`Attach::PREFETCH_MAX`].
+    pub count: u32,
+    /// Length of the leases in milliseconds, if not the queue's.
+    pub lease_ms: Option<u32>,
+    /// How long to wait for a first message, in milliseconds.
+    pub wait_ms: u32,
 }
 
 impl Attach {

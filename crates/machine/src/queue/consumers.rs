@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::Attach;
+use super::command::{Attach, Receive};
 use super::ids::{Attachment, Session};
 use crate::{Millis, NodeId};
 
@@ -33,15 +33,32 @@ pub(super) struct Consumer {
     pub grace: Option<Millis>,
     /// Whether it waits for its turn.
     pub in_turn: bool,
+    /// What it waits for, if it has no stream and is handed messages on request.
+    pub receiver: Option<Receiver>,
+}
+
+/// A request for messages; of one that is answered, nothing is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Receiver {
+    /// Messages wanted at most.
+    pub wants: u32,
+    /// Until when.
+    pub until: Millis,
 }
 
 impl Consumer {
     /// Messages that it can be handed now.
     pub fn credit(&self) -> u32 {
-        match self.grace {
-            None => self.prefetch.saturating_sub(self.leased),
-            Some(_) => 0,
+        match (self.receiver, self.grace) {
+            (Some(receiver), _) => receiver.wants,
+            (None, None) => self.prefetch.saturating_sub(self.leased),
+            (None, Some(_)) => 0,
         }
+    }
+
+    /// Whether somebody is there to be handed messages.
+    pub fn is_connected(&self) -> bool {
+        self.receiver.map_or(self.grace.is_none(), |receiver| receiver.wants > 0)
     }
 }
 
@@ -52,6 +69,8 @@ pub(super) struct Consumers {
     /// Who is served next: the one that waits longest is in front.
     turn: VecDeque<Session>,
     graces: BTreeSet<(Millis, Session)>,
+    /// Receivers that want something, by when they have waited long enough.
+    waits: BTreeSet<(Millis, Session)>,
     attachments: u64,
 }
 
@@ -66,7 +85,7 @@ impl Consumers {
             .iter()
             .filter_map(|(&session, consumer)| Some((consumer.grace?, session)))
             .collect();
-        Self { sessions, turn, graces, attachments }
+        Self { sessions, turn, graces, waits: BTreeSet::new(), attachments }
     }
 
     /// How many sessions there are.
@@ -108,10 +127,57 @@ impl Consumers {
             attachment,
             grace: None,
             in_turn: false,
+            receiver: None,
         };
         self.sessions.insert(attach.session, consumer);
         self.join_turn(attach.session);
         (attachment, before)
+    }
+
+    /// Has a receiver want messages until then; one that does already wants these instead.
+    pub fn receive(&mut self, receive: Receive, until: Millis) -> Attachment {
+        let Receive { session, node, name, count, lease_ms, wait_ms: _ } = receive;
+        let attach = Attach { session, node, name, prefetch: count, lease_ms };
+        let (attachment, _) = self.attach(attach);
+        self.set_receiver(session, Receiver { wants: count, until });
+        self.join_turn(session);
+        attachment
+    }
+
+    /// What a session that has no stream waits for.
+    pub fn set_receiver(&mut self, session: Session, receiver: Receiver) {
+        if let Some(consumer) = self.sessions.get_mut(&session) {
+            consumer.receiver = Some(receiver);
+            if receiver.wants > 0 {
+                self.waits.insert((receiver.until, session));
+            }
+        }
+    }
+
+    /// A receiver that has waited long enough.
+    pub fn wait_over(&self, now: Millis) -> Option<Session> {
+        let &(until, session) = self.waits.first()?;
+        (until <= now).then_some(session)
+    }
+
+    /// A receiver wants nothing any more; if it holds nothing either, it is gone.
+    pub fn stop_waiting(&mut self, session: Session) {
+        let Some(consumer) = self.sessions.get_mut(&session) else { return };
+        let Some(receiver) = &mut consumer.receiver else { return };
+        if std::mem::take(&mut receiver.wants) > 0 {
+            self.waits.remove(&(std::mem::take(&mut receiver.until), session));
+        }
+        if std::mem::take(&mut consumer.in_turn) {
+            self.turn.retain(|&waiting| waiting != session);
+        }
+        if consumer.leased == 0 {
+            self.sessions.remove(&session);
+        }
+    }
+
+    /// A session was handed all that one entry has for it.
+    pub fn served(&mut self, session: Session) {
+        self.stop_waiting(session);
     }
 
     /// Ends a session; its leases are the caller's to return.
@@ -120,17 +186,23 @@ impl Consumers {
         if let Some(until) = consumer.grace {
             self.graces.remove(&(until, session));
         }
+        if let Some(receiver) = consumer.receiver {
+            self.waits.remove(&(receiver.until, session));
+        }
         if consumer.in_turn {
             self.turn.retain(|&waiting| waiting != session);
         }
         Some(consumer)
     }
 
-    /// Starts the grace period of a session, if it is connected.
+    /// Starts the grace period of a session, if it is connected; a receiver has none, and stops waiting.
     pub fn disconnect(&mut self, session: Session, until: Millis) {
         let Some(consumer) = self.sessions.get_mut(&session) else {
             return;
         };
+        if consumer.receiver.is_some() {
+            return self.stop_waiting(session);
+        }
         if consumer.grace.is_none() {
             consumer.grace = Some(until);
             self.graces.insert((until, session));
@@ -143,9 +215,13 @@ impl Consumers {
     /// Starts the grace period of every session that is connected.
     pub fn disconnect_all(&mut self, until: Millis) {
         self.turn.clear();
+        self.waits.clear();
+        self.sessions.retain(|_, consumer| consumer.receiver.is_none() || consumer.leased > 0);
         for (&session, consumer) in &mut self.sessions {
             consumer.in_turn = false;
-            if consumer.grace.is_none() {
+            if let Some(receiver) = &mut consumer.receiver {
+                *receiver = Receiver::default();
+            } else if consumer.grace.is_none() {
                 consumer.grace = Some(until);
                 self.graces.insert((until, session));
             }
@@ -158,9 +234,10 @@ impl Consumers {
         (until <= now).then_some(session)
     }
 
-    /// When the next grace period is over.
+    /// When the next grace period is over, or a receiver has waited long enough.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.graces.first().map(|&(until, _)| until)
+        let firsts = [self.graces.first(), self.waits.first()];
+        firsts.into_iter().flatten().map(|&(until, _)| until).min()
     }
 
     /// The one that is handed messages where one at a time is, with `leased` messages leased in all: who holds those,
@@ -192,6 +269,14 @@ impl Consumers {
         let consumer = self.sessions.get_mut(&session).expect("who waits is known");
         consumer.leased += count;
         consumer.in_turn = false;
+        if let Some(receiver) = &mut consumer.receiver {
+            // What is left of it is wanted until the entry ends.
+            let wants = receiver.wants - count;
+            if wants == 0 {
+                self.waits.remove(&(std::mem::take(&mut receiver.until), session));
+            }
+            receiver.wants = wants;
+        }
         self.join_turn(session);
     }
 
@@ -200,7 +285,12 @@ impl Consumers {
         if let Some(consumer) = self.sessions.get_mut(&session) {
             let left = u64::from(consumer.leased).checked_sub(count);
             consumer.leased = left.expect("a consumer gives back what it has") as u32;
-            self.join_turn(session);
+            match consumer.receiver {
+                Some(Receiver { wants: 0, .. }) if consumer.leased == 0 => {
+                    self.sessions.remove(&session);
+                }
+                _ => self.join_turn(session),
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub enum CloseReason {
     Moved,
     /// It was not attached again within the grace period.
     GraceExpired,
+    /// It was to be handed messages once, and there were none for as long as it waited.
+    WaitOver,
 }
 
 /// Neighbouring messages of one batch, delivered equally often.

@@ -38,6 +38,7 @@ mod leased;
 mod publish;
 mod reading;
 mod ready;
+mod receive;
 mod reply;
 mod retained;
 mod sessions;
@@ -48,7 +49,9 @@ mod snapshot;
 mod stats;
 
 pub use codec::{body, without_bodies};
-pub use command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
+pub use command::{
+    Attach, Command, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
+};
 pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
@@ -114,6 +117,7 @@ impl Queue {
             Command::Attach(attach) => self.attach(attach, effects),
             Command::Detach { session, attachment } => self.detach(session, attachment),
             Command::Disconnect { session, attachment } => self.disconnect(session, attachment),
+            Command::Receive(receive) => self.receive(receive),
             Command::Settle { session, items } => Reply::Settled(self.settle(session, &items)),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
@@ -217,6 +221,7 @@ impl Machine for Queue {
     fn finish(&mut self, at: At, effects: &mut Vec<Effect>) {
         self.advance(at.now, effects);
         self.deliver(Token(at.index), effects);
+        self.end_waits(effects);
         self.merge = false;
         self.assert_conservation();
     }
@@ -271,7 +276,7 @@ impl Machine for Queue {
 
     fn outstanding(&self, effects: &mut Vec<Effect>) {
         for (session, consumer) in self.consumers.iter() {
-            if consumer.grace.is_none() {
+            if consumer.grace.is_none() && consumer.receiver.is_none() {
                 self.deliver_again(session, consumer.node, effects);
             }
         }

@@ -137,6 +137,9 @@ pub enum Rejection {
         /// The prefetch asked for.
         prefetch: u32,
     },
+    /// A batch was asked for in the name of a consumer.
+    #[error("the session is a consumer's, attached with a stream")]
+    SessionHasStream,
     /// No slot of this name.
     #[error("there is no such slot")]
     SlotNotFound,

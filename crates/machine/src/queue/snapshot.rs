@@ -17,6 +17,7 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
+//! 8 receivers = count | (session | wants | until) ...
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -30,7 +31,7 @@ use super::Queue;
 use super::backlog::{Backlog, Batch};
 use super::codec;
 use super::command::Attach;
-use super::consumers::{Consumer, Consumers};
+use super::consumers::{Consumer, Consumers, Receiver};
 use super::dedup::{Dedup, Remembered, SequenceRun};
 use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
@@ -49,7 +50,13 @@ use crate::{Millis, NodeId};
 /// is written while it says all.
 const VERSION: u8 = 4;
 
+/// Tags of the sections.
+const RECEIVERS: u8 = 8;
+
 type Decoded<T> = Result<T, DecodeError>;
+
+/// Tag and contents.
+type Section = (u8, Vec<u8>);
 
 /// The state with its checksum.
 pub(super) fn write(queue: &Queue) -> Vec<u8> {
@@ -72,7 +79,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 
 fn state(queue: &Queue) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
-    let version = version(queue);
+    let sections = sections(queue);
+    let version = version(queue, &sections);
     out.put_u8(version);
     queue.settings.encode(&mut out);
     let gone = &queue.gone;
@@ -99,7 +107,6 @@ fn state(queue: &Queue) -> Vec<u8> {
         write_slots(&mut out, &queue.slots);
     }
     if version >= 4 {
-        let sections = sections(queue);
         put_varint(&mut out, sections.len() as u64);
         for (tag, section) in sections {
             out.put_u8(tag);
@@ -110,12 +117,16 @@ fn state(queue: &Queue) -> Vec<u8> {
 }
 
 /// The sections that have something to say.
-fn sections(_queue: &Queue) -> Vec<(u8, Vec<u8>)> {
-    Vec::new()
+fn sections(queue: &Queue) -> Vec<Section> {
+    let sections = [(RECEIVERS, write_receivers(&queue.consumers))];
+    sections.into_iter().filter(|(_, section)| !section.is_empty()).collect()
 }
 
-fn read_section(tag: u8, _buf: &mut &[u8], _queue: &mut Queue) -> Decoded<()> {
-    Err(DecodeError::UnknownKind { what: "section", kind: tag })
+fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    match tag {
+        RECEIVERS => read_receivers(buf, &mut queue.consumers),
+        kind => Err(DecodeError::UnknownKind { what: "section", kind }),
+    }
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -133,8 +144,8 @@ fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
 }
 
 /// The lowest version of the layout that has room for all.
-fn version(queue: &Queue) -> u8 {
-    if !sections(queue).is_empty() {
+fn version(queue: &Queue, sections: &[Section]) -> u8 {
+    if !sections.is_empty() {
         return VERSION;
     }
     match (queue.slots.len(), queue.retained.len()) {
@@ -170,7 +181,7 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     if version >= 4 {
         read_sections(buf, &mut queue)?;
     }
-    if version != self::version(&queue) {
+    if version != self::version(&queue, &sections(&queue)) {
         return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
     }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
@@ -463,7 +474,41 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
         attachment: Attachment(varint(buf)?),
         grace: wire::option(buf, "grace flag", varint)?.map(Millis),
         in_turn: false,
+        receiver: None,
     })
+}
+
+/// Nothing, if there are none.
+fn write_receivers(consumers: &Consumers) -> Vec<u8> {
+    let mut out = Vec::new();
+    let receivers = consumers.iter().filter_map(|(session, of)| Some((session, of.receiver?)));
+    let receivers: Vec<_> = receivers.collect();
+    if receivers.is_empty() {
+        return out;
+    }
+    put_varint(&mut out, receivers.len() as u64);
+    for (session, Receiver { wants, until }) in receivers {
+        out.put_u128_le(session.0);
+        put_varint(&mut out, wants.into());
+        put_varint(&mut out, until.0);
+    }
+    out
+}
+
+fn read_receivers(buf: &mut &[u8], consumers: &mut Consumers) -> Decoded<()> {
+    let mut last = None;
+    for _ in 0..item_count(buf, 18)? {
+        let session = Session(wire::u128(buf)?);
+        let receiver = Receiver { wants: varint32(buf)?, until: Millis(varint(buf)?) };
+        ascending(last.as_ref(), &session, "receiver")?;
+        last = Some(session);
+        let fits = receiver.wants <= Attach::PREFETCH_MAX
+            && (receiver.wants > 0 || receiver == Receiver::default());
+        let known = consumers.get(session).filter(|consumer| fits && consumer.grace.is_none());
+        known.ok_or(DecodeError::Invalid { what: "receiver", why: "it cannot be" })?;
+        consumers.set_receiver(session, receiver);
+    }
+    Ok(())
 }
 
 fn write_producers(out: &mut Vec<u8>, dedup: &Dedup) {

@@ -62,7 +62,7 @@ pub struct ConsumerInfo {
     pub prefetch: u32,
     /// Messages leased to it.
     pub leased: u32,
-    /// False while it is waited for.
+    /// False while it is waited for; of one that receives without a stream, while no request of it waits.
     pub connected: bool,
 }
 
@@ -139,7 +139,7 @@ impl Queue {
                 node: consumer.node,
                 prefetch: consumer.prefetch,
                 leased: consumer.leased,
-                connected: consumer.grace.is_none(),
+                connected: consumer.is_connected(),
             })
             .collect()
     }

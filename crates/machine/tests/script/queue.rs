@@ -18,8 +18,8 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName,
-    SlotStart, Token,
+    Publish, Queue, Receive, Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo,
+    SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -40,6 +40,7 @@ impl Script {
         match words.verb {
             "publish" => publish(&words),
             "attach" => attach(&words),
+            "receive" => receive(&words),
             "detach" => {
                 let (session, attachment) = self.attachment(&words);
                 Command::Detach { session, attachment }
@@ -108,9 +109,13 @@ impl Runner for Script {
         let commands: Vec<Command> = line.split(';').map(|part| self.command(part)).collect();
         let (replies, effects) = self.log.apply(&commands);
         for (command, reply) in commands.iter().zip(&replies) {
-            if let (Command::Attach(attach), Reply::Attached { attachment, .. }) = (command, reply)
-            {
-                self.attachments.insert(attach.session, *attachment);
+            let session = match command {
+                Command::Attach(attach) => Some(attach.session),
+                Command::Receive(receive) => Some(receive.session),
+                _ => None,
+            };
+            if let (Some(session), Reply::Attached { attachment, .. }) = (session, reply) {
+                self.attachments.insert(session, *attachment);
             }
             show_reply(self.log.index, reply, output);
         }
@@ -149,6 +154,17 @@ fn attach(words: &Words) -> Command {
         name: words.word(0).to_owned(),
         prefetch: words.get("prefetch").unwrap_or(10),
         lease_ms: words.get("lease"),
+    })
+}
+
+fn receive(words: &Words) -> Command {
+    Command::Receive(Receive {
+        session: session(words),
+        node: NodeId(words.get("node").unwrap_or(1)),
+        name: words.word(0).to_owned(),
+        count: words.get("count").unwrap_or(10),
+        lease_ms: words.get("lease"),
+        wait_ms: words.get("wait").unwrap_or(0),
     })
 }
 

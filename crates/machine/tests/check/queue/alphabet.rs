@@ -10,6 +10,7 @@ use super::settings;
 
 const A: u8 = 1;
 const B: u8 = 2;
+const C: u8 = 3;
 
 /// Letters: an entry each.
 pub fn alphabet() -> Vec<Entry> {
@@ -54,6 +55,9 @@ pub fn alphabet() -> Vec<Entry> {
         after(60, Op::Tick),
         after(199, Op::Tick),
         after(200, Op::Tick),
+        after(1, receive(B, 2, 30)),
+        after(1, receive(C, 1, 0)),
+        after(1, settle(C, ack, Target::Held, 1)),
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
@@ -101,6 +105,10 @@ fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {
     Op::Attach { session, node, prefetch, lease_ms: None }
+}
+
+fn receive(session: u8, count: u32, wait_ms: u32) -> Op {
+    Op::Receive { session, node: 1, count, lease_ms: None, wait_ms }
 }
 
 fn settle(session: u8, kind: SettleKind, target: Target, count: u32) -> Op {

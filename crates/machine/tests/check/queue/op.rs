@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -36,6 +36,13 @@ pub enum Op {
         node: u64,
         prefetch: u32,
         lease_ms: Option<u32>,
+    },
+    Receive {
+        session: u8,
+        node: u64,
+        count: u32,
+        lease_ms: Option<u32>,
+        wait_ms: u32,
     },
     Detach {
         session: u8,
@@ -125,6 +132,16 @@ impl Op {
                 properties: properties(*count, delays, now.now),
                 ..Publish::plain(*count, frame_of(ids, *padding))
             }),
+            Self::Receive { session, node, count, lease_ms, wait_ms } => {
+                Command::Receive(Receive {
+                    session: Session((*session).into()),
+                    node: NodeId(*node),
+                    name: format!("receiver {session}"),
+                    count: *count,
+                    lease_ms: *lease_ms,
+                    wait_ms: *wait_ms,
+                })
+            }
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),

@@ -11,7 +11,7 @@ use super::{Rng, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 12],
+    weights: [u64; 13],
     kinds: [u64; 4],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -29,7 +29,7 @@ struct Mood {
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1].map(&mut weight);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6].map(&mut weight);
         let mut kinds = [4, 3, 1, 2].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
@@ -54,7 +54,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0],
             kinds: [8, 0, 1, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -121,11 +121,11 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             let session = mood.session(rng);
             attach(rng, mood, session)
         }
-        2 => Op::Detach { session: mood.session(rng), stale: rng.one_in(4) },
-        3 => Op::Disconnect { session: mood.session(rng), stale: rng.one_in(4) },
+        2 => Op::Detach { session: any_session(rng, mood), stale: rng.one_in(4) },
+        3 => Op::Disconnect { session: any_session(rng, mood), stale: rng.one_in(4) },
         4 => {
             let picks = (0..1 + rng.below(3)).map(|_| pick(rng, mood)).collect();
-            Op::Settle { session: mood.session(rng), picks }
+            Op::Settle { session: any_session(rng, mood), picks }
         }
         5 => Op::Configure { settings: limits(rng), stale: rng.one_in(8) },
         6 => Op::Tick,
@@ -136,8 +136,14 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             let by = rng.pick(&[-1, 0, 1, 1, 2, 3, 8]);
             Op::AdvanceSlot { slot: rng.below(3) as u8, by }
         }
-        _ => Op::DropSlot { slot: rng.below(3) as u8 },
+        11 => Op::DropSlot { slot: rng.below(3) as u8 },
+        _ => receive(rng, mood),
     }
+}
+
+/// A consumer's or, now and then, a receiver's.
+fn any_session(rng: &mut Rng, mood: &Mood) -> u8 {
+    mood.session(rng) + if rng.one_in(4) { 8 } else { 0 }
 }
 
 fn create_slot(rng: &mut Rng) -> Op {
@@ -183,6 +189,15 @@ fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
     };
     let lease_ms = rng.one_in(3).then(|| rng.pick(&[0, 1, 50, 150, 300, u32::MAX]));
     Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms }
+}
+
+/// Mostly in a session of its own, so that it is no consumer's.
+fn receive(rng: &mut Rng, mood: &Mood) -> Op {
+    let session = mood.session(rng) + if rng.one_in(6) { 0 } else { 8 };
+    let count = if rng.one_in(50) { rng.pick(&[0, 65_536]) } else { rng.pick(&[1, 1, 2, 5, 100]) };
+    let lease_ms = rng.one_in(3).then(|| rng.pick(&[1, 50, 300]));
+    let wait_ms = rng.pick(&[0, 0, 20, 100]);
+    Op::Receive { session, node: 1 + rng.below(3), count, lease_ms, wait_ms }
 }
 
 fn pick(rng: &mut Rng, mood: &Mood) -> Pick {

@@ -134,8 +134,15 @@ impl<'a> Trial<'a> {
         assert_eq!(effects, follower_effects, "a restored replica asks for the same");
         let is_delivery = |effect: &Effect| matches!(effect, Effect::Deliver { .. });
         let (deliveries, closed): (Vec<_>, Vec<_>) = effects.drain(before..).partition(is_delivery);
+        let is_wait_over = |effect: &Effect| {
+            matches!(effect, Effect::Closed { reason: CloseReason::WaitOver, .. })
+        };
+        let (waits, closed): (Vec<_>, Vec<_>) = closed.into_iter().partition(is_wait_over);
         assert_eq!(self.notices(&closed), at_end, "notices at the end of an entry");
-        self.check_deliveries(&deliveries);
+        let served = self.check_deliveries(&deliveries);
+        let over = self.reference.end_waits(&served);
+        self.tally.add("waits over", over.len() as u64);
+        assert_eq!(self.notices(&waits), over, "who has waited long enough is told");
     }
 
     /// Effects, message by message, with the ids that their bodies have in the log.
@@ -169,13 +176,15 @@ impl<'a> Trial<'a> {
         ids_of(&body(payload, run.ordinal, run.skip, run.count).unwrap())
     }
 
-    fn check_deliveries(&mut self, effects: &[Effect]) {
+    /// Who was handed something.
+    fn check_deliveries(&mut self, effects: &[Effect]) -> Vec<Session> {
         let due = self.reference.due_deliveries();
-        let mut delivered = Vec::new();
+        let (mut delivered, mut served) = (Vec::new(), Vec::new());
         for effect in effects {
             let Effect::Deliver { session, node, token, runs } = effect else { continue };
             assert_eq!(*token, Token(self.index), "the token is the entry's");
             assert_eq!(node.0, self.reference.consumers[session].node);
+            served.push(*session);
             let count: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
             assert!(count <= self.reference.credit(*session), "no more than the prefetch");
             for run in runs {
@@ -192,6 +201,7 @@ impl<'a> Trial<'a> {
         delivered.sort_unstable();
         assert_eq!(delivered, due, "the lowest ready messages go out, up to the credit");
         self.tally.add("deliveries", delivered.len() as u64);
+        served
     }
 
     fn hand(&mut self, session: Session, offset: u64, token: u64) {
@@ -266,7 +276,9 @@ impl<'a> Trial<'a> {
             assert_eq!(info.session, *session);
             assert_eq!(info.name, consumer.name);
             assert_eq!((info.node.0, info.prefetch), (consumer.node, consumer.prefetch));
-            assert_eq!(info.connected, consumer.grace.is_none(), "who is connected");
+            let waits = |(wants, _)| wants > 0;
+            let connected = consumer.receiver.map_or(consumer.grace.is_none(), waits);
+            assert_eq!(info.connected, connected, "who is connected");
             let held: Vec<_> = self.reference.leased_by(*session).collect();
             assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
             for (offset, token) in held {

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Rejection, Reply, Run, Session, Settings, SettleItem,
-    SettleKind, Settled, SlotName,
+    Attach, Attachment, Command, Offset, Receive, Rejection, Reply, Run, Session, Settings,
+    SettleItem, SettleKind, Settled, SlotName,
 };
 
 mod publish;
@@ -60,6 +60,8 @@ pub struct Consumer {
     pub lease_ms: Option<u32>,
     pub attachment: u64,
     pub grace: Option<u64>,
+    /// How many it wants and until when, if it receives without a stream.
+    pub receiver: Option<(u32, u64)>,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl Reference {
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
         self.trim();
+        self.forget_receivers();
     }
 
     fn end(&mut self, ended: Session) {
@@ -137,6 +140,12 @@ impl Reference {
 
     /// What the reply must be, and the state after it.
     pub fn apply(&mut self, index: u64, command: &Command, ids: &[u64]) -> Reply {
+        let reply = self.execute(index, command, ids);
+        self.forget_receivers();
+        reply
+    }
+
+    fn execute(&mut self, index: u64, command: &Command, ids: &[u64]) -> Reply {
         match command {
             Command::Configure(settings) => self.configure(settings),
             Command::Publish(publish) => self.publish(index, publish, ids),
@@ -153,6 +162,7 @@ impl Reference {
                 }
                 Reply::Done
             }
+            Command::Receive(receive) => self.receive(receive),
             Command::Settle { session, items } => self.settle(*session, items),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
@@ -194,6 +204,7 @@ impl Reference {
             lease_ms: attach.lease_ms,
             attachment: self.attachments,
             grace: None,
+            receiver: None,
         };
         let before = self.consumers.insert(session, consumer);
         if let Some(Consumer { node, attachment, .. }) = before
@@ -206,13 +217,70 @@ impl Reference {
         Reply::Attached { attachment: Attachment(self.attachments), resumed: before.is_some() }
     }
 
+    fn receive(&mut self, receive: &Receive) -> Reply {
+        let Receive { session, node, ref name, count: prefetch, lease_ms, wait_ms } = *receive;
+        if prefetch == 0 || prefetch > 65_535 {
+            return Reply::Rejected(Rejection::InvalidPrefetch { prefetch });
+        }
+        let before = self.consumers.get(&session);
+        if before.is_some_and(|consumer| consumer.receiver.is_none()) {
+            return Reply::Rejected(Rejection::SessionHasStream);
+        }
+        let resumed = before.is_some();
+        self.attachments += 1;
+        let consumer = Consumer {
+            name: name.clone(),
+            node: node.0,
+            prefetch,
+            lease_ms,
+            attachment: self.attachments,
+            grace: None,
+            receiver: Some((prefetch, self.now + u64::from(wait_ms))),
+        };
+        self.consumers.insert(session, consumer);
+        Reply::Attached { attachment: Attachment(self.attachments), resumed }
+    }
+
+    /// Those who wait for nothing and hold nothing.
+    fn forget_receivers(&mut self) {
+        let idle = |(session, consumer): (&Session, &Consumer)| {
+            let idle = consumer.receiver.is_some_and(|(wants, _)| wants == 0)
+                && self.leased_by(*session).next().is_none();
+            idle.then_some(*session)
+        };
+        let gone: Vec<Session> = self.consumers.iter().filter_map(idle).collect();
+        gone.iter().for_each(|session| drop(self.consumers.remove(session)));
+    }
+
+    /// After what an entry hands out: who was handed something wants no more, and who has waited long enough is told.
+    pub fn end_waits(&mut self, served: &[Session]) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for (&session, consumer) in &mut self.consumers {
+            let Some((wants, until)) = &mut consumer.receiver else { continue };
+            if served.contains(&session) {
+                *wants = 0;
+            }
+            if *wants > 0 && *until <= self.now {
+                *wants = 0;
+                let (node, attachment) = (consumer.node, consumer.attachment);
+                notices.push(Notice::Closed { session, node, attachment, moved: false });
+            }
+        }
+        self.forget_receivers();
+        notices
+    }
+
     fn is_present(&self, session: Session, attachment: Attachment) -> bool {
         self.consumers.get(&session).is_some_and(|c| c.attachment == attachment.0)
     }
 
     fn start_grace(&mut self, session: Session) {
         let until = self.now + u64::from(self.settings.session_grace_ms);
-        self.consumers.get_mut(&session).unwrap().grace.get_or_insert(until);
+        let consumer = self.consumers.get_mut(&session).unwrap();
+        match &mut consumer.receiver {
+            Some((wants, _)) => *wants = 0,
+            None => drop(consumer.grace.get_or_insert(until)),
+        }
     }
 
     fn settle(&mut self, session: Session, items: &[SettleItem]) -> Reply {

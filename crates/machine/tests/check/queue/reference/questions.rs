@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_machine::queue::Session;
 
-use super::{Batch, Message, Notice, Reference, State, is_held};
+use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
 pub const STATES: &str = "ready, delayed, leased, acked, rejected, exhausted, purged";
@@ -20,7 +20,9 @@ impl Reference {
     pub fn credit(&self, session: Session) -> u64 {
         let consumer = &self.consumers[&session];
         let leased = self.leased_by(session).count() as u64;
-        if consumer.grace.is_some() {
+        if let Some((wants, _)) = consumer.receiver {
+            wants.into()
+        } else if consumer.grace.is_some() {
             0
         } else {
             u64::from(consumer.prefetch).saturating_sub(leased)
@@ -54,7 +56,9 @@ impl Reference {
 
     /// What a new leader must deliver again.
     pub fn outstanding(&self) -> Vec<Notice> {
-        let connected = self.consumers.iter().filter(|(_, consumer)| consumer.grace.is_none());
+        let has_stream =
+            |consumer: &Consumer| consumer.grace.is_none() && consumer.receiver.is_none();
+        let connected = self.consumers.iter().filter(|(_, consumer)| has_stream(consumer));
         connected.flat_map(|(&session, _)| self.again(session)).collect()
     }
 
@@ -65,7 +69,10 @@ impl Reference {
             State::Leased { deadline, .. } => Some(deadline),
             _ => None,
         });
-        let graces = self.consumers.values().filter_map(|consumer| consumer.grace);
+        let graces = self.consumers.values().filter_map(|consumer| match consumer.receiver {
+            Some((wants, until)) => (wants > 0).then_some(until),
+            None => consumer.grace,
+        });
         let idle = self.slots.values().filter_map(|slot| self.idle_at(slot));
         times.chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
