@@ -7,62 +7,24 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use quorate_client::{Client, Delivery};
-use tokio::task::JoinSet;
-
-const PARALLEL: u32 = 8;
-const ATTEMPTS: u32 = 5;
+use quorate_client::{Client, Job, JobError};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let queue = std::env::args().nth(1).unwrap_or("orders".to_owned());
     let client = Client::connect(servers()).await?;
-    // The prefetch bounds how many deliveries, hence handlers, there are at a time.
-    let mut consumer = client.consumer(queue).name("worker").prefetch(PARALLEL).build().await?;
-    let mut handlers = JoinSet::new();
-    let stop = tokio::signal::ctrl_c();
-    tokio::pin!(stop);
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            Some(_) = handlers.join_next() => {}
-            delivery = consumer.next() => match delivery {
-                Some(delivery) => drop(handlers.spawn(handle(delivery?))),
-                None => break,
-            },
-        }
-    }
-    println!("stopping: {} handlers finish first", handlers.len());
-    while handlers.join_next().await.is_some() {}
-    consumer.close().await;
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    client.worker(queue, work).concurrency(8).attempts(5).run_until(stop).await?;
+    println!("stopped: what was begun is done");
     Ok(())
 }
 
-async fn handle(delivery: Delivery) {
-    let (offset, attempt) = (delivery.offset, delivery.attempt);
-    let settled = match work(&delivery.body).await {
-        Ok(()) => delivery.ack().await,
-        Err(error) if attempt < ATTEMPTS => {
-            eprintln!("{offset}: attempt {attempt}: {error}");
-            delivery.nack(Some(Duration::from_secs(1) * attempt)).await
-        }
-        Err(error) => {
-            eprintln!("{offset}: given up: {error}");
-            delivery.reject().await
-        }
-    };
-    if let Err(error) = settled {
-        // The work was done, and may be done again: handlers have to bear that.
-        eprintln!("{offset}: {error}");
+async fn work(job: Job) -> Result<(), JobError> {
+    if job.body.is_empty() {
+        return Err(JobError::reject("the message is empty"));
     }
-}
-
-async fn work(body: &[u8]) -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_millis(50)).await;
-    anyhow::ensure!(!body.is_empty(), "the message is empty");
-    println!("{}", String::from_utf8_lossy(body));
+    println!("{}: {}", job.offset, String::from_utf8_lossy(&job.body));
     Ok(())
 }
 

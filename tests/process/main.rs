@@ -18,6 +18,7 @@ mod log;
 mod placement;
 mod python;
 mod readers;
+mod receive;
 mod receivers;
 mod recovery;
 mod refusals;

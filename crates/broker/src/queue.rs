@@ -35,7 +35,7 @@ const DISCONNECT_RETRY: Duration = Duration::from_millis(100);
 /// What a consumer's stream is told.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    /// Messages were leased to it by the entry at `index`, or are repeated by it.
+    /// Messages were leased to it by the entry at `index`, or are repeated by it; none if it has waited in vain.
     Deliver { index: u64, token: Token, runs: Vec<Run> },
     /// The session, attached before the entry at `index`, has ended.
     Ended { index: u64 },
@@ -149,6 +149,10 @@ impl Queue {
             }
             Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
                 self.tell(session, Outgoing::Ended { index });
+            }
+            Effect::Closed { session, reason: CloseReason::WaitOver, .. } => {
+                let (token, runs) = (Token(index), Vec::new());
+                self.tell(session, Outgoing::Deliver { index, token, runs });
             }
             // The new stream took the old one's place when it opened.
             Effect::Closed { reason: CloseReason::Moved, .. } => {}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, slot,
-    verify,
+    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
+    settle, sim, slot, verify,
 };
 use crate::units;
 
@@ -75,6 +75,10 @@ pub enum Command {
     Read(read::Args),
     /// Take messages from a queue.
     Consume(consume::Args),
+    /// Take one batch of messages and hold them, to settle them by `settle`.
+    Receive(receive::Args),
+    /// Acknowledge what `receive` has taken, give it back, or hold it longer.
+    Settle(settle::Args),
     /// Create, show, empty and remove queues.
     #[command(subcommand)]
     Queue(queue::Command),

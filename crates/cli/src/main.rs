@@ -31,8 +31,8 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, slot,
-    verify,
+    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
+    settle, sim, slot, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -79,6 +79,8 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Read(args) => read::run(args, global).await,
         Command::Verify(args) => verify::run(&args, global).await,
         Command::Consume(args) => consume::run(args, global).await,
+        Command::Receive(args) => receive::run(args, global).await,
+        Command::Settle(args) => settle::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use quorate_client::Headers;
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::args::Format;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 pub fn print<const N: usize>(
     format: Format,
     facts: [(&str, Value); N],
-    headers: &Headers,
+    headers: impl IntoIterator<Item = (impl Into<String>, Bytes)>,
     body: &[u8],
 ) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -22,9 +22,9 @@ pub fn print<const N: usize>(
             out.write_all(b"\n")?;
         }
         Format::Json => {
-            let headers = headers.iter().map(|(key, value)| {
+            let headers = headers.into_iter().map(|(key, value)| {
                 let mut header = Map::new();
-                header.insert("key".to_owned(), key.into());
+                header.insert("key".to_owned(), Value::String(key.into()));
                 insert_bytes(&mut header, "value", &value);
                 Value::Object(header)
             });

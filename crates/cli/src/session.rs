@@ -4,7 +4,9 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::time::Duration;
 
-use quorate_client::{Client, ConnectError, ConsumeError, Error, PublishError, ReadError};
+use quorate_client::{
+    Client, ConnectError, ConsumeError, Error, PublishError, ReadError, SettleError,
+};
 
 use crate::args::Global;
 use crate::exit::Exit;
@@ -72,6 +74,7 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "QUEUE_NOT_FOUND" => {
             "`quorate queue list` shows the queues, `quorate queue create` makes one"
         }
+        "LEASE_LOST" => "receive it again; a longer --lease leaves more time to settle",
         "QUEUE_EXISTS" => "another name, or the settings that `quorate queue describe` shows",
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
         "QUEUE_FULL" => {
@@ -174,6 +177,19 @@ impl Reasoned for ConsumeError {
 
     fn exit(&self) -> Exit {
         by_reason(ConsumeError::reason(self))
+    }
+}
+
+impl Reasoned for SettleError {
+    fn reason(&self) -> Option<String> {
+        SettleError::reason(self).map(str::to_owned)
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            SettleError::UnknownOutcome => Exit::Unavailable,
+            _ => by_reason(SettleError::reason(self)),
+        }
     }
 }
 

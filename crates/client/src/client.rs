@@ -1,5 +1,6 @@
 //! [`Client`]: the way in. It knows the nodes; producers and consumers are made from it.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::ConnectError;
 use crate::nodes::{self, Nodes};
 use crate::producer::ProducerBuilder;
+use crate::pull_consumer::PullConsumer;
 use crate::reader::ReaderBuilder;
+use crate::worker::{Job, JobError, Worker};
 
 /// A connection to a cluster. Cloning is cheap: clones share the connections.
 ///
@@ -79,6 +82,41 @@ impl Client {
     /// ```
     pub fn reader(&self, queue: impl Into<String>) -> ReaderBuilder {
         ReaderBuilder::new(self.clone(), queue.into())
+    }
+
+    /// A worker that runs `handler` over the messages of a queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::WorkerError> {
+    /// use quorate_client::{Job, JobError};
+    /// let handle = |job: Job| async move {
+    ///     println!("{:?}", job.body);
+    ///     Ok::<(), JobError>(())
+    /// };
+    /// client.worker("orders", handle).concurrency(8).run().await
+    /// # }
+    /// ```
+    pub fn worker<H, F, E>(&self, queue: impl Into<String>, handler: H) -> Worker<H>
+    where
+        H: Fn(Job) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<JobError> + Send + 'static,
+    {
+        Worker::new(self, queue.into(), handler)
+    }
+
+    /// Takes messages from a queue a batch at a time, without a stream.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use std::time::Duration;
+    /// let messages = client.pull_consumer("orders").receive(10, Duration::from_secs(5)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn pull_consumer(&self, queue: impl Into<String>) -> PullConsumer {
+        PullConsumer::new(self.clone(), queue.into())
     }
 
     /// Begins a consumer of a queue.

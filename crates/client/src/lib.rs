@@ -3,7 +3,8 @@
 //! ```text
 //!            ┌─ Producer ── task ── window              one batch after the other, each enters once
 //!  Client ───┼─ Consumer ── task ── ledger, settles     leases kept over reconnects, settles in ranges
-//!    │       └─ calls about queues and the cluster
+//!    │       ├─ Worker                                 runs a handler over a consumer's messages
+//!    │       └─ PullConsumer, and calls about queues and the cluster
 //!  nodes ◄── link                                       finds the leader, goes around dead nodes
 //! ```
 //!
@@ -40,10 +41,12 @@ mod link;
 mod message;
 mod nodes;
 mod producer;
+mod pull_consumer;
 mod random;
 mod reader;
 mod replicas;
 mod slots;
+mod worker;
 
 pub use admin::CreatedQueue;
 pub use client::{Client, ClientBuilder};
@@ -51,6 +54,7 @@ pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
+pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
@@ -64,3 +68,4 @@ pub use quorate_proto::v1::{
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};
+pub use worker::{Job, JobError, Worker, WorkerError};

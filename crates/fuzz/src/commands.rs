@@ -9,7 +9,7 @@ use quorate_machine::catalog::{
 };
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -82,6 +82,7 @@ pub fn queue_commands() -> Vec<Command> {
         settle(8, &[(SettleKind::Ack, 5, 1)]),
         attach(Session(8), 1, Some(1_000)),
         create_slot("archive", SlotStart::First, 0),
+        receive(Session(9), 2, 5_000),
         create_slot("mirror", SlotStart::Offset(Offset(7)), 60_000),
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
@@ -107,6 +108,11 @@ fn create_slot(name: &str, from: SlotStart, max_idle_ms: u64) -> Command {
 fn attach(session: Session, prefetch: u32, lease_ms: Option<u32>) -> Command {
     let name = "consumer".to_owned();
     Command::Attach(Attach { session, node: NodeId(1), name, prefetch, lease_ms })
+}
+
+fn receive(session: Session, count: u32, wait_ms: u32) -> Command {
+    let (name, lease_ms) = ("receiver".to_owned(), Some(1_000));
+    Command::Receive(Receive { session, node: NodeId(1), name, count, lease_ms, wait_ms })
 }
 
 fn publish(sequence: Option<u64>, frame: usize) -> Command {

@@ -20,6 +20,7 @@ use quorate_machine::queue::{
 };
 use quorate_proto::v1;
 use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::inlet::Inlet;
@@ -42,22 +43,24 @@ const MAX_LAG_MS: RangeInclusive<u32> = 100..=3_600_000;
 
 /// A consumer's attachment, for as long as its stream lives; when that ends, whichever way, the
 /// machine is told.
-struct Attached {
-    node: Arc<Member>,
-    queue: Arc<Queue>,
-    session: Session,
-    attachment: Attachment,
+pub(super) struct Attached {
+    pub node: Arc<Member>,
+    pub queue: Arc<Queue>,
+    pub session: Session,
+    pub attachment: Attachment,
     /// Log index of the attach. What was leased to the session before it is repeated by it.
-    since: u64,
+    pub since: u64,
     /// The node that makes its deliveries.
-    delivered_by: u64,
+    pub delivered_by: u64,
     /// What is told of its deliveries.
-    traces: Arc<Deliveries>,
+    pub traces: Arc<Deliveries>,
+    /// There is nothing to tell the machine of.
+    pub is_over: bool,
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.node.shutdown.is_said() {
+        if self.is_over || self.node.shutdown.is_said() {
             return;
         }
         let (queue, session, attachment) = (self.queue.clone(), self.session, self.attachment);
@@ -66,30 +69,32 @@ impl Drop for Attached {
 }
 
 enum Underway {
-    Settle {
-        id: u64,
-        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
-        trace: Option<Settling>,
-    },
+    Settle { id: u64, outcome: Result<Awaited, Refusal>, trace: Option<Settling> },
     Detached,
 }
 
-fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
+pub(super) fn session_of(bytes: &[u8]) -> Result<Session, Refusal> {
     let bytes: [u8; 16] =
         bytes.try_into().map_err(|_| Refusal::invalid("`session` must be 16 random bytes"))?;
     Ok(Session(u128::from_be_bytes(bytes)))
 }
 
-pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
-    if attach.name.len() > NAME_BYTES_MAX {
+/// A consumer's name and, unless it is 0, the length of its leases.
+pub(super) fn check_consumer(name: &str, lease_ms: u32) -> Result<Option<u32>, Refusal> {
+    if name.len() > NAME_BYTES_MAX {
         return Err(Refusal::invalid(format!("`name` is longer than {NAME_BYTES_MAX} bytes")));
     }
-    let lease_ms = (attach.lease_ms > 0).then_some(attach.lease_ms);
+    let lease_ms = (lease_ms > 0).then_some(lease_ms);
     let leases = LEASE_MS_MIN..=machine::LEASE_MS_MAX;
     if lease_ms.is_some_and(|lease| !leases.contains(&lease)) {
         let (min, max) = (leases.start(), leases.end());
         return Err(Refusal::invalid(format!("`lease_ms` must be within {min} and {max}")));
     }
+    Ok(lease_ms)
+}
+
+pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
+    let lease_ms = check_consumer(&attach.name, attach.lease_ms)?;
     if attach.max_lag_ms > 0 && !MAX_LAG_MS.contains(&attach.max_lag_ms) {
         let (min, max) = (MAX_LAG_MS.start(), MAX_LAG_MS.end());
         return Err(Refusal::invalid(format!("`max_lag_ms` must be 0, or within {min} and {max}")));
@@ -126,27 +131,50 @@ pub(crate) fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
     Ok(SettleItem { kind, token, first, count: item.count })
 }
 
-impl Attached {
-    async fn submit(
-        &self,
-        items: &[v1::SettleItem],
-    ) -> Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal> {
-        const ITEM_BYTES: usize = 32;
-        if items.len() > SettleItem::ITEMS_MAX {
-            let max = SettleItem::ITEMS_MAX;
-            return Err(Refusal::invalid(format!("a settle has at most {max} items")));
-        }
-        let items = items.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
-        let bytes = ITEM_BYTES * (items.len() + 1);
-        let command = Command::Settle { session: self.session, items };
-        let limit = self.node.config.limits.request_timeout();
-        let submit = self.queue.handle.submit(command, bytes, None);
-        match tokio::time::timeout(limit, submit).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(Refusal::not_taken()),
-        }
-    }
+/// What a settle that was taken in waits for.
+type Awaited = oneshot::Receiver<Outcome<machine::Queue>>;
 
+/// Takes in what a session settles, in the order of the calls.
+pub(super) async fn submit(
+    node: &Member,
+    queue: &Queue,
+    session: Session,
+    items: &[v1::SettleItem],
+) -> Result<Awaited, Refusal> {
+    const ITEM_BYTES: usize = 32;
+    if items.len() > SettleItem::ITEMS_MAX {
+        let max = SettleItem::ITEMS_MAX;
+        return Err(Refusal::invalid(format!("a settle has at most {max} items")));
+    }
+    let items = items.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
+    let bytes = ITEM_BYTES * (items.len() + 1);
+    let command = Command::Settle { session, items };
+    let limit = node.config.limits.request_timeout();
+    match tokio::time::timeout(limit, queue.handle.submit(command, bytes, None)).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Refusal::not_taken()),
+    }
+}
+
+/// What has become of it: the ranges whose leases were lost.
+pub(super) async fn settled(
+    node: &Member,
+    queue: &Queue,
+    outcome: Result<Awaited, Refusal>,
+) -> Result<Vec<v1::OffsetRange>, Refusal> {
+    match tokio::time::timeout(node.config.limits.request_timeout(), outcome?).await {
+        Ok(Ok(Ok(Applied { reply: Reply::Settled(settled), .. }))) => Ok(settled
+            .lost
+            .into_iter()
+            .map(|(first, count)| v1::OffsetRange { first_offset: first.0, count })
+            .collect()),
+        Ok(Ok(Ok(Applied { reply: Reply::Rejected(rejection), .. }))) => Err(rejection.into()),
+        Ok(Ok(Err(error))) => Err(node.redirect(queue, error)),
+        _ => Err(Refusal::unknown_outcome()),
+    }
+}
+
+impl Attached {
     /// Reads what the client settles until it ends.
     async fn read(
         self: Arc<Self>,
@@ -158,7 +186,8 @@ impl Attached {
             let next = match request.request {
                 Some(Request::Settle(settle)) => {
                     let trace = self.traces.settling(&settle.items);
-                    let outcome = self.submit(&settle.items).await;
+                    let outcome =
+                        submit(&self.node, &self.queue, self.session, &settle.items).await;
                     Underway::Settle { id: settle.id, outcome, trace }
                 }
                 Some(Request::Detach(_)) => {
@@ -185,30 +214,13 @@ impl Attached {
         }
     }
 
-    async fn settled(
-        &self,
-        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
-    ) -> Result<Vec<v1::OffsetRange>, Refusal> {
-        let limit = self.node.config.limits.request_timeout();
-        match tokio::time::timeout(limit, outcome?).await {
-            Ok(Ok(Ok(Applied { reply: Reply::Settled(settled), .. }))) => Ok(settled
-                .lost
-                .into_iter()
-                .map(|(first, count)| v1::OffsetRange { first_offset: first.0, count })
-                .collect()),
-            Ok(Ok(Ok(Applied { reply: Reply::Rejected(rejection), .. }))) => Err(rejection.into()),
-            Ok(Ok(Err(error))) => Err(self.node.redirect(&self.queue, error)),
-            _ => Err(Refusal::unknown_outcome()),
-        }
-    }
-
     async fn answer(
         &self,
         id: u64,
-        outcome: Result<oneshot::Receiver<Outcome<machine::Queue>>, Refusal>,
+        outcome: Result<Awaited, Refusal>,
         trace: Option<Settling>,
     ) -> v1::ConsumeResponse {
-        let outcome = self.settled(outcome).await;
+        let outcome = settled(&self.node, &self.queue, outcome).await;
         if let Some(trace) = trace {
             trace.settled(&outcome);
         }
@@ -251,9 +263,7 @@ impl v1::consumer_service_server::ConsumerService for Services {
                 if let Some(queue) = self.may_deliver(&attach).await {
                     return self.deliver_here(queue, node, attach, rest, hops, permit).await;
                 }
-                let channel = self.node.channel(node)?;
-                let mut client = v1::consumer_service_client::ConsumerServiceClient::new(channel)
-                    .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
+                let mut client = consumers_of(self.node.channel(node)?);
                 let first = v1::ConsumeRequest { request: Some(Kind::Attach(attach)) };
                 let request = forwarded(requests(first, rest), hops);
                 let answers = client.consume(request).await.map_err(passed_on)?;
@@ -275,6 +285,48 @@ impl v1::consumer_service_server::ConsumerService for Services {
         };
         Ok(Response::new(Box::pin(answers)))
     }
+
+    async fn receive(
+        &self,
+        request: Request<v1::ReceiveRequest>,
+    ) -> Result<Response<v1::ReceiveResponse>, Status> {
+        let hops = hops(request.metadata());
+        let _permit = self.node.budget.stream()?;
+        let request = request.into_inner();
+        match self.node.place(&request.queue, hops).await? {
+            Place::Here(queue) => Ok(Response::new(self.receive_here(queue, &request).await?)),
+            Place::There(node) => {
+                let mut client = consumers_of(self.node.channel(node)?);
+                client.receive(forwarded(request, hops)).await.map_err(passed_on)
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        request: Request<v1::SettleRequest>,
+    ) -> Result<Response<v1::SettleResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        let session = session_of(&request.session)?;
+        match self.node.place(&request.queue, hops).await? {
+            Place::Here(queue) => {
+                let outcome = submit(&self.node, &queue, session, &request.items).await;
+                let lost = settled(&self.node, &queue, outcome).await?;
+                Ok(Response::new(v1::SettleResponse { lost }))
+            }
+            Place::There(node) => {
+                let mut client = consumers_of(self.node.channel(node)?);
+                client.settle(forwarded(request, hops)).await.map_err(passed_on)
+            }
+        }
+    }
+}
+
+/// The consumer service of another node.
+fn consumers_of(channel: Channel) -> v1::consumer_service_client::ConsumerServiceClient<Channel> {
+    v1::consumer_service_client::ConsumerServiceClient::new(channel)
+        .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX)
 }
 
 impl Services {
@@ -294,7 +346,9 @@ impl Services {
         let mut inlet = Inlet::open(node, queue.clone(), session, traces.clone());
         // In a task of its own: a caller that does not wait to the end leaves no session behind
         // that nobody disconnects.
-        let attaching = attached(self.node.clone(), queue.clone(), traces, command);
+        let command = Command::Attach(command);
+        let attaching =
+            attached(self.node.clone(), queue.clone(), traces, session, deliver_at, command);
         let limit = self.node.config.limits.request_timeout();
         match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
             Ok(Ok(attached)) => {
@@ -317,14 +371,15 @@ impl Services {
 
 /// Attaches a session to the stream that was opened for it. If nobody takes what it returns, the
 /// session is disconnected.
-async fn attached(
+pub(super) async fn attached(
     node: Arc<Member>,
     queue: Arc<Queue>,
     traces: Arc<Deliveries>,
-    command: Attach,
+    session: Session,
+    delivered_by: u64,
+    command: Command,
 ) -> Result<Attached, Refusal> {
-    let (session, delivered_by) = (command.session, command.node.0);
-    let refusal = match queue.handle.propose_small(Command::Attach(command)).await {
+    let refusal = match queue.handle.propose_small(command).await {
         Ok(Applied { position, reply: Reply::Attached { attachment, .. } }) => {
             return Ok(Attached {
                 node,
@@ -334,6 +389,7 @@ async fn attached(
                 since: position.index,
                 delivered_by,
                 traces,
+                is_over: false,
             });
         }
         Ok(Applied { reply: Reply::Rejected(rejection), .. }) => rejection.into(),

@@ -86,7 +86,10 @@ impl Inlet {
             for run in runs {
                 match self.delivery(token, run).await {
                     Ok(None) => {}
-                    Ok(Some(delivery)) => yield Ok(delivery),
+                    Ok(Some(delivery)) => {
+                        let response = Some(v1::consume_response::Response::Delivery(delivery));
+                        yield Ok(v1::ConsumeResponse { response });
+                    }
                     Err(refusal) => {
                         yield Err(refusal.into());
                         return;
@@ -100,11 +103,7 @@ impl Inlet {
     /// or because the lease ended. A body that is to be delivered and cannot be read stops this
     /// node, and ends the stream, so that nothing behind it overtakes: another node's copy is
     /// sound, and the message must not be used up by failing here.
-    async fn delivery(
-        &self,
-        token: Token,
-        run: Run,
-    ) -> Result<Option<v1::ConsumeResponse>, Refusal> {
+    pub async fn delivery(&self, token: Token, run: Run) -> Result<Option<v1::Delivery>, Refusal> {
         let begun = self.traces.now();
         let frame = match self.queue.frame(run).await {
             Ok(frame) => frame,
@@ -143,8 +142,6 @@ impl Inlet {
             attempt: run.attempt,
             frame: Some(frame),
         };
-        Ok(Some(v1::ConsumeResponse {
-            response: Some(v1::consume_response::Response::Delivery(delivery)),
-        }))
+        Ok(Some(delivery))
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod reader;
 mod receipts;
+mod receive;
 mod receivers;
 mod recovery;
 mod replicas;

@@ -426,6 +426,20 @@ impl QueueService for Node {
 
 #[tonic::async_trait]
 impl ConsumerService for Node {
+    async fn receive(
+        &self,
+        _: Request<v1::ReceiveRequest>,
+    ) -> Result<Response<v1::ReceiveResponse>, Status> {
+        Err(refusal(reason::UNSUPPORTED_VERSION))
+    }
+
+    async fn settle(
+        &self,
+        _: Request<v1::SettleRequest>,
+    ) -> Result<Response<v1::SettleResponse>, Status> {
+        Err(refusal(reason::UNSUPPORTED_VERSION))
+    }
+
     type ConsumeStream = Answers<v1::ConsumeResponse>;
 
     async fn consume(

@@ -162,6 +162,13 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             };
             Shown::of("attach", facts)
         }
+        Command::Receive(receive) => {
+            let facts = facts! {
+                "session": session(&receive.session), "node": receive.node.0, "name": receive.name,
+                "count": receive.count, "lease_ms": receive.lease_ms, "wait_ms": receive.wait_ms,
+            };
+            Shown::of("receive", facts)
+        }
         Command::Detach { session: of, attachment } => {
             Shown::of("detach", facts! { "session": session(of), "attachment": attachment.0 })
         }

@@ -1,0 +1,245 @@
+//! [`PullConsumer`]: takes one batch of messages a call, without a stream.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::v1;
+use quorate_proto::v1::consumer_service_client::ConsumerServiceClient;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::client::Client;
+use crate::error::{Error, SettleError};
+use crate::fault::Verdict;
+use crate::nodes::{Effect, MAX_ANSWER_BYTES};
+use crate::random;
+
+/// A node is asked to wait no longer than this at a time, so that one that has died is noticed.
+const SLICE: Duration = Duration::from_secs(2);
+
+fn consumers(channel: Channel) -> ConsumerServiceClient<Channel> {
+    ConsumerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
+/// Takes messages from a queue a batch at a time, for scripts, functions and whatever runs now and then; made by
+/// [`Client::pull_consumer`].
+///
+/// Messages are leased until they are settled or their leases end: nothing extends them, and nothing gives them back
+/// when this program ends. So a message may be settled by another program than the one that received it, by its
+/// [`Held`]. For a program that runs on, [`Consumer`](crate::Consumer) costs the cluster less and loses no time.
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use quorate_client::Settlement;
+/// let puller = client.pull_consumer("orders");
+/// for message in puller.receive(10, Duration::from_secs(20)).await? {
+///     println!("{}: {:?}", message.held.offset, message.body);
+///     puller.settle(message.held, Settlement::Ack).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct PullConsumer {
+    client: Client,
+    queue: String,
+    name: String,
+    session: [u8; 16],
+    lease: Option<Duration>,
+}
+
+/// A message that was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// What it is settled by.
+    pub held: Held,
+    /// 1 at the first delivery of the message, one more at each further one.
+    pub attempt: u32,
+    /// The message's headers, in the order in which they were given.
+    pub headers: Vec<(String, Bytes)>,
+    /// The message's payload.
+    pub body: Bytes,
+}
+
+/// Names a message and its lease. As text it is `SESSION.TOKEN.OFFSET`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// Whose lease it is.
+    pub session: [u8; 16],
+    /// The lease: what fences off those who were too slow.
+    pub token: u64,
+    /// The message's place in the queue.
+    pub offset: u64,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let session = u128::from_be_bytes(self.session);
+        write!(formatter, "{session:032x}.{}.{}", self.token, self.offset)
+    }
+}
+
+/// Text that names no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no received message: it is SESSION.TOKEN.OFFSET")]
+pub struct HeldError(String);
+
+impl FromStr for Held {
+    type Err = HeldError;
+
+    fn from_str(text: &str) -> Result<Self, HeldError> {
+        let parse = || {
+            let mut parts = text.split('.');
+            let session = parts.next().filter(|session| session.len() == 32)?;
+            let session = u128::from_str_radix(session, 16).ok()?.to_be_bytes();
+            let (token, offset) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            parts.next().is_none().then_some(Self { session, token, offset })
+        };
+        parse().ok_or_else(|| HeldError(text.to_owned()))
+    }
+}
+
+/// What becomes of a message that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: it is never delivered again.
+    Ack,
+    /// It goes back to its place in the queue, not before a delay if one is given.
+    Nack(Option<Duration>),
+    /// Not wanted: it leaves the queue.
+    Reject,
+    /// Not done yet: the lease lasts so much longer from now, 100 ms to 12 h.
+    Extend(Duration),
+}
+
+impl Settlement {
+    fn kind(self) -> (v1::SettleKind, u32) {
+        match self {
+            Self::Ack => (v1::SettleKind::Ack, 0),
+            Self::Nack(delay) => (v1::SettleKind::Nack, millis(delay.unwrap_or_default())),
+            Self::Reject => (v1::SettleKind::Reject, 0),
+            Self::Extend(lease) => (v1::SettleKind::Extend, millis(lease)),
+        }
+    }
+}
+
+impl PullConsumer {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
+        Self { client, queue, name: String::new(), session: random::session(), lease: None }
+    }
+
+    /// Shown to people in listings; at most 128 bytes, empty unless set.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Length of a lease, 100 ms to 12 h; the queue's setting unless set.
+    #[must_use]
+    pub fn lease(mut self, length: Duration) -> Self {
+        self.lease = Some(length);
+        self
+    }
+
+    /// Takes up to `most` messages (1 to 1,000) that are ready; if there are none, waits up to `wait` for the first ones.
+    /// None have come if it is empty.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND` or `INVALID_ARGUMENT`; [`Error::Unavailable`] when no node answers within
+    /// the client's request time limit. Messages of an answer that was lost come again when their leases end.
+    pub async fn receive(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let messages = self.ask(most, left.min(SLICE)).await?;
+            if !messages.is_empty() || left <= SLICE {
+                return Ok(messages);
+            }
+        }
+    }
+
+    async fn ask(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
+        let request = v1::ReceiveRequest {
+            queue: self.queue.clone(),
+            session: Bytes::copy_from_slice(&self.session),
+            name: self.name.clone(),
+            max_messages: most.max(1),
+            wait_ms: millis(wait),
+            lease_ms: self.lease.map_or(0, |lease| millis(lease).max(1)),
+        };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { consumers(channel).receive(request).await }
+        };
+        // Asked again it takes others, and none is lost.
+        let answer = self.client.nodes.call(Effect::Reads, ask).await?;
+        let received = |message: v1::ReceivedMessage| Received {
+            held: Held { session: self.session, token: message.token, offset: message.offset },
+            attempt: message.attempt,
+            headers: message.headers.into_iter().map(|of| (of.key, of.value)).collect(),
+            body: message.body,
+        };
+        Ok(answer.messages.into_iter().map(received).collect())
+    }
+
+    /// Settles a message. Returns once a majority has that on disk. It may have been received through another one.
+    ///
+    /// # Errors
+    /// See [`SettleError`].
+    pub async fn settle(&self, held: Held, how: Settlement) -> Result<(), SettleError> {
+        let (kind, delay_ms) = how.kind();
+        let item = v1::SettleItem {
+            kind: kind.into(),
+            token: held.token,
+            first_offset: held.offset,
+            count: 1,
+            delay_ms,
+        };
+        let request = v1::SettleRequest {
+            queue: self.queue.clone(),
+            session: Bytes::copy_from_slice(&held.session),
+            items: vec![item],
+        };
+        let asked = AtomicU32::new(0);
+        let ask = |channel| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let request = request.clone();
+            async move { consumers(channel).settle(request).await }
+        };
+        match self.client.nodes.call(Effect::Writes, ask).await {
+            Ok(answer) if answer.lost.is_empty() => Ok(()),
+            // An attempt before may have settled it.
+            Ok(_) if asked.into_inner() > 1 => Err(SettleError::UnknownOutcome),
+            Ok(_) => Err(SettleError::LeaseLost),
+            Err(failed) if failed.maybe_done || failed.fault.verdict == Verdict::Unknown => {
+                Err(SettleError::UnknownOutcome)
+            }
+            Err(failed) => Err(SettleError::Refused(failed.fault.refusal)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_comes_back_from_its_text_and_nothing_else_does() {
+        let held = Held { session: [0xab; 16], token: 7, offset: 12 };
+        assert_eq!(held.to_string(), format!("{}.7.12", "ab".repeat(16)));
+        assert_eq!(held.to_string().parse(), Ok(held));
+        for text in ["", "7.12", "zz.7.12", &format!("{held}.1"), &held.to_string()[1..]] {
+            let error = text.parse::<Held>().unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}
