@@ -113,10 +113,16 @@ fn slot_names() -> impl Strategy<Value = SlotName> {
 }
 
 fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
-    use catalog::{Command, CreateQueue, GroupId, PlaceQueue, RegisterNode};
+    use catalog::{Command, CreateQueue, GroupId, Pattern, PlaceQueue, RegisterNode, Route};
     let name = || "[A-Za-z0-9][A-Za-z0-9._-]{0,127}".prop_map(|n| QueueName::parse(&n).unwrap());
     let register = (any::<u64>(), any::<u128>(), ".{0,40}", ".{0,20}", any::<u32>(), any::<bool>());
     let create = (name(), settings(), any::<u8>(), prop::collection::vec(any::<u64>(), 0..9));
+    let headers = prop::collection::btree_map(".{0,20}", ".{0,20}", 0..4);
+    let route = (name(), "[a-z]{1,9}[.][*]", headers).prop_map(|(queue, subject, headers)| Route {
+        queue,
+        subject: Pattern::parse(&subject).unwrap(),
+        headers,
+    });
     let nodes = |most: usize| prop::collection::vec(any::<u64>(), 0..=most);
     prop_oneof![
         any::<u128>().prop_map(|cluster_id| Command::Bootstrap { cluster_id }),
@@ -155,6 +161,9 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
             Command::QueueTookOver { group: GroupId(group), moved, from }
         }),
         Just(Command::CatalogRecovered),
+        (name(), any::<u64>(), prop::collection::vec(route, 0..4))
+            .prop_map(|(name, version, routes)| Command::SetTopic { name, version, routes }),
+        name().prop_map(|name| Command::DeleteTopic { name }),
         (name(), settings()).prop_map(|(name, settings)| Command::UpdateQueue { name, settings }),
         Just(Command::Tick),
         any::<u64>().prop_map(Catalog::leader_changed),

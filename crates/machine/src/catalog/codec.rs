@@ -16,6 +16,9 @@
 //! 13 RecoverQueue  group u64 | moved u64 | survivor u64 | timeline u64
 //! 14 QueueTookOver group u64 | moved u64 | from u64
 //! 15 CatalogRecovered
+//! 16 SetTopic      name text | version u64 | routes u16 | route ...
+//! 17 DeleteTopic   name text
+//! route            queue text | pattern text | headers u8 | (key text | value text) ...
 //! text             length u32 | UTF-8
 //! ```
 
@@ -23,6 +26,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::command::{Command, CreateQueue, PlaceQueue, RegisterNode};
 use super::names::QueueName;
+use super::topics::Route;
 use super::{GroupId, NODES_MAX};
 use crate::NodeId;
 use crate::queue::Settings;
@@ -46,6 +50,8 @@ const RETIRE_NODE: u8 = 12;
 const RECOVER_QUEUE: u8 = 13;
 const QUEUE_TOOK_OVER: u8 = 14;
 const CATALOG_RECOVERED: u8 = 15;
+const SET_TOPIC: u8 = 16;
+const DELETE_TOPIC: u8 = 17;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -110,6 +116,17 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u64_le(*from);
         }
         Command::CatalogRecovered => out.put_u8(CATALOG_RECOVERED),
+        Command::SetTopic { name, version, routes } => {
+            out.put_u8(SET_TOPIC);
+            wire::put_bytes(out, name.as_str().as_bytes());
+            out.put_u64_le(*version);
+            out.put_u16_le(u16::try_from(routes.len()).expect("a topic has few routes"));
+            routes.iter().for_each(|route| route.encode(out));
+        }
+        Command::DeleteTopic { name } => {
+            out.put_u8(DELETE_TOPIC);
+            wire::put_bytes(out, name.as_str().as_bytes());
+        }
     }
 }
 
@@ -173,6 +190,12 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             from: wire::u64(buf)?,
         },
         CATALOG_RECOVERED => Command::CatalogRecovered,
+        SET_TOPIC => {
+            let (name, version, count) = (name(buf)?, wire::u64(buf)?, wire::u16(buf)?);
+            let routes = (0..count).map(|_| Route::decode(buf)).collect::<Result<_, _>>()?;
+            Command::SetTopic { name, version, routes }
+        }
+        DELETE_TOPIC => Command::DeleteTopic { name: name(buf)? },
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::names::QueueName;
+use super::topics::Route;
 use super::{GroupId, QUEUES_MAX};
 use crate::queue::Settings;
 use crate::{Millis, NodeId};
@@ -82,6 +83,20 @@ pub enum Command {
     },
     /// This catalog itself was recovered: groups that it gave, and does not know of any more, are not given again.
     CatalogRecovered,
+    /// Replaces the routes of a topic, or makes it.
+    SetTopic {
+        /// Its name.
+        name: QueueName,
+        /// [`Topic::version`](super::Topic::version) of the routes that this was decided on; 0: there is no such topic.
+        version: u64,
+        /// At most [`ROUTES_MAX`](super::ROUTES_MAX).
+        routes: Vec<Route>,
+    },
+    /// Deletes a topic.
+    DeleteTopic {
+        /// Its name.
+        name: QueueName,
+    },
     /// Lets time pass.
     Tick,
     /// A leader takes up office.
@@ -174,6 +189,11 @@ pub enum Reply {
     Placed {
         /// [`Queue::moved`] of the placement now in force; unchanged if it is the same as before.
         moved: u64,
+    },
+    /// The topic has these routes.
+    TopicSet {
+        /// Version of the routes; unchanged if they are the same as before.
+        version: u64,
     },
     /// Refused; nothing has changed.
     Rejected(Rejection),
@@ -294,6 +314,35 @@ pub enum Rejection {
     TooManyObservers {
         /// The most observers.
         limit: u32,
+    },
+    /// No topic of that name.
+    #[error("topic not found")]
+    TopicNotFound,
+    /// The topic is not as it was when this was decided.
+    #[error("the topic was changed meanwhile: its version is {version}")]
+    TopicChanged {
+        /// Version of its routes; 0 if there is no such topic.
+        version: u64,
+    },
+    /// No room for another topic.
+    #[error("cluster has {limit} topics, the most it can have")]
+    TooManyTopics {
+        /// The most topics.
+        limit: u32,
+    },
+    /// No room for so many routes.
+    #[error("a topic has at most {limit} routes, of {bytes} bytes together")]
+    TooManyRoutes {
+        /// The most routes.
+        limit: u32,
+        /// The most bytes.
+        bytes: u32,
+    },
+    /// A route leads to no queue.
+    #[error("there is no queue `{name}`")]
+    UnknownQueue {
+        /// The name.
+        name: QueueName,
     },
     /// No room for another queue.
     #[error("cluster has {limit} queues, the most it can have", limit = QUEUES_MAX)]

@@ -21,6 +21,8 @@ mod names;
 mod placement;
 mod recovery;
 mod snapshot;
+mod subjects;
+mod topics;
 
 pub use command::{
     Change, Command, CreateQueue, Effect, Fork, Node, PlaceQueue, Queue, RegisterNode, Rejection,
@@ -28,6 +30,8 @@ pub use command::{
 };
 pub use explain::{Explained, Explanation, Finding, LeaderReason, Reason, Role};
 pub use names::{QueueName, QueueNameError};
+pub use subjects::{Pattern, Subject, SubjectError};
+pub use topics::{ROUTES_BYTES_MAX, ROUTES_MAX, Route, TOPICS_MAX, Topic};
 
 /// Most nodes of a cluster.
 pub const NODES_MAX: u32 = 1_000;
@@ -62,6 +66,7 @@ pub struct Catalog {
     /// The queues that are moving.
     moving: BTreeSet<GroupId>,
     loads: placement::Loads,
+    topics: BTreeMap<QueueName, Topic>,
 }
 
 impl Catalog {
@@ -238,11 +243,12 @@ impl Catalog {
         self.queues.insert(queue.name.clone(), queue);
     }
 
-    fn delete(&mut self, name: QueueName) -> Result<Done, Rejection> {
+    fn delete(&mut self, at: At, name: QueueName) -> Result<Done, Rejection> {
         let queue = self.queues.remove(&name).ok_or(Rejection::NotFound)?;
         self.loads.remove(&queue);
         self.by_group.remove(&queue.group);
         self.moving.remove(&queue.group);
+        self.forget_routes(at, &name);
         let group = queue.group;
         Ok((Reply::Deleted { group }, Some(Change::QueueDeleted { name, group })))
     }
@@ -286,7 +292,7 @@ impl Machine for Catalog {
             Command::Bootstrap { cluster_id } => self.bootstrap(cluster_id),
             Command::RegisterNode(register) => self.register(register),
             Command::CreateQueue(create) => self.create(at, create),
-            Command::DeleteQueue { name } => self.delete(name),
+            Command::DeleteQueue { name } => self.delete(at, name),
             Command::UpdateQueue { name, settings } => self.update(at, name, settings),
             Command::DrainNode { id, draining } => self.drain(id, draining),
             Command::PlaceQueue(place) => self.place_queue(at, place),
@@ -298,6 +304,10 @@ impl Machine for Catalog {
             }
             Command::QueueTookOver { group, moved, from } => self.took_over(group, moved, from),
             Command::CatalogRecovered => self.recovered(at),
+            Command::SetTopic { name, version, routes } => {
+                self.set_topic(at, name, version, routes)
+            }
+            Command::DeleteTopic { name } => self.delete_topic(&name),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | recovered at*
-//!            | checksum u64
+//!            | topic* | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
 //! node     = id | incarnation u128 | address | zone | version | duty u8
 //! duty     = 0 serves | 1 draining | 2 leaving
 //! removed  = id                     since version 3
 //! fork     = timeline | from
 //! recovered at = groups | index    since version 4
+//! topic    = name | version | created at | route*      since version 5; route as in the command
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
 //!            | (timeline | is recovering u8 | fork* | voters wanted u8) if moved > 0, since version 4
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use bytes::BufMut;
 
 use super::command::{Fork, Node, PlaceQueue, Queue, RegisterNode};
+use super::topics::{Route, Topic};
 use super::{Catalog, GroupId, NODES_MAX, codec};
 use crate::digest::digest;
 use crate::queue::Settings;
@@ -28,8 +30,9 @@ use crate::wire::{
 use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout, the oldest that has room for the state is written: in version 1 no node
-/// is draining, in version 2 none is leaving or removed, and no queue was moved, in version 3 none was recovered.
-const VERSION: u8 = 4;
+/// is draining, in version 2 none is leaving or removed, and no queue was moved, in version 3 none was recovered, in
+/// version 4 there is no topic.
+const VERSION: u8 = 5;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -85,6 +88,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
             catalog.recovered_at.insert(groups, index);
         }
     }
+    if version >= 5 {
+        read_topics(&mut rest, &mut catalog)?;
+    }
     wire::expect_end(&rest)?;
     if catalog.queues.len() != catalog.by_group.len() {
         return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
@@ -101,6 +107,7 @@ fn needed_version(catalog: &Catalog) -> u8 {
     let moved = catalog.queues.values().any(|queue| queue.moved > 0);
     let recovered = catalog.queues.values().any(|queue| queue.timeline > 0);
     match () {
+        () if !catalog.topics.is_empty() => 5,
         () if recovered || !catalog.recovered_at.is_empty() => 4,
         () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
         () if any(|node| node.draining) => 2,
@@ -132,7 +139,36 @@ fn state(catalog: &Catalog) -> Vec<u8> {
             put_varint(&mut out, *index);
         }
     }
+    if version >= 5 {
+        put_varint(&mut out, catalog.topics.len() as u64);
+        for topic in catalog.topics.values() {
+            wire::put_bytes(&mut out, topic.name.as_str().as_bytes());
+            put_varint(&mut out, topic.version);
+            put_varint(&mut out, topic.created_at.0);
+            put_varint(&mut out, topic.routes.len() as u64);
+            topic.routes.iter().for_each(|route| route.encode(&mut out));
+        }
+    }
     out
+}
+
+fn read_topics(buf: &mut &[u8], catalog: &mut Catalog) -> Result<(), SnapshotError> {
+    for _ in 0..item_count(buf, 8)? {
+        let name = codec::name(buf)?;
+        ascending(catalog.topics.last_key_value().map(|(last, _)| last), &name, "topic")?;
+        let (version, created_at) = (counter(buf, "version of a topic")?, Millis(varint(buf)?));
+        let mut routes = Vec::new();
+        for _ in 0..item_count(buf, 9)? {
+            let route = Route::decode(buf)?;
+            ascending(routes.last(), &route, "route")?;
+            if !catalog.queues.contains_key(&route.queue) {
+                return Err(SnapshotError::Inconsistent("a route leads to a queue"));
+            }
+            routes.push(route);
+        }
+        catalog.topics.insert(name.clone(), Topic { name, version, routes, created_at });
+    }
+    Ok(())
 }
 
 fn write_node(out: &mut Vec<u8>, node: &Node, version: u8) {

@@ -8,6 +8,7 @@
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
 //! recover NAME on=N [moved=N] [timeline=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
+//! topic NAME [QUEUE@PATTERN,HEADER:VALUE,... ...] [version=N]   (else that in force)   untopic NAME
 //! show   restore   explain NAME [there=1,2,3]   (else all)
 //! ```
 
@@ -16,8 +17,8 @@ use std::fmt::Write as _;
 use quorate_machine::Machine;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{
-    Catalog, Change, Command, CreateQueue, Effect, GroupId, PlaceQueue, QueueName, RegisterNode,
-    Reply,
+    Catalog, Change, Command, CreateQueue, Effect, GroupId, Pattern, PlaceQueue, QueueName,
+    RegisterNode, Reply, Route, Subject,
 };
 use quorate_machine::queue::Settings;
 
@@ -80,6 +81,13 @@ impl Script {
             assert_eq!(catalog.by_group(queue.group), Some(queue));
             assert!(!catalog.is_deleted(queue.group));
         }
+        for topic in catalog.topics() {
+            writeln!(output, "topic {}, version {}", topic.name, topic.version).unwrap();
+            for route in &topic.routes {
+                let headers: Vec<_> = route.headers.iter().collect();
+                writeln!(output, "  to {} {} {headers:?}", route.queue, route.subject).unwrap();
+            }
+        }
     }
 }
 
@@ -122,6 +130,13 @@ impl Runner for Script {
             return self.show(output);
         }
         let words = Words::parse(line);
+        if words.verb == "route" {
+            let topic = self.log.machine.topic(&name(&words)).expect("the topic is there");
+            let subject = Subject::parse(words.word(1)).unwrap();
+            let header = |key: &str| words.text(key).map(str::as_bytes);
+            let queues: Vec<_> = topic.queues(&subject, header).map(QueueName::as_str).collect();
+            return writeln!(output, "goes to {queues:?}").unwrap();
+        }
         if words.verb == "explain" {
             return self.explain(&words, output);
         }
@@ -166,6 +181,13 @@ impl Script {
                 let (group, moved) = self.placement(&words);
                 Command::QueuePlaced { group, moved }
             }
+            "topic" => {
+                let name = name(&words);
+                let present = self.log.machine.topic(&name).map_or(0, |topic| topic.version);
+                let version = words.get("version").unwrap_or(present);
+                let routes = words.all()[1..].iter().map(|text| route(text)).collect();
+                Command::SetTopic { name, version, routes }
+            }
             _ => command(&words),
         }
     }
@@ -174,6 +196,17 @@ impl Script {
 fn nodes(words: &Words, key: &str) -> Vec<NodeId> {
     let ids = words.text(key).unwrap_or_default().split(',').filter(|id| !id.is_empty());
     ids.map(|id| NodeId(id.parse().unwrap())).collect()
+}
+
+fn route(text: &str) -> Route {
+    let mut parts = text.split(',');
+    let (queue, subject) = parts.next().unwrap().split_once('@').expect("QUEUE@PATTERN");
+    let headers = parts.map(|header| header.split_once(':').expect("HEADER:VALUE"));
+    Route {
+        queue: QueueName::parse(queue).unwrap(),
+        subject: Pattern::parse(subject).unwrap(),
+        headers: headers.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+    }
 }
 
 fn command(words: &Words) -> Command {
@@ -200,6 +233,7 @@ fn command(words: &Words) -> Command {
         "remove" => Command::RemoveNode { id: NodeId(words.number(0)) },
         "retire" => Command::RetireNode { id: NodeId(words.number(0)) },
         "recovered" => Command::CatalogRecovered,
+        "untopic" => Command::DeleteTopic { name: name(words) },
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
     }
@@ -225,6 +259,7 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
         Reply::Deleted { group } => format!("deleted group {}", group.0),
         Reply::Updated { group, version } => format!("updated group {} to {version}", group.0),
         Reply::Placed { moved } => format!("placed by {moved}"),
+        Reply::TopicSet { version } => format!("topic is of version {version}"),
         Reply::Rejected(rejection) => format!("rejected: {rejection} ({rejection:?})"),
     };
     writeln!(output, "[{index}] {text}").unwrap();

@@ -34,6 +34,10 @@ impl<'a> Words<'a> {
         self.words.get(at).copied().unwrap_or_else(|| panic!("{}: word {at} missing", self.verb))
     }
 
+    pub fn all(&self) -> &[&'a str] {
+        &self.words
+    }
+
     pub fn has(&self, word: &str) -> bool {
         self.words.contains(&word)
     }

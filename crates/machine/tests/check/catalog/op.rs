@@ -1,7 +1,9 @@
 //! Steps of a catalog's log, in a small world: few nodes, few names, few settings.
 
+use std::collections::BTreeMap;
+
 use quorate_machine::catalog::{
-    Catalog, Command, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
+    Catalog, Command, CreateQueue, GroupId, Pattern, PlaceQueue, QueueName, RegisterNode, Route,
 };
 use quorate_machine::queue::Settings;
 use quorate_machine::{Machine, NodeId};
@@ -17,26 +19,86 @@ pub struct Entry {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Bootstrap { cluster_id: u8 },
-    Register { node: u8, incarnation: u8, zone: u8, version: u8, replace: bool },
-    Create { name: u8, max_messages: u8, replicas: u8, candidates: Vec<u8> },
-    Update { name: u8, max_messages: u8, version: u8 },
-    Delete { name: u8 },
-    Drain { node: u8, draining: bool },
-    Place { group: u8, moved: u64, replicas: Vec<u8>, observers: Vec<u8> },
-    Placed { group: u8, moved: u64 },
-    Remove { node: u8 },
-    Retire { node: u8 },
-    Recover { group: u8, moved: u64, survivor: u8, timeline: u64 },
-    TookOver { group: u8, moved: u64, from: u64 },
+    Bootstrap {
+        cluster_id: u8,
+    },
+    Register {
+        node: u8,
+        incarnation: u8,
+        zone: u8,
+        version: u8,
+        replace: bool,
+    },
+    Create {
+        name: u8,
+        max_messages: u8,
+        replicas: u8,
+        candidates: Vec<u8>,
+    },
+    Update {
+        name: u8,
+        max_messages: u8,
+        version: u8,
+    },
+    Delete {
+        name: u8,
+    },
+    Drain {
+        node: u8,
+        draining: bool,
+    },
+    Place {
+        group: u8,
+        moved: u64,
+        replicas: Vec<u8>,
+        observers: Vec<u8>,
+    },
+    Placed {
+        group: u8,
+        moved: u64,
+    },
+    Remove {
+        node: u8,
+    },
+    Retire {
+        node: u8,
+    },
+    Recover {
+        group: u8,
+        moved: u64,
+        survivor: u8,
+        timeline: u64,
+    },
+    TookOver {
+        group: u8,
+        moved: u64,
+        from: u64,
+    },
     CatalogRecovered,
+    /// Routes as queue and what it takes; `behind` that many versions.
+    SetTopic {
+        name: u8,
+        is_known: bool,
+        routes: Vec<(u8, u8)>,
+    },
+    DeleteTopic {
+        name: u8,
+    },
     Tick,
     LeaderChanged,
 }
 
 impl Op {
-    pub fn command(&self) -> Command {
+    /// `versions`: of the topics that there are.
+    pub fn command(&self, versions: &BTreeMap<QueueName, u64>) -> Command {
         match self {
+            Self::SetTopic { name, is_known, routes } => {
+                let name = queue_name(*name);
+                let version = versions.get(&name).copied().filter(|_| *is_known).unwrap_or(0);
+                let routes = routes.iter().map(|&(queue, kind)| route(queue, kind)).collect();
+                Command::SetTopic { name, version, routes }
+            }
+            Self::DeleteTopic { name } => Command::DeleteTopic { name: queue_name(*name) },
             Self::Bootstrap { cluster_id } => {
                 Command::Bootstrap { cluster_id: (*cluster_id).into() }
             }
@@ -93,6 +155,16 @@ impl Op {
             Self::Tick => Command::Tick,
             Self::LeaderChanged => Catalog::leader_changed(1),
         }
+    }
+}
+
+fn route(queue: u8, kind: u8) -> Route {
+    let subject = ["a.b", "a.*", "*.b", ">"][usize::from(kind % 4)];
+    let headers = [("eu", "yes"), ("us", "no")].into_iter().take((kind / 4).into());
+    Route {
+        queue: queue_name(queue),
+        subject: Pattern::parse(subject).unwrap(),
+        headers: headers.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
     }
 }
 

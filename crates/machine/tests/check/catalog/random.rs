@@ -25,7 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1]) {
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1, 10, 2]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -54,7 +54,13 @@ fn op(rng: &mut Rng, names: u64) -> Op {
             Op::Recover { group: group(rng), moved: moved(rng), survivor, timeline }
         }
         13 => Op::TookOver { group: group(rng), moved: moved(rng), from: rng.below(100) },
-        _ => Op::CatalogRecovered,
+        14 => Op::CatalogRecovered,
+        15 => {
+            let routes = (0..rng.below(4)).map(|_| (rng.below(names) as u8, rng.below(12) as u8));
+            let routes = routes.collect();
+            Op::SetTopic { name: rng.below(2) as u8, is_known: !rng.one_in(5), routes }
+        }
+        _ => Op::DeleteTopic { name: rng.below(2) as u8 },
     }
 }
 

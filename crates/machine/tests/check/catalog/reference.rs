@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use quorate_machine::catalog::{
     Change, Command, CreateQueue, Fork, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
-    Rejection, Reply,
+    Rejection, Reply, Route, Topic,
 };
 use quorate_machine::queue::Settings;
 use quorate_machine::{Millis, NodeId};
@@ -23,6 +23,8 @@ pub struct Reference {
     pub groups: Vec<GroupId>,
     /// Groups that were given before it was recovered, and forgotten.
     pub skipped: u64,
+    /// By name.
+    pub topics: Vec<Topic>,
 }
 
 impl Reference {
@@ -42,6 +44,12 @@ impl Reference {
             Command::DeleteQueue { name } => match self.find(name) {
                 Some(at) => {
                     let Queue { name, group, .. } = self.queues.remove(at);
+                    for topic in &mut self.topics {
+                        if topic.routes.iter().any(|route| route.queue == name) {
+                            topic.routes.retain(|route| route.queue != name);
+                            topic.version = index.max(topic.version + 1);
+                        }
+                    }
                     (Reply::Deleted { group }, Some(Change::QueueDeleted { name, group }))
                 }
                 None => rejected(Rejection::NotFound),
@@ -103,8 +111,49 @@ impl Reference {
                 self.skipped += 1 << 20;
                 (Reply::Done, None)
             }
+            Command::SetTopic { name, version, routes } => {
+                self.set_topic(index, name, *version, routes)
+            }
+            Command::DeleteTopic { name } => {
+                let before = self.topics.len();
+                self.topics.retain(|topic| topic.name != *name);
+                match self.topics.len() < before {
+                    true => (Reply::Done, None),
+                    false => rejected(Rejection::TopicNotFound),
+                }
+            }
             Command::Tick | Command::LeaderChanged { .. } => (Reply::Done, None),
         }
+    }
+
+    fn set_topic(
+        &mut self,
+        index: u64,
+        name: &QueueName,
+        version: u64,
+        routes: &[Route],
+    ) -> (Reply, Option<Change>) {
+        let routes: BTreeSet<Route> = routes.iter().cloned().collect();
+        let routes: Vec<Route> = routes.into_iter().collect();
+        let at = self.topics.iter().position(|topic| topic.name == *name);
+        let present = at.map_or(0, |at| self.topics[at].version);
+        if at.is_some_and(|at| self.topics[at].routes == routes) {
+            return (Reply::TopicSet { version: present }, None);
+        }
+        if present != version {
+            return rejected(Rejection::TopicChanged { version: present });
+        }
+        for route in &routes {
+            if self.find(&route.queue).is_none() {
+                return rejected(Rejection::UnknownQueue { name: route.queue.clone() });
+            }
+        }
+        let created_at = at.map_or(Millis(self.now), |at| self.topics[at].created_at);
+        let version = index.max(present + 1);
+        self.topics.retain(|topic| topic.name != *name);
+        self.topics.push(Topic { name: name.clone(), version, routes, created_at });
+        self.topics.sort_by(|left, right| left.name.cmp(&right.name));
+        (Reply::TopicSet { version }, None)
     }
 
     fn is_draining(&self, id: NodeId) -> bool {

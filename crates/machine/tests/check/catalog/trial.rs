@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use quorate_machine::catalog::{Catalog, Change, Effect, GroupId, Queue, Reply};
+use quorate_machine::catalog::{Catalog, Change, Command, Effect, GroupId, Queue, Reply};
 use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
 use super::Tally;
@@ -35,29 +35,32 @@ impl<'a> Trial<'a> {
             self.tally.add("restores", 1);
         }
         let mut builder = EntryBuilder::new();
-        for op in &entry.ops {
-            builder.push_command::<Catalog>(&op.command());
+        let topics = self.reference.topics.iter();
+        let versions = topics.map(|topic| (topic.name.clone(), topic.version)).collect();
+        let wanted: Vec<Command> = entry.ops.iter().map(|op| op.command(&versions)).collect();
+        for command in &wanted {
+            builder.push_command::<Catalog>(command);
         }
-        self.apply(builder.freeze(Millis(self.now)), entry);
+        self.apply(builder.freeze(Millis(self.now)), &wanted);
         if compare {
             self.check_state();
         }
     }
 
-    fn apply(&mut self, payload: Bytes, entry: &Entry) {
+    fn apply(&mut self, payload: Bytes, wanted: &[Command]) {
         let (now, commands) = decode_entry(payload).unwrap();
         let at = At { index: self.index, now };
-        for ((ordinal, bytes), op) in (0..).zip(commands).zip(&entry.ops) {
+        for ((ordinal, bytes), wanted) in (0..).zip(commands).zip(wanted) {
             let command = Catalog::decode(&mut bytes.unwrap()).unwrap();
-            assert_eq!(command, op.command(), "a command comes back as it was written");
+            assert_eq!(command, *wanted, "a command comes back as it was written");
             let (expected, change) = self.reference.apply(self.index, now.0, &command);
             let (mut effects, mut follower_effects) = (Vec::new(), Vec::new());
             let reply = self.leader.apply(at, ordinal, command.clone(), &mut effects);
             let same = self.follower.apply(at, ordinal, command, &mut follower_effects);
-            assert_eq!(reply, expected, "reply to {op:?}");
+            assert_eq!(reply, expected, "reply to {wanted:?}");
             assert_eq!(reply, same, "a restored replica replies alike");
             let expected: Vec<Effect> = change.clone().into_iter().map(Effect::Changed).collect();
-            assert_eq!(effects, expected, "changes told by {op:?}");
+            assert_eq!(effects, expected, "changes told by {wanted:?}");
             assert_eq!(effects, follower_effects, "a restored replica tells the same");
             self.count(&reply, change.as_ref());
         }
@@ -74,6 +77,7 @@ impl<'a> Trial<'a> {
         assert_eq!(leader.cluster_id(), reference.cluster_id);
         assert!(leader.nodes().eq(&reference.nodes), "nodes");
         assert!(leader.queues().eq(&reference.queues), "queues");
+        assert!(leader.topics().eq(&reference.topics), "topics");
         let versions = reference.nodes.iter().map(|node| node.version);
         assert_eq!(leader.min_version(), versions.min(), "what every node can apply");
         let given = reference.groups.iter().map(|group| group.0);
@@ -119,6 +123,7 @@ impl<'a> Trial<'a> {
             Reply::Deleted { .. } => "deleted",
             Reply::Updated { .. } => "updated",
             Reply::Placed { .. } => "placed",
+            Reply::TopicSet { .. } => "topics set",
             Reply::Rejected(_) => "refused",
         };
         self.tally.add(event, 1);
