@@ -2,10 +2,11 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "quorate/v1/queue.proto",
     "quorate/v1/consumer.proto",
     "quorate/v1/reader.proto",
+    "quorate/v1/topic.proto",
     "quorate/v1/admin.proto",
     "quorate/v1/cluster.proto",
     "quorate/internal/peer.proto",

@@ -18,6 +18,7 @@ use quorate_proto::v1::cluster_service_server::SERVICE_NAME as CLUSTER;
 use quorate_proto::v1::consumer_service_server::SERVICE_NAME as CONSUMER;
 use quorate_proto::v1::queue_service_server::SERVICE_NAME as QUEUE;
 use quorate_proto::v1::reader_service_server::SERVICE_NAME as READER;
+use quorate_proto::v1::topic_service_server::SERVICE_NAME as TOPIC;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
@@ -84,7 +85,7 @@ impl Standing {
     fn serves(self, service: &str) -> Option<bool> {
         match service {
             "" => Some(self.has_majority && !self.is_ending),
-            QUEUE => Some(self.why_not_ready().is_none() && !self.disk_is_full),
+            QUEUE | TOPIC => Some(self.why_not_ready().is_none() && !self.disk_is_full),
             CONSUMER | READER | ADMIN | CLUSTER => Some(self.why_not_ready().is_none()),
             _ => None,
         }

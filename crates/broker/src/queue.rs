@@ -97,6 +97,11 @@ impl Queue {
         (stream, receiver)
     }
 
+    /// Whether a stream or a call of the session is answered here.
+    pub(crate) fn has_outlet(&self, session: Session) -> bool {
+        self.lock().as_ref().is_some_and(|outlets| outlets.contains_key(&session))
+    }
+
     /// Forgets a consumer's stream, unless the session has another one by now.
     pub(crate) fn close(&self, session: Session, stream: u64) {
         let mut outlets = self.lock();

@@ -154,7 +154,9 @@ impl Refusal {
     fn code(&self) -> Code {
         match self.reason {
             reason::INVALID_ARGUMENT | reason::MESSAGE_TOO_LARGE => Code::InvalidArgument,
-            reason::QUEUE_NOT_FOUND | reason::SLOT_NOT_FOUND => Code::NotFound,
+            reason::QUEUE_NOT_FOUND | reason::SLOT_NOT_FOUND | reason::TOPIC_NOT_FOUND => {
+                Code::NotFound
+            }
             reason::QUEUE_EXISTS | reason::SLOT_EXISTS => Code::AlreadyExists,
             reason::QUEUE_FULL
             | reason::DISK_FULL

@@ -294,12 +294,16 @@ macro_rules! add_services {
         use v1::consumer_service_server::ConsumerServiceServer;
         use v1::queue_service_server::QueueServiceServer;
         use v1::reader_service_server::ReaderServiceServer;
+        use v1::topic_service_server::TopicServiceServer;
         let services: Services = $services;
         let publishing =
             QueueServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let topics =
+            TopicServiceServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         $to.add_service(publishing)
             .add_service(ConsumerServiceServer::new(services.clone()))
             .add_service(ReaderServiceServer::new(services.clone()))
+            .add_service(topics)
             .add_service(AdminServiceServer::new(services.clone()))
             .add_service(ClusterServiceServer::new(services))
     }};

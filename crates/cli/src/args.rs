@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
-    settle, sim, slot, verify,
+    settle, sim, slot, topic, verify,
 };
 use crate::units;
 
@@ -85,6 +85,9 @@ pub enum Command {
     /// Create, move, show and remove slots: read positions that keep what they need.
     #[command(subcommand)]
     Slot(slot::Command),
+    /// Create, bind, show and remove topics, and publish to them: one message to several queues.
+    #[command(subcommand)]
+    Topic(topic::Command),
     /// Show the cluster, add nodes.
     #[command(subcommand)]
     Cluster(cluster::Command),

@@ -44,7 +44,7 @@ impl Exit {
     /// The code for an error reason as in `google.rpc.ErrorInfo.reason`.
     pub fn of_reason(reason: &str) -> Exit {
         match reason {
-            "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" => Exit::NotFound,
+            "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" | "TOPIC_NOT_FOUND" => Exit::NotFound,
             "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" | "NO_SURVIVOR" => {
                 Exit::Unavailable
             }
@@ -59,6 +59,8 @@ impl Exit {
             | "QUOTA_EXCEEDED"
             | "RESOURCE_EXHAUSTED"
             | "SLOT_EXISTS"
+            | "TOPIC_CHANGED"
+            | "NO_ROUTE"
             | "SLOT_LOST"
             | "SLOT_MOVED"
             | "HAS_QUORUM"

@@ -32,7 +32,7 @@ use quorate_broker::Config;
 use crate::args::{Args, Command};
 use crate::commands::{
     bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
-    settle, sim, slot, verify,
+    settle, sim, slot, topic, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -82,6 +82,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Receive(args) => receive::run(args, global).await,
         Command::Settle(args) => settle::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
+        Command::Topic(command) => topic::run(command, global).await,
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Log(command) => log::run(&command, global),

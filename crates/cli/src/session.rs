@@ -95,6 +95,11 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "NO_SURVIVOR" => "start a node that holds the queue; `quorate queue describe` shows which",
         "RECOVERING" => "`quorate queue describe` shows when it is done",
         "UNKNOWN_OUTCOME" => "the message may have entered: consume to see, or publish it again",
+        "TOPIC_NOT_FOUND" => {
+            "`quorate topic list` shows the topics, `quorate topic create` makes one"
+        }
+        "NO_ROUTE" => "`quorate topic bind` adds a route; --allow-unrouted lets it go nowhere",
+        "TOPIC_CHANGED" => "the same again",
         "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
         "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",
         "SLOT_LOST" => {

@@ -46,6 +46,7 @@ mod random;
 mod reader;
 mod replicas;
 mod slots;
+mod topic;
 mod worker;
 
 pub use admin::CreatedQueue;
@@ -68,4 +69,5 @@ pub use quorate_proto::v1::{
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};
+pub use topic::{Delivered, Route, Topic, TopicDescription, TopicOutcome};
 pub use worker::{Job, JobError, Worker, WorkerError};

@@ -105,6 +105,15 @@ impl Message {
         }
     }
 
+    /// The message by itself, as calls take it that have no frame.
+    pub(crate) fn into_proto(self) -> v1::Message {
+        let mut properties = Vec::new();
+        self.add_properties(&mut properties, 0);
+        let v1::Properties { delay_ms, deliver_at_ms, .. } = properties.pop().unwrap_or_default();
+        let headers = self.headers.into_iter().map(|(key, value)| v1::Header { key, value });
+        v1::Message { body: self.body, headers: headers.collect(), delay_ms, deliver_at_ms }
+    }
+
     /// The payload.
     #[must_use]
     pub fn body(&self) -> &Bytes {

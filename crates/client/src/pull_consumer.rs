@@ -18,7 +18,7 @@ use crate::nodes::{Effect, MAX_ANSWER_BYTES};
 use crate::random;
 
 /// A node is asked to wait no longer than this at a time, so that one that has died is noticed.
-const SLICE: Duration = Duration::from_secs(2);
+const SLICE: Duration = Duration::from_secs(4);
 
 fn consumers(channel: Channel) -> ConsumerServiceClient<Channel> {
     ConsumerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -52,7 +52,6 @@ pub struct PullConsumer {
     client: Client,
     queue: String,
     name: String,
-    session: [u8; 16],
     lease: Option<Duration>,
 }
 
@@ -133,7 +132,7 @@ impl Settlement {
 
 impl PullConsumer {
     pub(crate) fn new(client: Client, queue: String) -> Self {
-        Self { client, queue, name: String::new(), session: random::session(), lease: None }
+        Self { client, queue, name: String::new(), lease: None }
     }
 
     /// Shown to people in listings; at most 128 bytes, empty unless set.
@@ -157,20 +156,26 @@ impl PullConsumer {
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND` or `INVALID_ARGUMENT`; [`Error::Unavailable`] when no node answers within
     /// the client's request time limit. Messages of an answer that was lost come again when their leases end.
     pub async fn receive(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
-        let until = Instant::now() + wait;
+        let (begun, session) = (Instant::now(), random::session());
+        let slice = SLICE.min(self.client.nodes.request_timeout() / 2);
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let messages = self.ask(most, left.min(SLICE)).await?;
-            if !messages.is_empty() || left <= SLICE {
+            let left = wait.saturating_sub(begun.elapsed());
+            let messages = self.ask(session, most, left.min(slice)).await?;
+            if !messages.is_empty() || left <= slice {
                 return Ok(messages);
             }
         }
     }
 
-    async fn ask(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
+    async fn ask(
+        &self,
+        session: [u8; 16],
+        most: u32,
+        wait: Duration,
+    ) -> Result<Vec<Received>, Error> {
         let request = v1::ReceiveRequest {
             queue: self.queue.clone(),
-            session: Bytes::copy_from_slice(&self.session),
+            session: Bytes::copy_from_slice(&session),
             name: self.name.clone(),
             max_messages: most.max(1),
             wait_ms: millis(wait),
@@ -183,7 +188,7 @@ impl PullConsumer {
         // Asked again it takes others, and none is lost.
         let answer = self.client.nodes.call(Effect::Reads, ask).await?;
         let received = |message: v1::ReceivedMessage| Received {
-            held: Held { session: self.session, token: message.token, offset: message.offset },
+            held: Held { session, token: message.token, offset: message.offset },
             attempt: message.attempt,
             headers: message.headers.into_iter().map(|of| (of.key, of.value)).collect(),
             body: message.body,

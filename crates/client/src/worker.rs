@@ -157,7 +157,7 @@ where
         }
     }
 
-    /// Most messages handled at a time, 1 to 65,535; 1 unless set. As many are leased, and none ahead.
+    /// Most messages handled at a time, 1 to 65,535; 1 unless set. As many are leased.
     pub fn concurrency(mut self, handlers: u32) -> Self {
         self.concurrency = handlers;
         self
@@ -204,8 +204,8 @@ where
         self.run_until(pending()).await
     }
 
-    /// Handles messages until `stop` is done; then takes no more, lets handlers finish, and gives back what has not
-    /// begun.
+    /// Handles messages until `stop` is done; then begins with no more, lets handlers finish, and gives back what it was
+    /// handed meanwhile.
     ///
     /// # Errors
     /// As [`ConsumerBuilder::build`] and the stream of a [`Consumer`].
@@ -219,7 +219,7 @@ where
                 biased;
                 () = &mut stop => break Ok(()),
                 Some(_) = handlers.next(), if !handlers.is_empty() => {}
-                delivery = consumer.next() => match delivery {
+                delivery = consumer.next(), if handlers.len() < self.concurrency as usize => match delivery {
                     Some(Ok(delivery)) => handlers.push(self.start(delivery)),
                     Some(Err(error)) => break Err(error.into()),
                     None => break Ok(()),
@@ -230,12 +230,12 @@ where
         ended
     }
 
-    fn start(&self, delivery: Delivery) -> tokio::task::JoinHandle<()> {
+    fn start(&self, delivery: Delivery) -> Aborting<()> {
         let Delivery { offset, attempt, ref headers, ref body, .. } = delivery;
         let job = Job { offset, attempt, headers: headers.clone(), body: body.clone() };
         let handler = Arc::clone(&self.handler);
         let (pauses, attempts) = (self.pauses, self.attempts);
-        tokio::spawn(async move {
+        Aborting(tokio::spawn(async move {
             // A task of its own, so that a panic is the message's failure and nobody else's.
             let handling = Aborting(tokio::spawn(async move { handler(job).await }));
             let failed = match handling.await {
@@ -244,18 +244,14 @@ where
                 Err(panic) => Some(JobError::retry(panic.to_string())),
             };
             settle(delivery, failed, pauses, attempts).await;
-        })
+        }))
     }
 
-    async fn finish(
-        self,
-        consumer: Consumer,
-        mut handlers: FuturesUnordered<tokio::task::JoinHandle<()>>,
-    ) {
+    async fn finish(self, consumer: Consumer, mut handlers: FuturesUnordered<Aborting<()>>) {
         let finishing = async { while handlers.next().await.is_some() {} };
         if tokio::time::timeout(self.patience, finishing).await.is_err() {
             tracing::warn!(handlers = handlers.len(), "worker: these do not end, and are dropped");
-            handlers.iter().for_each(tokio::task::JoinHandle::abort);
+            handlers.iter().for_each(|handler| handler.0.abort());
             while handlers.next().await.is_some() {}
         }
         consumer.close().await;

@@ -23,6 +23,14 @@ pub const NOT_LEADER: &str = "NOT_LEADER";
 pub const NO_QUORUM: &str = "NO_QUORUM";
 /// No queue of this name. Retry: no. Cure: create it, or correct the name.
 pub const QUEUE_NOT_FOUND: &str = "QUEUE_NOT_FOUND";
+/// No topic of this name. Retry: no. Cure: create it, or correct the name.
+pub const TOPIC_NOT_FOUND: &str = "TOPIC_NOT_FOUND";
+/// The topic is not as the caller has seen it. Nothing has changed. Metadata `version`: that of its routes, 0 if it is not
+/// there. Retry: after looking again.
+pub const TOPIC_CHANGED: &str = "TOPIC_CHANGED";
+/// No route of the topic takes a message of the request (metadata `message`: its place). Nothing was published anywhere.
+/// Retry: no. Cure: a route, or allowing that it goes nowhere.
+pub const NO_ROUTE: &str = "NO_ROUTE";
 /// A queue of this name exists with other settings. Retry: no. Cure: another name, or the same settings.
 pub const QUEUE_EXISTS: &str = "QUEUE_EXISTS";
 /// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
@@ -93,7 +101,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 30] = [
+pub const ALL: &[&str] = &[
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
@@ -114,6 +122,9 @@ pub const ALL: [&str; 30] = [
     PRODUCER_FENCED,
     TOO_OLD_TO_DEDUPLICATE,
     SEQUENCE_CONFLICT,
+    TOPIC_NOT_FOUND,
+    TOPIC_CHANGED,
+    NO_ROUTE,
     SLOT_NOT_FOUND,
     SLOT_EXISTS,
     SLOT_LOST,

@@ -16,6 +16,7 @@ mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
+pub(crate) mod topics;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_machine::NodeId;
-use quorate_machine::queue::{Attach, Command, Receive, Run, Session, Token};
+use quorate_machine::queue::{
+    Attach, Command, Offset, Receive, Run, Session, SettleItem, SettleKind, Token,
+};
 use quorate_proto::{frame, v1};
 
 use super::Services;
-use super::consumer::{Attached, attached, check_consumer, session_of, submit};
+use super::consumer::{Attached, attached, check_consumer, session_of};
 use super::inlet::Inlet;
 use crate::member::BEHAVIOUR_VERSION;
 use crate::queue::Queue;
@@ -19,8 +21,8 @@ use crate::refusal::Refusal;
 const MESSAGES_MAX: u32 = 1_000;
 /// Longest wait for a first message, in milliseconds.
 const WAIT_MS_MAX: u32 = 60_000;
-/// Beyond so many bytes of messages an answer takes in no further run.
-const ANSWER_BYTES: usize = 16 << 20;
+/// Most bytes of an answer with more than one message: below what gRPC clients take unless they are told otherwise.
+const ANSWER_BYTES: usize = 3 << 20;
 
 /// What a request asks for.
 pub(crate) fn receive_of(
@@ -58,11 +60,18 @@ impl Services {
         self.node.expect_known(BEHAVIOUR_VERSION, "receiving without a stream")?;
         let receive = receive_of(request, self.node.id(), || Session(random()))?;
         let (node, session) = (self.node.clone(), receive.session);
+        let has_stream = queue.handle.read(|machine| machine.has_stream(session));
+        if has_stream || queue.has_outlet(session) {
+            return Err(Refusal::invalid(
+                "`session` is in use: by a consumer's stream, or by a call that waits",
+            ));
+        }
         let attach = Attach {
             session,
             node: receive.node,
             name: receive.name.clone(),
-            prefetch: receive.count,
+            // Traces follow no further than the answer: what becomes of the messages is told by other calls.
+            prefetch: 0,
             lease_ms: receive.lease_ms,
         };
         let traces = Arc::new(node.telemetry.deliveries(&queue, &attach));
@@ -84,7 +93,7 @@ impl Services {
             Err(_) => return Err(Refusal::no_quorum("receive messages")),
         };
         attached.is_over = true;
-        let messages = received(&attached, &inlet, leased).await?;
+        let messages = received(attached, &inlet, leased).await?;
         let session = session.0.to_be_bytes().to_vec().into();
         Ok(v1::ReceiveResponse { session, messages })
     }
@@ -92,7 +101,7 @@ impl Services {
 
 /// The messages of what was leased, as far as an answer has room for them; the others are given back.
 async fn received(
-    attached: &Attached,
+    attached: Attached,
     inlet: &Inlet,
     (token, runs): (Token, Vec<Run>),
 ) -> Result<Vec<v1::ReceivedMessage>, Refusal> {
@@ -101,19 +110,23 @@ async fn received(
     while let Some(run) = runs.next() {
         let Some(delivery) = inlet.delivery(token, run).await? else { continue };
         let frame = delivery.frame.unwrap_or_default();
-        if bytes > 0 && bytes + frame.messages.len() > ANSWER_BYTES {
-            give_back(attached, token, std::iter::once(run).chain(runs)).await?;
-            break;
-        }
-        bytes += frame.messages.len();
         let views = frame::messages(&frame).map_err(|error| {
             // They were checked when they were published.
             let offset = run.first_offset.0;
             tracing::error!(queue = %attached.queue.name, offset, %error, "a frame cannot be cut");
             Refusal::unknown_outcome()
         })?;
-        for (offset, message) in (run.first_offset.0..).zip(views) {
-            let headers = message.headers.iter();
+        for (skip, message) in (0..).zip(views) {
+            let offset = run.first_offset.0 + u64::from(skip);
+            let headers: Vec<_> = message.headers.iter().collect();
+            let message_bytes = frame::message_bytes(&headers, &message.body);
+            if bytes > 0 && bytes + message_bytes > ANSWER_BYTES {
+                let rest = Run { first_offset: Offset(offset), count: run.count - skip, ..run };
+                give_back(attached, token, std::iter::once(rest).chain(runs));
+                return Ok(messages);
+            }
+            bytes += message_bytes;
+            let headers = headers.into_iter();
             messages.push(v1::ReceivedMessage {
                 token: token.0,
                 offset,
@@ -128,19 +141,20 @@ async fn received(
     Ok(messages)
 }
 
-async fn give_back(
-    attached: &Attached,
-    token: Token,
-    runs: impl Iterator<Item = Run>,
-) -> Result<(), Refusal> {
-    let item = |run: Run| v1::SettleItem {
-        kind: v1::SettleKind::Nack.into(),
-        token: token.0,
-        first_offset: run.first_offset.0,
+/// What the answer has no room for is nobody's any more. If it comes to nothing, the leases end in any case.
+fn give_back(attached: Attached, token: Token, runs: impl Iterator<Item = Run>) {
+    let item = |run: Run| SettleItem {
+        kind: SettleKind::Nack { delay_ms: 0 },
+        token,
+        first: run.first_offset,
         count: run.count,
-        delay_ms: 0,
     };
-    let items: Vec<_> = runs.map(item).collect();
-    // What becomes of it need not be waited for: their leases end in any case.
-    submit(&attached.node, &attached.queue, attached.session, &items).await.map(drop)
+    let (session, items) = (attached.session, runs.map(item).collect());
+    // Not dropped before it is in the log, which would withdraw it.
+    tokio::spawn(async move {
+        let settle = Command::Settle { session, items };
+        if let Err(error) = attached.queue.handle.propose(settle).await {
+            tracing::debug!(queue = %attached.queue.name, %error, "give back: the leases end");
+        }
+    });
 }

@@ -15,4 +15,5 @@ pub mod server;
 pub mod settle;
 pub mod sim;
 pub mod slot;
+pub mod topic;
 pub mod verify;

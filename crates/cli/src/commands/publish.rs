@@ -60,7 +60,8 @@ const PENDING_LIMIT: usize = 4096;
 /// Longest line taken as a message; the server's own limit is at most this.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
+/// A header as options give it.
+pub fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?}: write KEY=VALUE")),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use quorate_client::{Received, Settlement};
-use tokio::time::Instant;
 
 use crate::args::{Format, Global};
 use crate::failure::Failure;
@@ -44,16 +43,9 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
         receiver = receiver.lease(lease);
     }
     let doing = format!("receive from {:?}", args.queue);
-    let until = Instant::now() + args.wait;
-    let messages = loop {
-        // In parts, so that each has the whole of --timeout.
-        let left = until.saturating_duration_since(Instant::now());
-        let part = left.min(Duration::from_secs(2));
-        let messages = session::within(global, &doing, receiver.receive(args.count, part)).await?;
-        if !messages.is_empty() || left == part {
-            break messages;
-        }
-    };
+    // Its parts each have the whole of --timeout.
+    let receiving = receiver.receive(args.count, args.wait).await;
+    let messages = receiving.map_err(|error| session::failure(&doing, &error))?;
     for received in messages {
         print(global.output, &received)?;
         if args.ack {

@@ -175,9 +175,21 @@ impl Consumers {
         }
     }
 
-    /// A session was handed all that one entry has for it.
-    pub fn served(&mut self, session: Session) {
-        self.stop_waiting(session);
+    /// Sessions were handed all that one entry has for them: receivers among them want nothing more.
+    pub fn served<'a>(&mut self, sessions: impl Iterator<Item = &'a Session>) {
+        let mut left = false;
+        for session in sessions {
+            let Some(consumer) = self.sessions.get_mut(session) else { continue };
+            let Some(receiver) = &mut consumer.receiver else { continue };
+            if std::mem::take(&mut receiver.wants) > 0 {
+                self.waits.remove(&(std::mem::take(&mut receiver.until), *session));
+                left |= std::mem::take(&mut consumer.in_turn);
+            }
+        }
+        if left {
+            let Self { turn, sessions, .. } = self;
+            turn.retain(|session| sessions[session].in_turn);
+        }
     }
 
     /// Ends a session; its leases are the caller's to return.

@@ -64,9 +64,12 @@ impl Queue {
         if let Some(grant) = open {
             self.grant(token, grant, &mut grants);
         }
-        effects.extend(grants.into_iter().map(|(session, (node, runs))| {
-            self.consumers.served(session);
-            Effect::Deliver { session, node, token, runs }
+        self.consumers.served(grants.keys());
+        effects.extend(grants.into_iter().map(|(session, (node, runs))| Effect::Deliver {
+            session,
+            node,
+            token,
+            runs,
         }));
     }
 

@@ -102,6 +102,12 @@ impl Queue {
         lease.is_some_and(|(_, lease)| lease.token == token)
     }
 
+    /// Whether `session` is a consumer's that is attached with a stream.
+    #[must_use]
+    pub fn has_stream(&self, session: Session) -> bool {
+        self.consumers.get(session).is_some_and(|consumer| consumer.receiver.is_none())
+    }
+
     /// When a producer last published, if the queue remembers it under that epoch, and is not about to forget
     /// it for others.
     #[must_use]

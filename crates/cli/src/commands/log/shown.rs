@@ -367,6 +367,17 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
         CatalogCommand::QueueTookOver { group, moved, from } => {
             Shown::of("queue took over", facts! { "group": group.0, "moved": moved, "from": from })
         }
+        CatalogCommand::SetTopic { name, version, routes } => {
+            let routes: Vec<String> =
+                routes.iter().map(|route| format!("{} {}", route.queue, route.subject)).collect();
+            let facts = facts! {
+                "name": name.as_str(), "version": *version, "routes": routes.join(", "),
+            };
+            Shown::of("set topic", facts)
+        }
+        CatalogCommand::DeleteTopic { name } => {
+            Shown::of("delete topic", facts! { "name": name.as_str() })
+        }
         CatalogCommand::CatalogRecovered => Shown::of("catalog recovered", Vec::new()),
         CatalogCommand::Tick => Shown::of("tick", Vec::new()),
         catalog::Command::LeaderChanged { node } => {

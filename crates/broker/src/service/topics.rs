@@ -1,0 +1,274 @@
+//! Topics: routes are set at the catalog's leader; messages are routed by the node that is asked, as its catalog has it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+use quorate_machine::catalog::{self, Pattern, QueueName, Rejection, Route, Subject, Topic};
+use quorate_proto::v1::queue_service_server::QueueService;
+use quorate_proto::{reason, v1};
+use tonic::{Request, Response, Status};
+use tonic_types::StatusExt;
+
+use super::Services;
+use crate::member::{BEHAVIOUR_VERSION, Member};
+use crate::refusal::Refusal;
+use crate::routing::{forwarded, hops, passed_on, queue_name};
+
+/// Header that a message gets by being published to a topic.
+const SUBJECT: &str = "quorate-subject";
+/// Queues that one request is published to at a time.
+const SIDE_BY_SIDE: usize = 32;
+const PAGE_DEFAULT: u32 = 100;
+const PAGE_MAX: u32 = 1_000;
+
+/// The routes that a request asks for.
+pub(crate) fn routes_of(routes: Vec<v1::Route>) -> Result<Vec<Route>, Refusal> {
+    if routes.len() > catalog::ROUTES_MAX as usize {
+        return Err(Refusal::invalid(format!(
+            "a topic has at most {} routes",
+            catalog::ROUTES_MAX
+        )));
+    }
+    routes.into_iter().map(route_of).collect()
+}
+
+fn route_of(route: v1::Route) -> Result<Route, Refusal> {
+    let subject = Pattern::parse(&route.subject)
+        .map_err(|error| Refusal::invalid(format!("pattern {:?}: {error}", route.subject)))?;
+    let fits = |(key, value): (&String, &String)| {
+        (1..=Route::KEY_BYTES_MAX).contains(&key.len()) && value.len() <= Route::VALUE_BYTES_MAX
+    };
+    if route.headers.len() > Route::HEADERS_MAX || !route.headers.iter().all(fits) {
+        return Err(Refusal::invalid(format!(
+            "a route has at most {} headers, with keys of 1 to {} bytes and values of at most {}",
+            Route::HEADERS_MAX,
+            Route::KEY_BYTES_MAX,
+            Route::VALUE_BYTES_MAX
+        )));
+    }
+    let headers = route.headers.into_iter().collect();
+    Ok(Route { queue: queue_name(&route.queue)?, subject, headers })
+}
+
+fn topic_not_found(name: &str) -> Refusal {
+    let message =
+        format!("there is no topic `{name}`; create it with `quorate topic create {name}`");
+    Refusal::new(reason::TOPIC_NOT_FOUND, message).with("topic", name)
+}
+
+fn refused(name: &QueueName, rejection: Rejection) -> Refusal {
+    match rejection {
+        Rejection::TopicNotFound => topic_not_found(name.as_str()),
+        Rejection::UnknownQueue { name } => Refusal::queue_not_found(name.as_str()),
+        Rejection::TopicChanged { version } => {
+            let message = match version {
+                0 => format!("there is no topic `{name}` any more, or not yet; look again"),
+                _ => format!("topic `{name}` was changed meanwhile; look at its routes again"),
+            };
+            Refusal::new(reason::TOPIC_CHANGED, message).with("version", version)
+        }
+        Rejection::TooManyTopics { limit } => {
+            let message = format!("the cluster has {limit} topics, the most it can have");
+            Refusal::new(reason::QUOTA_EXCEEDED, message).with("limit", "topics").with("max", limit)
+        }
+        rejection => rejection.into(),
+    }
+}
+
+/// A failed publish to one of several queues, as the others' answers have to be told too.
+fn failure_of(status: &Status) -> v1::Failure {
+    let (reason, metadata) = match status.get_details_error_info() {
+        Some(info) => (info.reason, info.metadata),
+        None => (reason::UNKNOWN_OUTCOME.to_owned(), Default::default()),
+    };
+    let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    v1::Failure {
+        reason,
+        message: status.message().to_owned(),
+        retry_after_ms: retry.map_or(0, |after| after.as_millis() as u32),
+        leader: None,
+        metadata,
+    }
+}
+
+/// Messages by the queue that they go to, each by its place in the request.
+type Routed = BTreeMap<QueueName, Vec<u32>>;
+
+fn routed(
+    topic: &Topic,
+    subject: &Subject,
+    messages: &[v1::Message],
+    allow_unrouted: bool,
+) -> Result<Routed, Refusal> {
+    let mut routed = Routed::new();
+    for (at, message) in (0..).zip(messages) {
+        let find = |key: &str| message.headers.iter().find(|header| header.key == key);
+        if find(SUBJECT).is_some() {
+            return Err(Refusal::invalid(format!("a message gets `{SUBJECT}` from its topic")));
+        }
+        let header = |key: &str| find(key).map(|header| &header.value[..]);
+        let mut goes_nowhere = true;
+        for queue in topic.queues(subject, header) {
+            routed.entry(queue.clone()).or_default().push(at);
+            goes_nowhere = false;
+        }
+        if goes_nowhere && !allow_unrouted {
+            let message = format!(
+                "no route of topic `{}` takes message {at} with subject `{subject}`, so nothing was published; \
+                 add a route, or allow that it goes nowhere",
+                topic.name
+            );
+            return Err(Refusal::new(reason::NO_ROUTE, message).with("message", at));
+        }
+    }
+    Ok(routed)
+}
+
+impl Services {
+    async fn outcome(
+        &self,
+        queue: QueueName,
+        messages: Vec<u32>,
+        request: &v1::PublishToTopicRequest,
+    ) -> v1::TopicOutcome {
+        let publish = v1::PublishRequest {
+            queue: queue.as_str().to_owned(),
+            messages: messages.iter().map(|&at| request.messages[at as usize].clone()).collect(),
+            ack: request.ack,
+            ..Default::default()
+        };
+        use v1::topic_outcome::Outcome;
+        let outcome = match QueueService::publish(self, Request::new(publish)).await {
+            Ok(answer) => Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default()),
+            Err(status) => Outcome::Failure(failure_of(&status)),
+        };
+        let queue = queue.as_str().to_owned();
+        v1::TopicOutcome { queue, messages, outcome: Some(outcome) }
+    }
+
+    fn topics(
+        &self,
+        node: u64,
+    ) -> Result<v1::topic_service_client::TopicServiceClient<tonic::transport::Channel>, Status>
+    {
+        let client = v1::topic_service_client::TopicServiceClient::new(self.node.channel(node)?);
+        Ok(client.max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX))
+    }
+}
+
+impl Member {
+    fn topic(&self, name: &QueueName) -> Option<Topic> {
+        self.catalog.read(|catalog| catalog.topic(name).cloned())
+    }
+}
+
+#[tonic::async_trait]
+impl v1::topic_service_server::TopicService for Services {
+    async fn publish_to_topic(
+        &self,
+        request: Request<v1::PublishToTopicRequest>,
+    ) -> Result<Response<v1::PublishToTopicResponse>, Status> {
+        let hops = hops(request.metadata());
+        let _permit = self.node.budget.stream()?;
+        let mut request = request.into_inner();
+        let name = queue_name(&request.topic)?;
+        let subject = Subject::parse(&request.subject)
+            .map_err(|error| Refusal::invalid(format!("subject {:?}: {error}", request.subject)))?;
+        if request.messages.is_empty() {
+            return Err(Refusal::invalid("there are no `messages`").into());
+        }
+        let Some(topic) = self.node.topic(&name) else {
+            // This node's catalog may be behind: its leader's is not.
+            return match self.node.catalog_place(hops).await? {
+                Some(node) if hops == 0 => {
+                    let forwarded = forwarded(request, hops);
+                    self.topics(node)?.publish_to_topic(forwarded).await.map_err(passed_on)
+                }
+                _ => Err(topic_not_found(&request.topic).into()),
+            };
+        };
+        let routed = routed(&topic, &subject, &request.messages, request.allow_unrouted)?;
+        for message in &mut request.messages {
+            let value = Bytes::copy_from_slice(subject.as_str().as_bytes());
+            message.headers.push(v1::Header { key: SUBJECT.to_owned(), value });
+        }
+        let each = routed.into_iter().map(|(queue, at)| self.outcome(queue, at, &request));
+        let outcomes: Vec<_> = stream::iter(each).buffered(SIDE_BY_SIDE).collect().await;
+        let version = topic.version;
+        Ok(Response::new(v1::PublishToTopicResponse { outcomes, version }))
+    }
+
+    async fn set_topic(
+        &self,
+        request: Request<v1::SetTopicRequest>,
+    ) -> Result<Response<v1::SetTopicResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        let (name, routes) = (queue_name(&request.name)?, routes_of(request.routes.clone())?);
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let forwarded = forwarded(request, hops);
+            return self.topics(node)?.set_topic(forwarded).await.map_err(passed_on);
+        }
+        self.node.expect_known(BEHAVIOUR_VERSION, "topics")?;
+        let (version, set) = (request.version, name.clone());
+        let command = catalog::Command::SetTopic { name: set, version, routes };
+        match self.node.propose_catalog(command).await? {
+            catalog::Reply::TopicSet { version } => {
+                Ok(Response::new(v1::SetTopicResponse { version }))
+            }
+            catalog::Reply::Rejected(rejection) => Err(refused(&name, rejection).into()),
+            _ => Err(Refusal::unknown_outcome().into()),
+        }
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let hops = hops(request.metadata());
+        let request = request.into_inner();
+        let name = queue_name(&request.name)?;
+        if let Some(node) = self.node.catalog_place(hops).await? {
+            let forwarded = forwarded(request, hops);
+            return self.topics(node)?.delete_topic(forwarded).await.map_err(passed_on);
+        }
+        self.node.expect_known(BEHAVIOUR_VERSION, "topics")?;
+        let command = catalog::Command::DeleteTopic { name: name.clone() };
+        match self.node.propose_catalog(command).await? {
+            catalog::Reply::Done => Ok(Response::new(v1::DeleteTopicResponse {})),
+            catalog::Reply::Rejected(rejection) => Err(refused(&name, rejection).into()),
+            _ => Err(Refusal::unknown_outcome().into()),
+        }
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let v1::ListTopicsRequest { after, limit } = request.into_inner();
+        if limit > PAGE_MAX {
+            return Err(Refusal::invalid(format!("`limit` is at most {PAGE_MAX}")).into());
+        }
+        let limit = if limit == 0 { PAGE_DEFAULT } else { limit } as usize;
+        let topics = self.node.catalog.read(|catalog| {
+            let later = catalog.topics().filter(|topic| topic.name.as_str() > after.as_str());
+            later.take(limit).map(described).collect()
+        });
+        Ok(Response::new(v1::ListTopicsResponse { topics }))
+    }
+}
+
+fn described(topic: &Topic) -> v1::Topic {
+    let route = |route: &Route| v1::Route {
+        queue: route.queue.as_str().to_owned(),
+        subject: route.subject.as_str().to_owned(),
+        headers: route.headers.clone().into_iter().collect(),
+    };
+    v1::Topic {
+        name: topic.name.as_str().to_owned(),
+        version: topic.version,
+        routes: topic.routes.iter().map(route).collect(),
+    }
+}
