@@ -26,6 +26,7 @@ mod replicas;
 mod replication;
 mod slots;
 mod startup;
+mod topics;
 mod traces;
 
 use std::time::Duration;
