@@ -117,7 +117,7 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         sequence,
     });
     let (count, frame) = (frame.count, frame.messages);
-    let later = Properties { count, due: Some(Millis(70_000)) };
+    let later = Properties { count, due: Some(Millis(70_000)), group: None };
     let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
     Command::Publish(Publish { producer, count, layout: 1, properties, frame })
 }

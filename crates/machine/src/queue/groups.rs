@@ -19,7 +19,14 @@ use super::Queue;
 use super::command::Properties;
 use super::ready::Span;
 use crate::Millis;
+use crate::digest::digest;
 use crate::planted::{self, Bug};
+
+/// The group of the messages with this key. It is part of what is persisted: the function must never change.
+#[must_use]
+pub fn group_of(key: &str) -> u64 {
+    digest(key.as_bytes())
+}
 
 /// Neighbouring messages of a group that wait for those before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +192,18 @@ mod tests {
         let blocked: Vec<_> = groups.blocked().map(|(group, first, _)| (group, first)).collect();
         assert_eq!(blocked, [(7, 1), (7, 6), (7, 8), (9, 7)]);
         assert_eq!((groups.len(), groups.records()), (8, 5));
+    }
+
+    #[test]
+    fn a_key_has_the_group_that_it_has_in_existing_logs() {
+        let groups = ["", "a", "order 7", "Größe"].map(group_of);
+        let known = [
+            0x99b6_af62_e388_5e8f,
+            0xc24e_fef1_1c5a_c9db,
+            0xa134_f3d5_6f0a_e88b,
+            0xf141_e135_9361_e43e,
+        ];
+        assert_eq!(groups, known);
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
+pub use groups::group_of;
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
