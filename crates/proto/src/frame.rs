@@ -149,12 +149,14 @@ pub fn check_keyed<K: AsRef<str>, V: AsRef<[u8]>>(
     }
 }
 
+type HeaderRef<'a> = (&'a str, &'a [u8]);
+
 /// The headers with that of a group key, if there is one. Here is decided how a key goes with a message.
 fn with_key<'a, K: AsRef<str>, V: AsRef<[u8]>>(
     at: u32,
     headers: &'a [(K, V)],
     group_key: &'a str,
-) -> Result<Option<Vec<(&'a str, &'a [u8])>>, FrameError> {
+) -> Result<Option<Vec<HeaderRef<'a>>>, FrameError> {
     if headers.iter().any(|(key, _)| key.as_ref() == GROUP_KEY_HEADER) {
         return Err(FrameError::ReservedHeader { at });
     }

@@ -217,6 +217,6 @@ mod tests {
         assert_eq!(groups.head(7), None);
         let next: Vec<_> = std::iter::from_fn(|| groups.pop_blocked(7)).collect();
         assert_eq!(next, [(11, None), (12, None), (15, Some(Millis(50)))]);
-        assert!(groups.is_empty() && groups.len() == 0);
+        assert_eq!((groups.is_empty(), groups.records()), (true, 0));
     }
 }

@@ -269,7 +269,10 @@ fn show_run(run: &Run, output: &mut String) {
 
 fn show_stats(queue: &Queue, output: &mut String) {
     let s = queue.stats();
-    let blocked = (s.blocked > 0).then(|| format!(" + blocked {}", s.blocked)).unwrap_or_default();
+    let blocked = match s.blocked {
+        0 => String::new(),
+        blocked => format!(" + blocked {blocked}"),
+    };
     writeln!(
         output,
         "published {} = ready {} + leased {} + delayed {}{blocked} + acked {} + rejected {} + exhausted {} + purged {}",

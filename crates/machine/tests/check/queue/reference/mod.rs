@@ -123,7 +123,7 @@ impl Reference {
         self.return_where(
             |state| matches!(state, State::Leased { deadline, .. } if *deadline <= now),
         );
-        late.into_iter().for_each(|(_, session)| self.to_the_end(session));
+        late.into_iter().for_each(|(_, session)| self.send_back(session));
         for message in &mut self.messages {
             if matches!(message.state, State::Delayed { due } if due <= now) {
                 message.state = State::Ready;
@@ -177,7 +177,7 @@ impl Reference {
         self.line.retain(|other| *other != session);
     }
 
-    fn to_the_end(&mut self, session: Session) {
+    fn send_back(&mut self, session: Session) {
         self.leave_line(session);
         if self.credit(session) > 0 {
             self.line.push(session);
@@ -185,7 +185,7 @@ impl Reference {
     }
 
     /// Who can take messages again since it settled some goes on where it was, or else in front.
-    fn to_the_front(&mut self, session: Session) {
+    fn bring_forward(&mut self, session: Session) {
         let can_take = self.consumers.contains_key(&session) && self.credit(session) > 0;
         if can_take && !self.line.contains(&session) {
             self.line.insert(0, session);
@@ -264,7 +264,7 @@ impl Reference {
         {
             self.notices.push(Notice::Closed { session, node, attachment, moved: true });
         }
-        self.to_the_end(session);
+        self.send_back(session);
         let again: Vec<Notice> = self.again(session).collect();
         self.notices.extend(again);
         Reply::Attached { attachment: Attachment(self.attachments), resumed: before.is_some() }
@@ -291,7 +291,7 @@ impl Reference {
                 }
             }
         }
-        self.to_the_front(session);
+        self.bring_forward(session);
         self.let_go();
         Reply::Settled(outcome)
     }
@@ -331,7 +331,7 @@ impl Reference {
         self.batches.iter_mut().for_each(|batch| batch.kept = false);
         self.lose_slots(0, self.messages.len() as u64);
         let sessions: Vec<Session> = self.consumers.keys().copied().collect();
-        sessions.into_iter().for_each(|session| self.to_the_front(session));
+        sessions.into_iter().for_each(|session| self.bring_forward(session));
         Reply::Purged { count }
     }
 
