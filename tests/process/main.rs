@@ -15,6 +15,7 @@ mod later;
 mod leaders;
 mod leases;
 mod log;
+mod ordering;
 mod placement;
 mod python;
 mod readers;

@@ -24,6 +24,7 @@ pub struct Publish {
 #[must_use]
 pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
     let (frame, properties) = queue::frame_of(&mut request).ok()?;
+    publisher::check_keys(&frame, &properties).ok()?;
     let producer = publisher::producer_of(request.producer).ok()?;
     Some(Publish { producer, frame, properties })
 }

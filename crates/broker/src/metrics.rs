@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use quorate_machine::queue::{SlotInfo, SlotState};
+use quorate_machine::queue::{SlotInfo, SlotState, Stats};
 
 use crate::health::has_majority;
 use crate::member::Member;
@@ -199,24 +199,25 @@ fn held(queues: &[Arc<Queue>], figures: &mut Figures) {
     let led: Vec<_> = led(queues).collect();
     figures.gauge("queues_led", "Queues that this node leads", None, led.len() as f64);
     let stats = led.iter().map(|queue| queue.handle.read(|machine| machine.stats()));
-    let mut sums = [0u64; 6];
+    let mut sums = [0u64; 7];
     let mut slots = Slots::default();
     for stats in stats {
         slots.add(&stats.slots);
         let connected = stats.consumers.iter().filter(|consumer| consumer.connected).count();
-        let of = [stats.ready, stats.leased, stats.delayed, stats.retained, stats.bytes];
+        let Stats { ready, leased, delayed, blocked, retained, bytes, .. } = stats;
+        let of = [ready, leased, delayed, blocked, retained, bytes];
         sums.iter_mut().zip(of).for_each(|(sum, of)| *sum += of);
-        sums[5] += connected as u64;
+        sums[6] += connected as u64;
     }
-    let states = ["ready", "leased", "delayed", "retained"];
+    let states = ["ready", "leased", "delayed", "blocked", "retained"];
     for (state, sum) in states.into_iter().zip(sums) {
         let help = "Messages in the queues that this node leads, by their state";
         figures.gauge("messages", help, Some(("state", state)), sum as f64);
     }
     let help = "Bytes held in the queues that this node leads";
-    figures.gauge("messages_bytes", help, None, sums[4] as f64);
+    figures.gauge("messages_bytes", help, None, sums[5] as f64);
     let help = "Consumers connected to the queues that this node leads";
-    figures.gauge("consumers", help, None, sums[5] as f64);
+    figures.gauge("consumers", help, None, sums[6] as f64);
     slots.tell(figures);
 }
 
@@ -316,6 +317,7 @@ async fn single(queue: &Queue, figures: &mut Figures) {
     figures.gauge("queue_ready_messages", "Messages ready", label, stats.ready as f64);
     figures.gauge("queue_leased_messages", "Messages leased", label, stats.leased as f64);
     figures.gauge("queue_delayed_messages", "Messages delayed", label, stats.delayed as f64);
+    figures.gauge("queue_blocked_messages", "Messages blocked", label, stats.blocked as f64);
     figures.gauge("queue_retained_messages", "Messages retained", label, stats.retained as f64);
     figures.gauge("queue_bytes", "Bytes held", label, stats.bytes as f64);
     figures.counter("queue_published_messages", "Messages ever taken in", label, stats.published);

@@ -236,7 +236,9 @@ impl From<queue::Rejection> for Refusal {
                 reason::QUEUE_FULL,
                 match limit {
                     queue::Limit::Delayed => {
-                        format!("{message}; wait until some are due, or use another queue")
+                        format!(
+                            "{message}; wait until some are due or consumed, or use another queue"
+                        )
                     }
                     _ => format!("{message}; consume, purge, or raise the limit"),
                 },

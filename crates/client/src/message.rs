@@ -23,6 +23,7 @@ pub struct Message {
     body: Bytes,
     headers: Vec<(String, Bytes)>,
     due: Due,
+    group_key: String,
 }
 
 /// The longest delay.
@@ -70,6 +71,25 @@ impl Message {
         Self { due: Due::At(time), ..self }
     }
 
+    /// Delivered one after the other with all messages of the same key, in the order of their offsets, whoever
+    /// consumes: the next one once the one before it is acked or has left the queue otherwise. What is retried holds
+    /// back its own key and no other. At most 256 bytes; an empty key is none. Consumers and readers see it as the
+    /// header `quorate-group-key`, which is one of the 64 that a message may have, and cannot be given otherwise.
+    ///
+    /// ```
+    /// use quorate_client::Message;
+    /// let message = Message::new("paid").group_key("order 7");
+    /// ```
+    #[must_use]
+    pub fn group_key(self, key: impl Into<String>) -> Self {
+        Self { group_key: key.into(), ..self }
+    }
+
+    /// Its key; empty if it has none.
+    pub(crate) fn key(&self) -> &str {
+        &self.group_key
+    }
+
     /// Refuses a delay that no server takes, before it fails the batch that it is in.
     pub(crate) fn check_delay(&self) -> Result<(), PublishError> {
         match self.due {
@@ -86,7 +106,7 @@ impl Message {
     /// plain ones are left out until there is one that is not.
     pub(crate) fn add_properties(&self, properties: &mut Vec<v1::Properties>, before: u32) {
         let (delay_ms, deliver_at_ms) = match self.due {
-            Due::AtOnce if properties.is_empty() => return,
+            Due::AtOnce if properties.is_empty() && self.group_key.is_empty() => return,
             Due::AtOnce => (0, 0),
             // Rounded up: never early.
             Due::After(delay) => (millis(delay), 0),
@@ -98,10 +118,18 @@ impl Message {
             properties.push(v1::Properties { count: before, ..<_>::default() });
         }
         match properties.last_mut() {
-            Some(last) if (last.delay_ms, last.deliver_at_ms) == (delay_ms, deliver_at_ms) => {
+            Some(last)
+                if (last.delay_ms, last.deliver_at_ms) == (delay_ms, deliver_at_ms)
+                    && last.group_key == self.group_key =>
+            {
                 last.count += 1;
             }
-            _ => properties.push(v1::Properties { count: 1, delay_ms, deliver_at_ms }),
+            _ => properties.push(v1::Properties {
+                count: 1,
+                delay_ms,
+                deliver_at_ms,
+                group_key: self.group_key.clone(),
+            }),
         }
     }
 
@@ -152,5 +180,15 @@ mod tests {
         assert_eq!(runs(&[0, 0, 0]), []);
         assert_eq!(runs(&[0, 0, 5_000, 4_001, 0]), [(2, 0), (2, 5), (1, 0)]);
         assert_eq!(runs(&[1]), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_key_sets_messages_apart_as_a_delay_does() {
+        let mut properties = Vec::new();
+        for (before, key) in (0..).zip(["", "a", "a", "b", ""]) {
+            Message::new("body").group_key(key).add_properties(&mut properties, before);
+        }
+        let runs: Vec<_> = properties.iter().map(|of| (of.count, of.group_key.as_str())).collect();
+        assert_eq!(runs, [(1, ""), (2, "a"), (1, "b"), (1, "")]);
     }
 }

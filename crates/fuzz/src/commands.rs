@@ -88,6 +88,8 @@ pub fn queue_commands() -> Vec<Command> {
         publish(Some(3), 3),
         Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
         Command::Tick,
+        Command::Configure(Settings { single_active: true, version: 3, ..Settings::default() }),
+        grouped(),
         create_slot("tail", SlotStart::Next, 1),
         Command::DropSlot { name: slot_name("mirror") },
         Command::Detach { session: Session(8), attachment: Attachment(2) },
@@ -123,9 +125,22 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         sequence,
     });
     let (count, frame) = (frame.count, frame.messages);
-    let later = Properties { count, due: Some(Millis(70_000)) };
+    let later = Properties { count, due: Some(Millis(70_000)), group: None };
     let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
     Command::Publish(Publish { producer, count, layout: 1, properties, frame })
+}
+
+/// Two groups, with what is blocked behind their heads, for later and not.
+fn grouped() -> Command {
+    let frame = frames::frames().swap_remove(4);
+    let of = |count, group, due: Option<u64>| Properties {
+        count,
+        due: due.map(Millis),
+        group: Some(group),
+    };
+    let properties = vec![of(1, 7, None), of(20, 9, Some(90_000)), of(frame.count - 21, 7, None)];
+    let (count, frame) = (frame.count, frame.messages);
+    Command::Publish(Publish { properties, ..Publish::plain(count, frame) })
 }
 
 /// A life of a catalog.

@@ -98,7 +98,7 @@ pub fn frames() -> Vec<v1::Frame> {
     let mut frame = proto::FrameBuilder::new();
     frame.push(&header("k", b"v"), b"body").expect("small");
     frame.push(NONE, b"second").expect("small");
-    frame.push(&header("größe", b""), b"third").expect("small");
+    frame.push_keyed(&header("größe", b""), "order 7", b"third").expect("small");
     frames.push(frame);
     let mut frame = proto::FrameBuilder::new();
     frame.push(&vec![("key", b"value".as_slice()); proto::MAX_HEADERS], b"").expect("small");

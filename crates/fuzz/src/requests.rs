@@ -188,6 +188,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         headers: vec![header],
         delay_ms: 60_000,
         deliver_at_ms: 0,
+        group_key: "order 7".to_owned(),
     };
     let plain = v1::PublishRequest {
         queue: queue(),
@@ -199,7 +200,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
     let open = v1::PublishOpen { queue: queue(), producer: producer() };
     let count = frame().map_or(0, |frame| frame.count);
-    let properties = vec![v1::Properties { count, delay_ms: 70, deliver_at_ms: 0 }];
+    let properties =
+        vec![v1::Properties { count, delay_ms: 70, group_key: "key".to_owned(), ..<_>::default() }];
     let batch =
         v1::PublishBatch { id: 1, frame: frame(), sequence: 9, properties, ..<_>::default() };
     let streamed = |request| v1::PublishStreamRequest { request: Some(request) };

@@ -33,11 +33,13 @@ pub enum Bug {
     ForgetWhatItHad,
     /// What a slot holds back is let go of all the same.
     TrimPastSlots,
+    /// A message that is to be delivered again does not hold back those behind it.
+    OvertakeInGroup,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 14] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -51,6 +53,7 @@ impl Bug {
         Bug::WrongLeaderRestore,
         Bug::ForgetWhatItHad,
         Bug::TrimPastSlots,
+        Bug::OvertakeInGroup,
     ];
 
     /// As the command line names it.
@@ -70,6 +73,7 @@ impl Bug {
             Bug::WrongLeaderRestore => "wrong_leader_restore",
             Bug::ForgetWhatItHad => "forget_what_it_had",
             Bug::TrimPastSlots => "trim_past_slots",
+            Bug::OvertakeInGroup => "overtake_in_group",
         }
     }
 }

@@ -37,8 +37,9 @@ fn publishes() -> impl Strategy<Value = Publish> {
             epoch,
             sequence: u64::from(epoch) << 20,
         });
-    let properties = (any::<u32>(), prop::option::of(any::<u64>().prop_map(Millis)))
-        .prop_map(|(count, due)| Properties { count, due });
+    let time = || prop::option::of(any::<u64>().prop_map(Millis));
+    let properties = (any::<u32>(), time(), any::<Option<u64>>())
+        .prop_map(|(count, due, group)| Properties { count, due, group });
     let properties = prop::collection::vec(properties, 0..4);
     (prop::option::of(producer), any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
         |(producer, count, layout, properties, frame)| Publish {

@@ -39,6 +39,7 @@ fn limits() -> impl Strategy<Value = Settings> {
             max_deliveries,
             retain_ms: retain.filter(|retain| retain % 2 == 0),
             retain_bytes: retain,
+            single_active: max_deliveries == 2,
             ..settings()
         })
 }
@@ -55,9 +56,15 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => Just(Vec::new()),
         1 => prop::collection::vec(prop_oneof![Just(0u64), 1..300u64], 1..4),
     ];
+    let groups = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(0..4u8, 1..4),
+    ];
     prop_oneof![
-        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays).prop_map(
-            |(count, padding, producer, delays)| Op::Publish { count, padding, producer, delays }),
+        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays, groups).prop_map(
+            |(count, padding, producer, delays, groups)| {
+                Op::Publish { count, padding, producer, delays, groups }
+            }),
         4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
             |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
@@ -95,7 +102,7 @@ proptest! {
 #[test]
 fn every_short_log_of_a_queue_is_as_the_reference_says() {
     let mut figures = Figures::default();
-    for ((_, scene), depth) in scenes().iter().zip([2, 3, 2]) {
+    for ((_, scene), depth) in scenes().iter().zip([2, 3, 2, 2]) {
         let more = exhaustive::run::<Queue>(scene, &alphabet(), depth);
         figures.add(&more.unwrap_or_else(|failure| panic!("{failure}")));
     }
@@ -109,7 +116,7 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
     happened(&figures, &["notices", "resumed", "restores", "settled"]);
     happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
-    happened(&figures, &["slots unreserved", "slots lost"]);
+    happened(&figures, &["slots unreserved", "slots lost", "blocked", "stood by", "took over"]);
 }
 
 #[test]

@@ -26,6 +26,11 @@ pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Most messages of one frame.
 pub const MAX_FRAME_MESSAGES: u32 = 65_536;
 
+/// The header that a message's group key is found in; see [`FrameBuilder::push_keyed`].
+pub const GROUP_KEY_HEADER: &str = "quorate-group-key";
+/// Most bytes of a group key.
+pub const MAX_GROUP_KEY_BYTES: usize = 256;
+
 /// Bytes of a message's length field, which the length does not count.
 pub const LENGTH_BYTES: usize = 4;
 const HEADER_COUNT_BYTES: usize = 2;
@@ -53,6 +58,25 @@ pub enum FrameError {
     /// A header's key is empty or too long.
     #[error("message {at} has a header key of {bytes} bytes, 1 to {MAX_KEY_BYTES} are allowed")]
     KeyLength {
+        /// Position of the message in the frame.
+        at: u32,
+        /// Bytes of the key.
+        bytes: usize,
+    },
+    /// A message brings the header that is for its group key.
+    #[error(
+        "message {at} has a header `{GROUP_KEY_HEADER}`, which is for its group key: give that \
+         instead"
+    )]
+    ReservedHeader {
+        /// Position of the message in the frame.
+        at: u32,
+    },
+    /// A group key is too long.
+    #[error(
+        "message {at} has a group key of {bytes} bytes, at most {MAX_GROUP_KEY_BYTES} are allowed"
+    )]
+    GroupKeyLength {
         /// Position of the message in the frame.
         at: u32,
         /// Bytes of the key.
@@ -108,6 +132,42 @@ pub fn check<K: AsRef<str>, V: AsRef<[u8]>>(
     body: &[u8],
 ) -> Result<usize, FrameError> {
     check_at(0, headers, body)
+}
+
+/// Checks a message as [`FrameBuilder::push_keyed`] does, and returns its bytes after the length field.
+///
+/// # Errors
+/// The limit that the message exceeds, with position 0.
+pub fn check_keyed<K: AsRef<str>, V: AsRef<[u8]>>(
+    headers: &[(K, V)],
+    group_key: &str,
+    body: &[u8],
+) -> Result<usize, FrameError> {
+    match with_key(0, headers, group_key)? {
+        None => check_at(0, headers, body),
+        Some(headers) => check_at(0, &headers, body),
+    }
+}
+
+type HeaderRef<'a> = (&'a str, &'a [u8]);
+
+/// The headers with that of a group key, if there is one. Here is decided how a key goes with a message.
+fn with_key<'a, K: AsRef<str>, V: AsRef<[u8]>>(
+    at: u32,
+    headers: &'a [(K, V)],
+    group_key: &'a str,
+) -> Result<Option<Vec<HeaderRef<'a>>>, FrameError> {
+    if headers.iter().any(|(key, _)| key.as_ref() == GROUP_KEY_HEADER) {
+        return Err(FrameError::ReservedHeader { at });
+    }
+    if group_key.len() > MAX_GROUP_KEY_BYTES {
+        return Err(FrameError::GroupKeyLength { at, bytes: group_key.len() });
+    }
+    if group_key.is_empty() {
+        return Ok(None);
+    }
+    let given = headers.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
+    Ok(Some(given.chain([(GROUP_KEY_HEADER, group_key.as_bytes())]).collect()))
 }
 
 fn check_at<K: AsRef<str>, V: AsRef<[u8]>>(
@@ -185,6 +245,23 @@ impl FrameBuilder {
         Ok(())
     }
 
+    /// Appends a message with a group key, which becomes its last header, for consumers and readers to see. As
+    /// [`push`](Self::push) if the key is empty, but that the header of the key is refused.
+    ///
+    /// # Errors
+    /// As of [`push`](Self::push), and if the key is too long or there is a header of its name.
+    pub fn push_keyed<K: AsRef<str>, V: AsRef<[u8]>>(
+        &mut self,
+        headers: &[(K, V)],
+        group_key: &str,
+        body: &[u8],
+    ) -> Result<(), FrameError> {
+        match with_key(self.count, headers, group_key)? {
+            None => self.push(headers, body),
+            Some(headers) => self.push(&headers, body),
+        }
+    }
+
     /// Bytes of the frame so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -243,6 +320,12 @@ impl Headers {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Bytes> {
         self.iter().find(|(found, _)| *found == key).map(|(_, value)| value)
+    }
+
+    /// The key of the group that the message is delivered in order with, if it was given one.
+    #[must_use]
+    pub fn group_key(&self) -> Option<String> {
+        String::from_utf8(self.get(GROUP_KEY_HEADER)?.into()).ok()
     }
 
     /// Keys and values in order.
@@ -499,6 +582,31 @@ mod tests {
         let frame = Frame { layout: 1, count: 1, messages: Bytes::copy_from_slice(&bytes) };
         let why = "a header key is not UTF-8";
         assert_eq!(messages(&frame).map(|_| ()), Err(FrameError::Malformed { at: 0, why }));
+    }
+
+    #[test]
+    fn a_group_key_is_the_last_header_and_no_other_may_have_its_name() {
+        let mut builder = FrameBuilder::new();
+        builder.push_keyed(&[("k", b"v".as_slice())], "order 7", b"body").unwrap();
+        builder.push_keyed(NONE, "", b"plain").unwrap();
+        let long = "k".repeat(MAX_GROUP_KEY_BYTES + 1);
+        let bytes = long.len();
+        let too_long = FrameError::GroupKeyLength { at: 2, bytes };
+        assert_eq!(builder.push_keyed(NONE, &long, b""), Err(too_long));
+        for key in ["", "key"] {
+            let header = [(GROUP_KEY_HEADER, b"mine".as_slice())];
+            let reserved = FrameError::ReservedHeader { at: 2 };
+            assert_eq!(builder.push_keyed(&header, key, b""), Err(reserved));
+        }
+        let many = vec![("k", b"".as_slice()); MAX_HEADERS];
+        let found = MAX_HEADERS + 1;
+        let too_many = FrameError::TooManyHeaders { at: 2, found };
+        assert_eq!(builder.push_keyed(&many, "key", b""), Err(too_many));
+        let messages: Vec<_> = messages(&builder.finish()).unwrap().collect();
+        let keys: Vec<_> = messages[0].headers.iter().map(|(key, _)| key.to_owned()).collect();
+        assert_eq!(keys, ["k", GROUP_KEY_HEADER]);
+        assert_eq!(messages[0].headers.group_key().as_deref(), Some("order 7"));
+        assert_eq!((messages.len(), messages[1].headers.group_key()), (2, None));
     }
 
     type Plain = (Vec<(String, Vec<u8>)>, Vec<u8>);

@@ -34,6 +34,7 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
         retain_ms: limit(wanted.retain_ms),
         retain_bytes: limit(wanted.retain_bytes),
+        single_active: wanted.single_active,
         ..default
     }
 }
@@ -51,6 +52,7 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         in_sync_lag_ms: settings.in_sync_lag_ms,
         retain_ms: settings.retain_ms.unwrap_or(0),
         retain_bytes: settings.retain_bytes.unwrap_or(0),
+        single_active: settings.single_active,
     }
 }
 
@@ -149,6 +151,7 @@ impl Member {
             ready: stats.ready,
             leased: stats.leased,
             delayed: stats.delayed,
+            blocked: stats.blocked,
             acked: stats.acked,
             rejected: stats.rejected,
             exhausted: stats.exhausted,
@@ -170,6 +173,7 @@ impl Member {
                 prefetch: consumer.prefetch,
                 leased: consumer.leased,
                 connected: consumer.connected,
+                active: consumer.active,
             })
             .collect();
     }
@@ -454,7 +458,7 @@ impl v1::admin_service_server::AdminService for Services {
         if request.if_empty {
             let counts =
                 self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
-            let held = counts.ready + counts.leased + counts.delayed;
+            let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
             if held > 0 {
                 let message = format!("queue `{}` holds {held} messages", request.name);
                 return Err(Refusal::new(reason::QUEUE_NOT_EMPTY, message).into());

@@ -14,12 +14,13 @@ use quorate_group::{Applied, OnDisk, Outcome, Position};
 use quorate_machine::Millis;
 use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{self as machine, Command, ProducerId, Properties, Reply};
+use quorate_proto::frame::{FrameError as FrameRefused, GROUP_KEY_HEADER, MAX_GROUP_KEY_BYTES};
 use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::member::{Member, PROPERTIES_VERSION};
+use crate::member::{BEHAVIOUR_VERSION, Member, PROPERTIES_VERSION};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::telemetry::Publishing;
@@ -75,7 +76,7 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
 }
 
 /// What the properties of a run of messages take in the log, at most.
-const PROPERTY_BYTES: usize = 16;
+const PROPERTY_BYTES: usize = 24;
 /// The longest delay of a message, in milliseconds: 366 days.
 const DELAY_MS_MAX: u64 = 366 * 24 * 3_600_000;
 
@@ -92,7 +93,7 @@ pub(crate) fn properties_of(
         return Err(Refusal::invalid(message));
     }
     let mut runs: Vec<Properties> = Vec::new();
-    for &v1::Properties { count, delay_ms, deliver_at_ms } in properties {
+    for &v1::Properties { count, delay_ms, deliver_at_ms, ref group_key } in properties {
         if count == 0 {
             return Err(Refusal::invalid("`properties` are of one message or more"));
         }
@@ -110,15 +111,41 @@ pub(crate) fn properties_of(
             return Err(Refusal::invalid(message));
         }
         let due = Some(Millis(due_ms)).filter(|due| due.0 > now_ms);
+        let group = (!group_key.is_empty()).then(|| machine::group_of(group_key));
         match runs.last_mut() {
-            Some(last) if last.due == due => last.count += count,
-            _ => runs.push(Properties { count, due }),
+            Some(last) if (last.due, last.group) == (due, group) => last.count += count,
+            _ => runs.push(Properties { count, due, group }),
         }
     }
-    match runs.iter().any(|run| run.due.is_some()) {
+    match runs.iter().any(|run| run.due.is_some() || run.group.is_some()) {
         true => Ok(runs),
         false => Ok(Vec::new()),
     }
+}
+
+/// Refuses a batch in which keys and headers say different things of a message: consumers are to see what it was
+/// ordered by. Batches without keys are not looked at.
+pub(crate) fn check_keys(frame: &v1::Frame, properties: &[v1::Properties]) -> Result<(), Refusal> {
+    if properties.iter().all(|of| of.group_key.is_empty()) {
+        return Ok(());
+    }
+    let mut headers = frames::header(&frame.messages, GROUP_KEY_HEADER).peekable();
+    let keys = properties.iter().flat_map(|of| (0..of.count).map(|_| of.group_key.as_str()));
+    for (at, key) in (0..frame.count).zip(keys) {
+        if key.len() > MAX_GROUP_KEY_BYTES {
+            let error = FrameRefused::GroupKeyLength { at, bytes: key.len() };
+            return Err(Refusal::invalid(error.to_string()));
+        }
+        let header = headers.next_if(|(found, _)| *found == at);
+        let said = header.map_or(&b""[..], |(_, value)| value);
+        if said != key.as_bytes() {
+            return Err(Refusal::invalid(format!(
+                "message {at} of the batch has another `{GROUP_KEY_HEADER}` header than its `group_key` \
+                 {key:?}; both have to be the same"
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn producer_of(
@@ -173,10 +200,16 @@ impl Publisher {
         self.check(&frame)?;
         let properties = match properties.is_empty() {
             true => Vec::new(),
-            false => properties_of(properties, frame.count, self.queue.handle.now_ms())?,
+            false => {
+                check_keys(&frame, properties)?;
+                properties_of(properties, frame.count, self.queue.handle.now_ms())?
+            }
         };
         if !properties.is_empty() {
             self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
+        }
+        if properties.iter().any(|run| run.group.is_some()) {
+            self.node.expect_known(BEHAVIOUR_VERSION, "messages with a group key")?;
         }
         let level = level_of(ack)?;
         if level == AckLevel::All {

@@ -48,6 +48,9 @@ pub struct Args {
     /// Deliver the messages to consumers only after this time, e.g. 90s, 2h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     delay: Option<Duration>,
+    /// Deliver the messages one after the other with all others of this key, in order; up to 256 bytes.
+    #[arg(long, value_name = "KEY", default_value = "")]
+    group_key: String,
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -110,6 +113,7 @@ async fn send_all(
             if let Some(delay) = args.delay {
                 message = message.delay(delay);
             }
+            message = message.group_key(args.group_key.as_str());
             let sent = producer.send(message).await;
             let sent = sent.map_err(|error| session::failure(doing, &error))?;
             // The collector has met a failure and left: it reports it.

@@ -49,6 +49,12 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The key that the message was published with, if it has one; see [`Message::group_key`](crate::Message::group_key).
+    #[must_use]
+    pub fn group_key(&self) -> Option<String> {
+        self.headers.group_key()
+    }
+
     /// Done: the message is never delivered again. Returns once a majority has that on disk.
     ///
     /// # Errors

@@ -235,7 +235,8 @@ impl Task {
         let mut room = 0;
         for queued in self.gathered.drain(..count) {
             // Was checked when it was sent, and `batch_messages` is below the frame's limit.
-            match frame.push(queued.message.headers(), queued.message.body()) {
+            let message = &queued.message;
+            match frame.push_keyed(message.headers(), message.key(), message.body()) {
                 Ok(()) => {
                     queued.message.add_properties(&mut properties, waiters.len() as u32);
                     waiters.push(queued.waiter);

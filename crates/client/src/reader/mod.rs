@@ -164,6 +164,14 @@ pub struct ReadMessage {
     pub body: Bytes,
 }
 
+impl ReadMessage {
+    /// The key that the message was published with, if it has one; see [`Message::group_key`](crate::Message::group_key).
+    #[must_use]
+    pub fn group_key(&self) -> Option<String> {
+        self.headers.group_key()
+    }
+}
+
 /// What a reader was built with.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {

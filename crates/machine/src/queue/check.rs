@@ -21,6 +21,7 @@ impl Queue {
         self.check_retained()?;
         self.check_slots()?;
         self.check_messages()?;
+        self.check_groups()?;
         self.check_counts()?;
         self.check_consumers()
     }
@@ -95,8 +96,37 @@ impl Queue {
         rule(held == self.backlog.messages(), "every message held has a batch")
     }
 
+    /// A group has one head, which has its place, and all others of it come after that and are blocked.
+    fn check_groups(&self) -> Check {
+        if self.groups.is_empty() {
+            return Ok(());
+        }
+        let placed = self.placed();
+        for (offset, group) in self.groups.heads() {
+            let at = placed.partition_point(|span| span.end() <= offset);
+            let is_placed = placed.get(at).is_some_and(|span| span.first <= offset);
+            rule(is_placed, "the head of a group is ready, delayed or leased")?;
+            rule(self.groups.head(group) == Some(offset), "a group has one head")?;
+        }
+        let mut count = 0;
+        for (group, first, run) in self.groups.blocked() {
+            let head = self.groups.head(group);
+            rule(head.is_some_and(|head| head < first), "what is blocked waits for a head")?;
+            count += run.count;
+        }
+        rule(count == self.groups.len(), "blocked messages are counted")
+    }
+
     /// All that is held, by offset.
     pub(super) fn spans(&self) -> Vec<Span> {
+        let mut spans = self.placed();
+        spans.extend(self.groups.spans());
+        spans.sort_unstable_by_key(|span| span.first);
+        spans
+    }
+
+    /// All that is held and not blocked, by offset.
+    fn placed(&self) -> Vec<Span> {
         let returned = self.ready.returned();
         let delayed = self.delayed.iter().map(|(_, span)| span);
         let leased = self.leased.iter().map(|(_, first, lease)| Span {
@@ -117,6 +147,7 @@ impl Queue {
             self.ready.len(),
             self.delayed.len(),
             self.leased.len(),
+            self.groups.len(),
             gone.acked,
             gone.rejected,
             gone.exhausted,

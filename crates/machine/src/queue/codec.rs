@@ -16,7 +16,8 @@
 //! 11 AdvanceSlot   slot | made at u64 | offset u64
 //! 12 DropSlot      slot
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
-//!     property     count u32 | flags u8 | due u64 if flag 1 is set       instead of 2, where there are any
+//!     property     count u32 | flags u8 | due u64 if flag 1 is set | group u64 if flag 8 is set
+//!                  instead of 2, where there are any
 //! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -53,6 +54,8 @@ const RECEIVE: u8 = 19;
 
 /// The messages have a due time.
 const HAS_DUE: u8 = 1;
+/// The messages are of a group.
+const HAS_GROUP: u8 = 8;
 
 const FROM_FIRST: u8 = 1;
 const FROM_NEXT: u8 = 2;
@@ -64,7 +67,7 @@ const REJECT: u8 = 3;
 const EXTEND: u8 = 4;
 
 /// Most bytes of encoded [`Properties`].
-const PROPERTY_BYTES: usize = 4 + 1 + 8;
+const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8;
 
 /// Bytes of an encoded [`SettleItem`].
 const ITEM_BYTES: usize = 1 + 4 + 8 + 8 + 4;
@@ -165,20 +168,24 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     if !properties.is_empty() {
         let bytes: usize = properties.iter().map(property_bytes).sum();
         out.put_u32_le(bytes as u32);
-        for Properties { count, due } in properties {
-            out.put_u32_le(*count);
-            out.put_u8(if due.is_some() { HAS_DUE } else { 0 });
-            if let Some(due) = due {
-                out.put_u64_le(due.0);
-            }
-        }
+        properties.iter().for_each(|of| encode_properties(of, out));
     }
     wire::put_bytes(out, &publish.frame);
 }
 
+fn encode_properties(of: &Properties, out: &mut BytesMut) {
+    let due = of.due.map(|due| (HAS_DUE, due.0));
+    let group = of.group.map(|group| (HAS_GROUP, group));
+    let fields = [due, group];
+    out.put_u32_le(of.count);
+    out.put_u8(fields.iter().flatten().map(|(flag, _)| flag).sum());
+    fields.iter().flatten().for_each(|(_, value)| out.put_u64_le(*value));
+}
+
 /// Bytes of encoded properties; a batch has a run for each message at most.
 fn property_bytes(of: &Properties) -> usize {
-    4 + 1 + if of.due.is_some() { 8 } else { 0 }
+    let fields = usize::from(of.due.is_some()) + usize::from(of.group.is_some());
+    4 + 1 + 8 * fields
 }
 
 fn encode_attach(attach: &Attach, out: &mut BytesMut) {
@@ -290,12 +297,13 @@ fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError>
     let mut properties = Vec::new();
     while encoded.has_remaining() {
         let count = wire::u32(&mut encoded)?;
-        let due = match wire::u8(&mut encoded)? {
-            0 => None,
-            HAS_DUE => Some(Millis(wire::u64(&mut encoded)?)),
-            kind => return Err(DecodeError::UnknownKind { what: "property", kind }),
-        };
-        properties.push(Properties { count, due });
+        let flags = wire::u8(&mut encoded)?;
+        if flags & !(HAS_DUE | HAS_GROUP) != 0 {
+            return Err(DecodeError::UnknownKind { what: "property", kind: flags });
+        }
+        let mut field = |flag| (flags & flag != 0).then(|| wire::u64(&mut encoded)).transpose();
+        let (due, group) = (field(HAS_DUE)?.map(Millis), field(HAS_GROUP)?);
+        properties.push(Properties { count, due, group });
     }
     Ok(properties)
 }

@@ -98,6 +98,8 @@ pub struct Properties {
     pub count: u32,
     /// Not to be delivered before this time.
     pub due: Option<Millis>,
+    /// To be delivered one after the other: what the broker hashed their key to.
+    pub group: Option<u64>,
 }
 
 /// An idempotent producer and the place of a batch in what it sends.

@@ -9,6 +9,12 @@
 //!
 //! A consumer is in the turn while it is connected and has credit, and only then; so handing out
 //! never has to look at those that can take nothing.
+//!
+//! **One at a time.** Where one consumer at a time is handed messages, the turn is the line in which they stand by, and the
+//! one in front is *active*, once nobody else holds anything. Who comes goes to the end of the line, and who settles what
+//! it had is in front again; but who lets a lease run out goes to the end, and is handed nothing while another stands
+//! in front of it. So one that hangs with its stream open does not keep the queue for itself, however its leases
+//! overlap, and all that has to be remembered is the line.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -130,7 +136,7 @@ impl Consumers {
             receiver: None,
         };
         self.sessions.insert(attach.session, consumer);
-        self.join_turn(attach.session);
+        self.join_turn(attach.session, false);
         (attachment, before)
     }
 
@@ -140,7 +146,7 @@ impl Consumers {
         let attach = Attach { session, node, name, prefetch: count, lease_ms };
         let (attachment, _) = self.attach(attach);
         self.set_receiver(session, Receiver { wants: count, until });
-        self.join_turn(session);
+        self.join_turn(session, false);
         attachment
     }
 
@@ -252,21 +258,22 @@ impl Consumers {
         firsts.into_iter().flatten().map(|&(until, _)| until).min()
     }
 
-    /// The one that is handed messages where one at a time is, with `leased` messages leased in all: who holds those,
-    /// or else, of those that can take some, who has been attached longest. None while others hold some.
+    /// The one that is handed messages where one at a time is, with `leased` messages leased in all: who is in front,
+    /// provided that nobody else holds any.
     pub fn active(&self, leased: u64) -> Option<Session> {
-        let waiting = self.turn.iter().map(|&session| (session, &self.sessions[&session]));
-        let may = waiting.filter(|(_, consumer)| u64::from(consumer.leased) == leased);
-        may.min_by_key(|(_, consumer)| consumer.attachment).map(|(session, _)| session)
+        let front = self.next_turn().filter(|(_, front)| u64::from(front.leased) == leased);
+        front.map(|(session, _)| session)
     }
 
-    /// Makes `session` the next one, if it waits for messages.
-    pub fn bring_forward(&mut self, session: Session) -> bool {
-        let at = self.turn.iter().position(|&waiting| waiting == session);
-        at.is_some_and(|at| {
-            self.turn.swap(0, at);
-            true
-        })
+    /// From now on one at a time is handed messages: who has been attached longest is in front.
+    pub fn line_up(&mut self) {
+        let sessions = &self.sessions;
+        self.turn.make_contiguous().sort_by_key(|session| sessions[session].attachment);
+    }
+
+    /// Whether `session` is the next one.
+    pub fn is_next(&self, session: Session) -> bool {
+        self.turn.front() == Some(&session)
     }
 
     /// Who is next, and how many it can take.
@@ -275,8 +282,9 @@ impl Consumers {
         Some((session, &self.sessions[&session]))
     }
 
-    /// The next one was handed `count` messages; if it can take more, it goes to the end.
-    pub fn serve(&mut self, count: u32) {
+    /// The next one was handed `count` messages; if it can take more, it goes to the end, or stays where it is if
+    /// `single`.
+    pub fn serve(&mut self, count: u32, single: bool) {
         let session = self.turn.pop_front().expect("somebody was served");
         let consumer = self.sessions.get_mut(&session).expect("who waits is known");
         consumer.leased += count;
@@ -289,11 +297,11 @@ impl Consumers {
             }
             receiver.wants = wants;
         }
-        self.join_turn(session);
+        self.join_turn(session, single);
     }
 
-    /// `count` messages are no longer leased to a session.
-    pub fn release(&mut self, session: Session, count: u64) {
+    /// A session has settled `count` messages; `single` if one at a time is handed messages.
+    pub fn release(&mut self, session: Session, count: u64, single: bool) {
         if let Some(consumer) = self.sessions.get_mut(&session) {
             let left = u64::from(consumer.leased).checked_sub(count);
             consumer.leased = left.expect("a consumer gives back what it has") as u32;
@@ -301,27 +309,39 @@ impl Consumers {
                 Some(Receiver { wants: 0, .. }) if consumer.leased == 0 => {
                     self.sessions.remove(&session);
                 }
-                _ => self.join_turn(session),
+                _ => self.join_turn(session, single),
             }
         }
     }
 
-    /// All leases are gone.
-    pub fn release_all(&mut self) {
-        let sessions: Vec<Session> = self.sessions.keys().copied().collect();
-        for session in sessions {
-            let leased = self.sessions[&session].leased;
-            self.release(session, leased.into());
+    /// A session has let a lease of `count` messages run out; if `single`, it stands behind all others.
+    pub fn release_expired(&mut self, session: Session, count: u64, single: bool) {
+        self.release(session, count, false);
+        if single && self.sessions.get(&session).is_some_and(|consumer| consumer.in_turn) {
+            self.turn.retain(|&waiting| waiting != session);
+            self.turn.push_back(session);
         }
     }
 
-    fn join_turn(&mut self, session: Session) {
+    /// All leases are gone.
+    pub fn release_all(&mut self, single: bool) {
+        let sessions: Vec<Session> = self.sessions.keys().copied().collect();
+        for session in sessions {
+            let leased = self.sessions[&session].leased;
+            self.release(session, leased.into(), single);
+        }
+    }
+
+    fn join_turn(&mut self, session: Session, in_front: bool) {
         if let Some(consumer) = self.sessions.get_mut(&session)
             && !consumer.in_turn
             && consumer.credit() > 0
         {
             consumer.in_turn = true;
-            self.turn.push_back(session);
+            match in_front {
+                true => self.turn.push_front(session),
+                false => self.turn.push_back(session),
+            }
         }
     }
 }

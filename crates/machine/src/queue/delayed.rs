@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::ready::Span;
 use crate::Millis;
 
-/// Runs beyond which no message is published for later: each is part of every checkpoint, and of the one message of at
-/// most 64 MiB that a snapshot's state is sent as.
+/// Runs beyond which no message is published for later or with a group, the records of groups counted with them: each
+/// is part of every checkpoint, and of the one message of at most 64 MiB that a snapshot's state is sent as.
 pub const DELAYED_MAX: u64 = 1 << 21;
 
 /// Most runs that become ready in one step, so that a million that are due at once do not hold up everything else; the

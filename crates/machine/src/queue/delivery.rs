@@ -4,6 +4,8 @@
 //! first, the one that has waited longest first. A share is a run of neighbours rather than every
 //! n-th message, since a run is one record however long it is; it is at most [`SHARE_MAX`], so
 //! that consumers work side by side at one end of the queue, not far apart in it.
+//!
+//! Where one consumer at a time is active (see `consumers`), it gets all that it can take, and nobody else anything.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +43,7 @@ impl Queue {
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
             let waiting = match single {
                 None => self.consumers.turn().len(),
-                Some(active) if active.is_some_and(|a| self.consumers.bring_forward(a)) => 1,
+                Some(active) if active.is_some_and(|active| self.consumers.is_next(active)) => 1,
                 Some(_) => break,
             };
             let share = (self.ready.len() / waiting as u64).clamp(1, SHARE_MAX);
@@ -81,7 +83,7 @@ impl Queue {
         let lease_ms = if planted::is(Bug::ExpireEarly) { lease_ms / 2 } else { lease_ms };
         let deadline = self.now.plus(lease_ms.into());
         let grant = Grant { session, node: consumer.node, deadline, span };
-        self.consumers.serve(span.count as u32);
+        self.consumers.serve(span.count as u32, self.settings.single_active);
         Some(grant)
     }
 

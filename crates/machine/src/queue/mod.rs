@@ -7,6 +7,7 @@
 //!                          │ └───────────────────────────────┘ │ └──────────► rejected
 //!                          │ due                    nack later │  deliveries
 //!   publish for later ───► └────────────── delayed ◄───────────┘  used up ──► exhausted
+//!   publish behind another of its key ──► blocked ──► ready or delayed, once that other one has left
 //! ```
 //!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
@@ -32,6 +33,7 @@ mod dedup;
 mod delayed;
 mod delivery;
 mod effect;
+mod groups;
 mod holding;
 mod ids;
 mod leased;
@@ -56,6 +58,7 @@ pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
+pub use groups::group_of;
 pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
@@ -79,6 +82,7 @@ pub struct Queue {
     ready: ready::Ready,
     delayed: delayed::Delayed,
     leased: leased::Leased,
+    groups: groups::Groups,
     consumers: consumers::Consumers,
     dedup: dedup::Dedup,
     gone: Gone,
@@ -132,7 +136,7 @@ impl Queue {
     fn advance(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         self.now = self.now.max(now);
         while let Some((session, span)) = self.leased.pop_expired(self.now) {
-            self.consumers.release(session, span.count);
+            self.consumers.release_expired(session, span.count, self.settings.single_active);
             self.give_back(span);
         }
         for _ in 0..delayed::DUE_MAX {
@@ -150,6 +154,7 @@ impl Queue {
         if self.is_exhausted(span.attempts) {
             self.drop_exhausted(span);
         } else {
+            self.overtake(span);
             self.ready.give_back(span);
         }
     }
@@ -168,24 +173,28 @@ impl Queue {
         if settings.version < version {
             return Reply::Rejected(Rejection::StaleSettings { version });
         }
+        if settings.single_active && !self.settings.single_active {
+            self.consumers.line_up();
+        }
         self.settings = settings;
         Reply::Done
     }
 
     fn purge(&mut self) -> Reply {
-        let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
+        let count =
+            self.ready.clear() + self.delayed.clear() + self.leased.clear() + self.groups.clear();
         self.backlog.clear();
         self.retained.clear();
         self.slots.all_gone(self.ready.next());
         self.merge = false;
-        self.consumers.release_all();
+        self.consumers.release_all(self.settings.single_active);
         self.gone.purged += count;
         Reply::Purged { count }
     }
 
     /// No message is lost, and none is in two places.
     fn assert_conservation(&self) {
-        let held = self.ready.len() + self.delayed.len() + self.leased.len();
+        let held = self.ready.len() + self.delayed.len() + self.leased.len() + self.groups.len();
         let Gone { acked, rejected, exhausted, purged } = self.gone;
         assert_eq!(
             self.ready.next(),

@@ -9,7 +9,7 @@ use super::ids::Offset;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
 use super::settings::Settings;
-use crate::frame;
+use crate::{Millis, frame};
 
 impl Queue {
     pub(super) fn publish(&mut self, index: u64, ordinal: u32, publish: &Publish) -> Reply {
@@ -52,14 +52,24 @@ impl Queue {
         within(Limit::MaxMessages, max_messages, self.backlog.messages(), publish.count.into())?;
         within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes)?;
         if !publish.properties.is_empty() {
-            let (held, more) = (self.delayed.iter().len(), publish.properties.len());
-            within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)?;
+            let held = self.delayed.iter().len() + self.groups.records();
+            let more = publish.properties.iter().map(records).sum();
+            within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more)?;
         }
         Ok(None)
     }
 
-    /// Gives the next messages their place: among the ready ones, or until they are due among the delayed.
-    fn enter(&mut self, &Properties { count, due }: &Properties) {
+    /// Gives the next messages their place.
+    fn enter(&mut self, properties: &Properties) {
+        match properties.group {
+            None => self.enter_place(properties.count, properties.due),
+            Some(group) => self.enter_group(group, properties),
+        }
+    }
+
+    /// Gives the next messages, for which none before them matter, their place: among the ready ones, or until they
+    /// are due among the delayed.
+    pub(super) fn enter_place(&mut self, count: u32, due: Option<Millis>) {
         match due.filter(|&due| due > self.now) {
             None => self.ready.append(count),
             Some(due) => {
@@ -96,6 +106,11 @@ fn covers(properties: &[Properties], count: u32) -> bool {
     properties.is_empty() || (sum == count.into() && properties.iter().all(|of| of.count > 0))
 }
 
+/// Most records that messages with these properties are: of a group, a head and a run that is blocked.
+fn records(of: &Properties) -> u64 {
+    if of.group.is_some() { of.count.min(2).into() } else { 1 }
+}
+
 /// Refuses what would exceed a limit.
 fn within(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Result<(), Rejection> {
     match max.filter(|&max| max > 0) {
@@ -111,18 +126,45 @@ mod tests {
     use super::super::delayed::DUE_MAX;
     use super::super::{Command, Queue};
     use super::*;
-    use crate::{At, Machine, Millis};
+    use crate::{At, Machine};
 
     fn publish(queue: &mut Queue, index: u64, now: u64, dues: std::ops::Range<u64>) -> Reply {
         let count = (dues.end - dues.start) as u32;
         // Every other one, so that no two are neighbours of one time.
-        let properties = dues.map(|due| Properties { count: 1, due: Some(Millis(due)) }).collect();
+        let properties = dues
+            .map(|due| Properties { count: 1, due: Some(Millis(due)), ..Properties::default() })
+            .collect();
         let frame = vec![0; 6 * count as usize].into();
         let publish = Publish { properties, ..Publish::plain(count, frame) };
         let at = At { index, now: Millis(now) };
         let reply = queue.apply(at, 0, Command::Publish(publish), &mut Vec::new());
         queue.finish(at, &mut Vec::new());
         reply
+    }
+
+    /// A head and what it holds back are each a record, as those for later are.
+    #[test]
+    fn no_more_keys_are_held_than_a_snapshot_has_room_for() {
+        const STEP: u32 = 1 << 16;
+        let mut queue = Queue::new();
+        let mut publish = |properties: Vec<Properties>| {
+            let count = properties.iter().map(|of| of.count).sum();
+            let frame = vec![0; 6 * count as usize].into();
+            let publish = Publish { properties, ..Publish::plain(count, frame) };
+            let at = At { index: 1, now: Millis(1) };
+            queue.apply(at, 0, Command::Publish(publish), &mut Vec::new())
+        };
+        let of = |group, count| Properties { count, group: Some(group), ..Properties::default() };
+        for step in 0..DELAYED_MAX / u64::from(STEP) / 2 {
+            let groups = step * u64::from(STEP)..(step + 1) * u64::from(STEP);
+            let reply = publish(groups.map(|group| of(group, 3)).collect());
+            assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+        }
+        let full =
+            Rejection::QueueFull { limit: Limit::Delayed, max: DELAYED_MAX, held: DELAYED_MAX };
+        assert_eq!(publish(vec![of(0, 1)]), Reply::Rejected(full));
+        let bytes = queue.snapshot().len();
+        assert!(bytes < 48 << 20, "{bytes}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading without consuming: where the messages are that a reader may see.
 //!
-//! A reader sees what is held: ready, delayed and leased messages; and, in a queue that retains settled
+//! A reader sees what is held: ready, delayed, blocked and leased messages; and, in a queue that retains settled
 //! ones or has slots that need them, every message of a batch that is held in part or retained.
 
 use super::Queue;
@@ -30,8 +30,8 @@ pub struct View {
 
 impl Queue {
     /// What a reader sees from `from` on: at most `max_messages`, and no more than `max_bytes` but for one
-    /// piece. Takes time in proportion to what it returns, and to leases and delayed runs where a
-    /// batch is left in part.
+    /// piece. Takes time in proportion to what it returns, and to leases, delayed and blocked runs
+    /// where a batch is left in part.
     #[must_use]
     pub fn view(&self, from: Offset, max_messages: u32, max_bytes: u64) -> View {
         let retains = self.settings.retains();

@@ -193,7 +193,8 @@ pub enum Limit {
     MaxMessages,
     /// Bytes held.
     MaxBytes,
-    /// Times that messages wait for; neighbours of one time count once.
+    /// Times that messages wait for, neighbours of one time counted once; groups, and runs that are blocked behind the
+    /// first of their group.
     Delayed,
 }
 

@@ -22,7 +22,7 @@ const SINGLE_ACTIVE: u8 = 1;
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most messages held: ready, delayed and leased. A publish that would exceed it is rejected.
+    /// Most messages held: ready, delayed, blocked and leased. A publish that would exceed it is rejected.
     pub max_messages: Option<u64>,
     /// Most bytes held: frames, with headers and length fields. Enforced like `max_messages`.
     pub max_bytes: Option<u64>,

@@ -59,7 +59,7 @@ impl Queue {
             let lease = Lease { count: count as u32, deadline, ..lease };
             return self.leased.insert(session, span.first, lease);
         }
-        self.consumers.release(session, count);
+        self.consumers.release(session, count, self.settings.single_active);
         match kind {
             SettleKind::Ack => {
                 self.leave(span);
@@ -78,6 +78,7 @@ impl Queue {
         if delay_ms == 0 || self.is_exhausted(span.attempts) {
             self.give_back(span);
         } else {
+            self.overtake(span);
             self.delayed.insert(self.now.plus(delay_ms.into()), span);
         }
     }

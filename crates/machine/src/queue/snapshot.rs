@@ -4,7 +4,7 @@
 //! snapshot  = version u8 | settings | now | next | cursor | acked | rejected | exhausted | purged
 //!             | returned* | delayed* | lease* | batch* | attachments | consumer* | turn*
 //!             | producer* | retained* | slot* | section* | checksum u64
-//! x*        = count | x ...              integers are varints, but session ids (u128)
+//! x*        = count | x ...              integers are varints, but session ids (u128) and groups (u64)
 //! returned  = first | count | attempts
 //! delayed   = due | first | count | attempts
 //! lease     = session | first | count | attempt | token | deadline
@@ -17,6 +17,9 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
+//! 3 groups  = head* | blocked*
+//! head      = offset (difference to the one before) | group u64
+//! blocked   = group u64 | first | count | due?
 //! 8 receivers = count | (session | wants | until) ...
 //! ```
 //!
@@ -33,6 +36,7 @@ use super::codec;
 use super::command::Attach;
 use super::consumers::{Consumer, Consumers, Receiver};
 use super::dedup::{Dedup, Remembered, SequenceRun};
+use super::groups::{Blocked, Groups};
 use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
 use super::ready::{Ready, Span};
@@ -51,6 +55,7 @@ use crate::{Millis, NodeId};
 const VERSION: u8 = 4;
 
 /// Tags of the sections.
+const GROUPS: u8 = 3;
 const RECEIVERS: u8 = 8;
 
 type Decoded<T> = Result<T, DecodeError>;
@@ -118,15 +123,73 @@ fn state(queue: &Queue) -> Vec<u8> {
 
 /// The sections that have something to say.
 fn sections(queue: &Queue) -> Vec<Section> {
-    let sections = [(RECEIVERS, write_receivers(&queue.consumers))];
+    let sections =
+        [(GROUPS, write_groups(&queue.groups)), (RECEIVERS, write_receivers(&queue.consumers))];
     sections.into_iter().filter(|(_, section)| !section.is_empty()).collect()
 }
 
 fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     match tag {
-        RECEIVERS => read_receivers(buf, &mut queue.consumers),
-        kind => Err(DecodeError::UnknownKind { what: "section", kind }),
+        RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
+        GROUPS => queue.groups = read_groups(buf, &queue.ready)?,
+        kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
     }
+    Ok(())
+}
+
+/// Nothing, if there are none.
+fn write_groups(groups: &Groups) -> Vec<u8> {
+    if groups.is_empty() {
+        return Vec::new();
+    }
+    let mut out = Vec::with_capacity(16 + groups.records() * 16);
+    put_varint(&mut out, groups.heads().len() as u64);
+    let mut before = 0;
+    for (offset, group) in groups.heads() {
+        put_varint(&mut out, offset - before);
+        out.put_u64_le(group);
+        before = offset;
+    }
+    put_varint(&mut out, groups.blocked().len() as u64);
+    for (group, first, Blocked { count, due }) in groups.blocked() {
+        out.put_u64_le(group);
+        put_varint(&mut out, first);
+        put_varint(&mut out, count);
+        wire::put_option(&mut out, due, |out, due| put_varint(out, due.0));
+    }
+    out
+}
+
+/// Reads groups whose messages are within the queue; that they fit to all else is proven by `check`.
+fn read_groups(buf: &mut &[u8], ready: &Ready) -> Decoded<Groups> {
+    let mut groups = Groups::default();
+    let (mut offset, mut least) = (0u64, 0);
+    for _ in 0..item_count(buf, 9)? {
+        let distance = varint(buf)?;
+        offset = offset.saturating_add(distance);
+        let group = wire::u64(buf)?;
+        if distance < least || offset >= ready.next() || groups.head(group).is_some() {
+            return Err(DecodeError::Invalid { what: "group", why: "its head cannot be one" });
+        }
+        groups.lead(group, offset);
+        least = 1;
+    }
+    let (runs, mut last) = (item_count(buf, 11)?, None);
+    for _ in 0..runs {
+        let group = wire::u64(buf)?;
+        let (first, count) = (varint(buf)?, varint(buf)?);
+        let due = wire::option(buf, "due flag", varint)?.map(Millis);
+        let end = first.checked_add(count).filter(|&end| count > 0 && end <= ready.cursor());
+        let end = end.filter(|_| count <= ready.cursor() - groups.len());
+        let end =
+            end.ok_or(DecodeError::Invalid { what: "group", why: "a run is out of range" })?;
+        if last.is_some_and(|last| (group, first) < last) {
+            return Err(OVERLAP);
+        }
+        last = Some((group, end));
+        groups.block(group, first, Blocked { count, due });
+    }
+    if groups.blocked().len() == runs { Ok(groups) } else { Err(DIVIDED) }
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -566,7 +629,9 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+    use super::super::command::{
+        Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind,
+    };
     use super::super::ids::Offset;
     use super::*;
     use crate::{At, Machine};
@@ -598,15 +663,17 @@ mod tests {
             attach(8, 2),
             Command::Disconnect { session: Session(7), attachment: Attachment(1) },
             publish(11, 40),
+            of_groups(),
         ];
         // The publishes share an index, so that the tokens above are known.
-        for (command, index) in log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11]) {
+        for (command, index) in log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12]) {
             let at = At { index, now: Millis(index * 10) };
             queue.apply(at, 0, command, &mut Vec::new());
             queue.finish(at, &mut Vec::new());
         }
         let stats = queue.stats();
         assert!(stats.ready > 0 && stats.leased > 0 && stats.delayed > 0 && stats.rejected > 0);
+        assert!(stats.blocked > 0);
         queue
     }
 
@@ -615,6 +682,45 @@ mod tests {
         let producer = Some(Producer { id, epoch: 1, sequence });
         let frame = Bytes::from(vec![0; count as usize * 6]);
         Command::Publish(Publish { producer, ..Publish::plain(count, frame) })
+    }
+
+    /// Two groups; of one there is something for later behind the head.
+    fn of_groups() -> Command {
+        let of = |count, group, due: Option<u64>| Properties {
+            count,
+            due: due.map(Millis),
+            group: Some(group),
+        };
+        let properties =
+            vec![of(1, 7, Some(90)), of(3, 9, None), of(2, 7, None), of(1, 7, Some(900))];
+        Command::Publish(Publish { properties, ..Publish::plain(7, Bytes::from(vec![0; 42])) })
+    }
+
+    #[test]
+    fn groups_that_contradict_the_rest_are_refused() {
+        let refused = |change: &dyn Fn(&mut Queue)| {
+            let mut queue = queue();
+            change(&mut queue);
+            Queue::restore(&queue.snapshot()).unwrap_err()
+        };
+        let end = queue().ready.next();
+        let beyond = refused(&|queue| queue.groups.lead(1, end));
+        let why = "its head cannot be one";
+        assert_eq!(beyond, SnapshotError::Decode(DecodeError::Invalid { what: "group", why }));
+        let gone = refused(&|queue| queue.groups.lead(1, 0));
+        let rule = "the head of a group is ready, delayed or leased";
+        assert_eq!(gone, SnapshotError::Inconsistent(rule));
+        let twice = refused(&|queue| {
+            let run = Blocked { count: 1, due: None };
+            queue.groups.block(7, end - 8, run);
+        });
+        assert!(matches!(twice, SnapshotError::Inconsistent(_)), "{twice:?}");
+        let forgotten = refused(&|queue| {
+            let head = queue.groups.head(9).unwrap();
+            queue.groups = Groups::default();
+            queue.groups.lead(9, head);
+        });
+        assert_eq!(forgotten, SnapshotError::Inconsistent("a batch has left what is held of it"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a queue tells about itself.
 
 use super::Queue;
+use super::consumers::Consumer;
 use super::dedup::PRODUCERS_MAX;
 use super::ids::{Offset, ProducerId, Session, Token};
 use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
-/// Figures of a queue. `published` is the sum of the seven counts after it.
+/// Figures of a queue. `published` is the sum of the eight counts after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Messages ever accepted.
@@ -17,6 +18,8 @@ pub struct Stats {
     pub leased: u64,
     /// Messages that wait for their time.
     pub delayed: u64,
+    /// Messages that wait for another of their group.
+    pub blocked: u64,
     /// Messages done.
     pub acked: u64,
     /// Messages rejected by a consumer.
@@ -64,6 +67,8 @@ pub struct ConsumerInfo {
     pub leased: u32,
     /// False while it is waited for; of one that receives without a stream, while no request of it waits.
     pub connected: bool,
+    /// Where one consumer at a time is handed messages, that it is this one.
+    pub active: bool,
 }
 
 impl Queue {
@@ -76,6 +81,7 @@ impl Queue {
             ready: self.ready.len(),
             leased: self.leased.len(),
             delayed: self.delayed.len(),
+            blocked: self.groups.len(),
             acked: self.gone.acked,
             rejected: self.gone.rejected,
             exhausted: self.gone.exhausted,
@@ -128,12 +134,22 @@ impl Queue {
         self.now
     }
 
+    /// What is blocked comes after the head of its group, which is looked at.
     fn first_offset(&self) -> u64 {
         let returned = self.ready.returned().map(|span| span.first);
         let delayed = self.delayed.iter().map(|(_, span)| span.first);
         let leased = self.leased.iter().map(|(_, first, _)| first);
         let lowest = returned.take(1).chain(delayed).chain(leased).min();
         lowest.unwrap_or(self.ready.cursor())
+    }
+
+    /// Who holds something, as nobody else is served meanwhile, or else who is in front.
+    fn is_active(&self, session: Session, consumer: &Consumer) -> bool {
+        let holds_or_is_next = match self.leased.len() {
+            0 => self.consumers.is_next(session),
+            _ => consumer.leased > 0,
+        };
+        self.settings.single_active && holds_or_is_next
     }
 
     fn consumer_infos(&self) -> Vec<ConsumerInfo> {
@@ -146,6 +162,7 @@ impl Queue {
                 prefetch: consumer.prefetch,
                 leased: consumer.leased,
                 connected: consumer.is_connected(),
+                active: self.is_active(session, consumer),
             })
             .collect()
     }

@@ -1,11 +1,12 @@
 //! Scripts for the queue.
 //!
 //! ```text
-//! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N] [due=COUNT@MS,...]      0: at once
+//! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
+//!         [due=COUNT@MS,...] [groups=N,...]        0: at once; a group for each message, 0: none
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
-//!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [version=N]
+//!           [window=N] [age=MS] [single=true] [retain_ms=MS] [retain_bytes=N] [version=N]
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
@@ -77,6 +78,7 @@ impl Script {
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
+        settings.single_active = or_flag(words, "single", settings.single_active);
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -141,10 +143,32 @@ fn publish(words: &Words) -> Command {
     let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
         let (count, due) = run.split_once('@').expect("COUNT@MS");
         let due = Some(due.parse().unwrap()).filter(|&due| due > 0).map(Millis);
-        Properties { count: count.parse().unwrap(), due }
+        Properties { count: count.parse().unwrap(), due, group: None }
     });
-    let (properties, frame) = (properties.collect(), Bytes::from(vec![0; bytes]));
+    let properties = match words.text("groups") {
+        None => properties.collect(),
+        Some(groups) => grouped(properties, groups),
+    };
+    let frame = Bytes::from(vec![0; bytes]);
     Command::Publish(Publish { producer, layout, properties, ..Publish::plain(count, frame) })
+}
+
+fn or_flag(words: &Words, key: &str, old: bool) -> bool {
+    words.get(key).unwrap_or(old)
+}
+
+/// Properties of messages each of which has its group, beside what they have else.
+fn grouped(of: impl Iterator<Item = Properties>, groups: &str) -> Vec<Properties> {
+    let dues = of.flat_map(|of| (0..of.count).map(move |_| of.due)).chain(std::iter::repeat(None));
+    let mut runs: Vec<Properties> = Vec::new();
+    for (due, group) in dues.zip(groups.split(',')) {
+        let group = Some(group.parse().unwrap()).filter(|&group| group > 0);
+        match runs.last_mut().filter(|last| (last.due, last.group) == (due, group)) {
+            Some(last) => last.count += 1,
+            None => runs.push(Properties { count: 1, due, group }),
+        }
+    }
+    runs
 }
 
 fn attach(words: &Words) -> Command {
@@ -261,9 +285,13 @@ fn show_run(run: &Run, output: &mut String) {
 
 fn show_stats(queue: &Queue, output: &mut String) {
     let s = queue.stats();
+    let blocked = match s.blocked {
+        0 => String::new(),
+        blocked => format!(" + blocked {blocked}"),
+    };
     writeln!(
         output,
-        "published {} = ready {} + leased {} + delayed {} + acked {} + rejected {} + exhausted {} + purged {}",
+        "published {} = ready {} + leased {} + delayed {}{blocked} + acked {} + rejected {} + exhausted {} + purged {}",
         s.published, s.ready, s.leased, s.delayed, s.acked, s.rejected, s.exhausted, s.purged
     )
     .unwrap();
@@ -275,6 +303,7 @@ fn show_stats(queue: &Queue, output: &mut String) {
     .unwrap();
     for consumer in s.consumers {
         let state = if consumer.connected { "connected" } else { "waited for" };
+        let state = if consumer.active { format!("{state}, active") } else { state.to_owned() };
         let (name, leased, prefetch) = (consumer.name, consumer.leased, consumer.prefetch);
         writeln!(output, "{name} at node {}: {leased} of {prefetch}, {state}", consumer.node.0)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Every message published is ready, leased, delayed, or gone in one of the ways there are; and no
+//! Every message published is ready, leased, delayed, blocked, or gone in one of the ways there are; and no
 //! more were published than the log says.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ impl Invariant for Conservation {
                 Ok(())
             }
             Event::Counted { group, counts } => {
-                let held = counts.ready + counts.leased + counts.delayed;
+                let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
                 let gone = counts.acked + counts.rejected + counts.exhausted + counts.purged;
                 must(held + gone == counts.published, || {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")

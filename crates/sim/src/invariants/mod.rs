@@ -7,6 +7,7 @@ mod acked_stays_gone;
 mod conservation;
 mod corruption_contained;
 mod enters_once;
+mod group_order;
 mod identity;
 mod never_early;
 mod nothing_invented;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<nothing_invented::NothingInvented>::default(),
         Box::<one_lease_per_message::OneLeasePerMessage>::default(),
         Box::<acked_stays_gone::AckedStaysGone>::default(),
+        Box::<group_order::GroupOrder>::default(),
         Box::<never_early::NeverEarly>::default(),
         Box::<conservation::Conservation>::default(),
         Box::<identity::Identity>::default(),

@@ -1,11 +1,11 @@
 //! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
-//! shown first deliveries in the order of the queue, but for messages that were published for later.
+//! shown first deliveries in the order of the queue, but for messages that were published for later or with a group key.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{Command, Reply};
 
-use super::{Invariant, dues, entered, must};
+use super::{Invariant, entered, must};
 use crate::events::Event;
 
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub struct OrderKept {
     /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
     /// consumer gave up for lost may be shown to it again.
     shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
-    /// By group and offset: what was published for later.
+    /// By group and offset: what was published for later or with a key.
     later: BTreeSet<(u64, u64)>,
 }
 
@@ -33,8 +33,10 @@ impl Invariant for OrderKept {
                     if let (Command::Publish(publish), Reply::Published { first_offset, .. }) =
                         (command, reply)
                     {
-                        let later = (first_offset.0..).zip(dues(&publish.properties));
-                        let later = later.filter(|(_, due)| due.is_some());
+                        let each = publish.properties.iter();
+                        let each = each.flat_map(|of| std::iter::repeat_n(of, of.count as usize));
+                        let later = (first_offset.0..).zip(each);
+                        let later = later.filter(|(_, of)| of.due.is_some() || of.group.is_some());
                         self.later.extend(later.map(|(offset, _)| (group, offset)));
                     }
                 }

@@ -46,6 +46,8 @@ pub struct Load {
     pub pause: Duration,
     /// Of a queue without a name here, by seed.
     pub settings: Option<QueueSettings>,
+    /// Group keys that messages have; 0: none has any.
+    pub keys: u32,
     /// Of 100 deliveries, how many are not simply acknowledged.
     pub trouble_percent: u32,
     /// Whether producers now and then meet a rival of their name.
@@ -71,6 +73,7 @@ impl Load {
             consumers: random.gen_range(1..=3),
             pause: Duration::from_millis(random.gen_range(25..=120)),
             settings: None,
+            keys: if random.gen_bool(0.5) { random.gen_range(3..30) } else { 0 },
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
             readers: random.gen_bool(0.7),
@@ -93,6 +96,7 @@ fn random_settings() -> QueueSettings {
         in_sync_lag_ms: random.gen_range(100..3_000),
         retain_ms: if random.gen_bool(0.3) { random.gen_range(500..20_000) } else { 0 },
         retain_bytes: if random.gen_bool(0.3) { random.gen_range(1_000..200_000) } else { 0 },
+        single_active: random.gen_bool(0.15),
         ..QueueSettings::default()
     }
 }
@@ -279,7 +283,7 @@ async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
                     let counts = description.counts.unwrap_or_default();
                     let (group, record) = (queue.group, shared.cluster.record());
                     record.tell(Event::Counted { group, counts: &counts });
-                    if counts.ready + counts.leased + counts.delayed == 0 {
+                    if counts.ready + counts.leased + counts.delayed + counts.blocked == 0 {
                         break;
                     }
                     format!("{counts:?}")

@@ -103,6 +103,9 @@ async fn send(shared: &Arc<Shared>, producer: &Producer, queue: &Queue, id: Mess
     if thread_rng().gen_bool(0.06) {
         message = message.delay(Duration::from_millis(thread_rng().gen_range(1..3_000)));
     }
+    if shared.load.keys > 0 && thread_rng().gen_bool(0.5) {
+        message = message.group_key(format!("key {}", thread_rng().gen_range(0..shared.load.keys)));
+    }
     match producer.send(message).await {
         Ok(pending) => drop(tokio::spawn(outcome(shared.clone(), group, id, pending))),
         Err(error) => told(shared, group, id, Err(error)),

@@ -224,6 +224,7 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("ready", stats.ready.into()),
         ("leased", stats.leased.into()),
         ("delayed", stats.delayed.into()),
+        ("blocked", stats.blocked.into()),
         ("acked", stats.acked.into()),
         ("rejected", stats.rejected.into()),
         ("exhausted", stats.exhausted.into()),

@@ -69,6 +69,10 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("dedup age", time(settings.dedup_age_ms))
         .fact("retains settled messages", retention(settings))
         .fact(
+            "consumers",
+            if settings.single_active { "one active at a time" } else { "side by side" },
+        )
+        .fact(
             "in sync",
             format!("{} at least, within {}", settings.min_in_sync, time(settings.in_sync_lag_ms)),
         );
@@ -94,6 +98,7 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("ready", units::count(counts.ready))
         .fact("leased", units::count(counts.leased))
         .fact("delayed", units::count(counts.delayed))
+        .fact("blocked", units::count(counts.blocked))
         .fact("acked", units::count(counts.acked))
         .fact("rejected", units::count(counts.rejected))
         .fact("exhausted", units::count(counts.exhausted))
@@ -129,7 +134,13 @@ fn consumers(queue: &QueueDescription) -> Table {
             consumer.node_id.to_string(),
             units::count(consumer.leased.into()),
             units::count(consumer.prefetch.into()),
-            if consumer.connected { "yes" } else { "no" }.to_owned(),
+            match (consumer.connected, consumer.active) {
+                (true, true) => "yes, active",
+                (true, false) => "yes",
+                (false, true) => "no, active",
+                (false, false) => "no",
+            }
+            .to_owned(),
         ]);
     }
     table
@@ -164,10 +175,11 @@ pub fn json(queue: &QueueDescription) -> Value {
             "in_sync_lag_ms": settings.in_sync_lag_ms,
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
+            "single_active": settings.single_active,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
-            "delayed": counts.delayed, "acked": counts.acked, "rejected": counts.rejected,
+            "delayed": counts.delayed, "blocked": counts.blocked, "acked": counts.acked, "rejected": counts.rejected,
             "exhausted": counts.exhausted, "purged": counts.purged, "bytes": counts.bytes,
             "first_offset": counts.first_offset, "next_offset": counts.next_offset,
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
@@ -182,6 +194,7 @@ pub fn json(queue: &QueueDescription) -> Value {
         "consumers": queue.consumers.iter().map(|consumer| json!({
             "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
             "leased": consumer.leased, "connected": consumer.connected,
+            "active": consumer.active,
         })).collect::<Vec<_>>(),
     })
 }

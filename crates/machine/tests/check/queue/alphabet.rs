@@ -21,6 +21,7 @@ pub fn alphabet() -> Vec<Entry> {
         retain_bytes: Some(40),
         ..settings()
     };
+    let single = Settings { single_active: true, ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -30,6 +31,8 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(2, Some(-2))),
         after(1, started_anew(2)),
         after(1, delayed(2, &[60, 0])),
+        after(1, grouped(2, &[1])),
+        after(1, grouped(3, &[1, 0, 2])),
         Entry {
             after_ms: 1,
             restore: true,
@@ -61,6 +64,7 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
+        after(1, Op::Configure { settings: single, stale: false }),
         after(1, create_slot(From::First, 60, 150)),
         after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
         after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
@@ -73,10 +77,15 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
     let both = vec![after(1, attach(A, 1, 2)), after(1, attach(B, 1, 1))];
     let leased = [both.clone(), vec![after(1, publish(2, Some(0))), after(1, publish(2, None))]];
     let expired = [leased.concat(), vec![after(200, Op::Tick)]];
+    let single = Settings { single_active: true, ..settings() };
+    let one_at_a_time = vec![after(1, Op::Configure { settings: single, stale: false })];
+    let groups = vec![after(1, grouped(3, &[1, 2])), after(1, grouped(2, &[1]))];
+    let ordered = [one_at_a_time, both, groups];
     vec![
         ("an empty queue", Vec::new()),
         ("leases", leased.concat()),
         ("second deliveries", expired.concat()),
+        ("groups and one active consumer", ordered.concat()),
     ]
 }
 
@@ -86,17 +95,23 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, delays: Vec::new(), groups: Vec::new() }
+}
+
+fn delayed(count: u32, delays: &[u64]) -> Op {
+    let (producer, groups) = (None, Vec::new());
+    Op::Publish { count, padding: 3, producer, delays: delays.to_vec(), groups }
+}
+
+fn grouped(count: u32, groups: &[u8]) -> Op {
+    let (producer, delays) = (None, Vec::new());
+    Op::Publish { count, padding: 3, producer, delays, groups: groups.to_vec() }
 }
 
 /// The first batch of the producer's next life.
-fn delayed(count: u32, delays: &[u64]) -> Op {
-    Op::Publish { count, padding: 3, producer: None, delays: delays.to_vec() }
-}
-
 fn started_anew(count: u32) -> Op {
     let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, delays: Vec::new(), groups: Vec::new() }
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {

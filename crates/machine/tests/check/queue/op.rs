@@ -30,6 +30,8 @@ pub enum Op {
         /// After how long its messages are due, one after the other, and from the first again; empty if they are
         /// plain.
         delays: Vec<u64>,
+        /// Of which group they are, in the same way; 0 for none.
+        groups: Vec<u8>,
     },
     Attach {
         session: u8,
@@ -127,11 +129,6 @@ impl Op {
     /// The command. `ids` has one for each message, should it publish any.
     pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
         match self {
-            Self::Publish { count, padding, producer, delays } => Command::Publish(Publish {
-                producer: producer.map(|numbered| numbered.producer(now)),
-                properties: properties(*count, delays, now.now),
-                ..Publish::plain(*count, frame_of(ids, *padding))
-            }),
             Self::Receive { session, node, count, lease_ms, wait_ms } => {
                 Command::Receive(Receive {
                     session: Session((*session).into()),
@@ -140,6 +137,13 @@ impl Op {
                     count: *count,
                     lease_ms: *lease_ms,
                     wait_ms: *wait_ms,
+                })
+            }
+            Self::Publish { count, padding, producer, delays, groups } => {
+                Command::Publish(Publish {
+                    producer: producer.map(|numbered| numbered.producer(now)),
+                    properties: properties(*count, delays, groups, now.now),
+                    ..Publish::plain(*count, frame_of(ids, *padding))
                 })
             }
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
@@ -205,19 +209,23 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer, delays } => {
-                let of = |count, padding, producer, delays: &[u64]| Self::Publish {
+            Self::Publish { count, padding, producer, delays, groups } => {
+                let of = |count, padding, producer, delays: &[u64], groups: &[u8]| Self::Publish {
                     count,
                     padding,
                     producer,
                     delays: delays.to_vec(),
+                    groups: groups.to_vec(),
                 };
-                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, delays));
-                let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays));
-                let unnumbered = producer.map(|_| of(*count, *padding, None, delays));
-                let plainer = delays.split_last();
-                let plainer = plainer.map(|(_, less)| of(*count, *padding, *producer, less));
-                [fewer, bare, unnumbered, plainer].into_iter().flatten().collect()
+                let fewer =
+                    (*count > 1).then(|| of(count / 2, *padding, *producer, delays, groups));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays, groups));
+                let unnumbered = producer.map(|_| of(*count, *padding, None, delays, groups));
+                let sooner = delays.split_last();
+                let sooner = sooner.map(|(_, less)| of(*count, *padding, *producer, less, groups));
+                let looser = groups.split_last();
+                let looser = looser.map(|(_, less)| of(*count, *padding, *producer, delays, less));
+                [fewer, bare, unnumbered, sooner, looser].into_iter().flatten().collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -240,18 +248,24 @@ impl Op {
     }
 }
 
-/// Runs of messages with equal delays; one of 0 is due already, or has no time.
-fn properties(count: u32, delays: &[u64], now: u64) -> Vec<Properties> {
+/// Runs of messages that are alike; a delay of 1 is due already, one of 0 has no time.
+fn properties(count: u32, delays: &[u64], groups: &[u8], now: u64) -> Vec<Properties> {
     let mut runs: Vec<Properties> = Vec::new();
-    for &delay in delays.iter().cycle().take(count as usize) {
-        let due = match delay {
+    if delays.is_empty() && groups.is_empty() {
+        return runs;
+    }
+    let nth = |all: &[u64], at: usize| all.get(at % all.len().max(1)).copied().unwrap_or(0);
+    let groups: Vec<u64> = groups.iter().map(|&group| group.into()).collect();
+    for at in 0..count as usize {
+        let due = match nth(delays, at) {
             0 => None,
             1 => Some(Millis(now)),
             delay => Some(Millis(now + delay)),
         };
+        let group = Some(nth(&groups, at)).filter(|&group| group > 0);
         match runs.last_mut() {
-            Some(last) if last.due == due => last.count += 1,
-            _ => runs.push(Properties { count: 1, due }),
+            Some(last) if (last.due, last.group) == (due, group) => last.count += 1,
+            _ => runs.push(Properties { count: 1, due, group }),
         }
     }
     runs
@@ -312,6 +326,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),
         of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
+        of(|settings, _| settings.single_active = false),
     ];
     let before = settings.clone();
     all.into_iter().filter(move |simpler| *simpler != before)

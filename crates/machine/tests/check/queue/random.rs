@@ -24,6 +24,8 @@ struct Mood {
     sessions: u64,
     /// One in so many batches has messages for later.
     delayed: u64,
+    /// One in so many batches has messages of groups.
+    grouped: u64,
 }
 
 impl Mood {
@@ -47,6 +49,7 @@ impl Mood {
             prefetch_max: rng.pick(&[1, 4, 12, 12, 200]),
             sessions: rng.pick(&[1, 1, 2, 4]),
             delayed: rng.pick(&[1, 3, 1_000, 1_000]),
+            grouped: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -64,6 +67,7 @@ impl Mood {
             prefetch_max: 200,
             sessions: 1,
             delayed: 1_000,
+            grouped: 1_000,
         }
     }
 
@@ -179,7 +183,11 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
         true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300])).collect(),
         false => Vec::new(),
     };
-    Op::Publish { count: count as u32, padding, producer, delays }
+    let groups = match rng.one_in(mood.grouped) {
+        true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 1, 1, 1, 2, 3])).collect(),
+        false => Vec::new(),
+    };
+    Op::Publish { count: count as u32, padding, producer, delays, groups }
 }
 
 fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
@@ -225,6 +233,7 @@ fn limits(rng: &mut Rng) -> Settings {
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
+        single_active: rng.one_in(3),
         ..usual
     }
 }

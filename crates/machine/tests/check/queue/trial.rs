@@ -14,7 +14,7 @@ use quorate_machine::queue::{
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
 use super::op::{Entry, Handed, Op, ids_of};
-use super::reference::{Notice, Reference, STATES};
+use super::reference::{self, Notice, Reference, STATES, State};
 use super::{Tally, settings};
 
 pub struct Trial<'a> {
@@ -30,6 +30,8 @@ pub struct Trial<'a> {
     next_id: u64,
     /// Messages dropped so far, for the tally.
     exhausted: u64,
+    /// Who was handed messages last, of one at a time.
+    last_active: Option<Session>,
     tally: &'a mut Tally,
 }
 
@@ -53,6 +55,7 @@ impl<'a> Trial<'a> {
             now: 1_000,
             next_id: 0,
             exhausted: 0,
+            last_active: None,
             tally,
         };
         let configure = Op::Configure { settings: settings(), stale: false };
@@ -180,11 +183,22 @@ impl<'a> Trial<'a> {
     fn check_deliveries(&mut self, effects: &[Effect]) -> Vec<Session> {
         let due = self.reference.due_deliveries();
         let (mut delivered, mut served) = (Vec::new(), Vec::new());
+        let single = self.reference.settings.single_active;
+        let active = self.reference.next_active();
         for effect in effects {
             let Effect::Deliver { session, node, token, runs } = effect else { continue };
             assert_eq!(*token, Token(self.index), "the token is the entry's");
             assert_eq!(node.0, self.reference.consumers[session].node);
             served.push(*session);
+            if single {
+                assert_eq!(Some(*session), active, "the active one is handed messages");
+                let others = self.reference.leases().count();
+                let own = self.reference.leased_by(*session).count();
+                assert_eq!(others, own, "nobody is handed messages while others hold some");
+                let waiting = self.reference.consumers.len() as u64 - 1;
+                self.tally.add("stood by", waiting);
+                self.tally.add("took over", (self.last_active.replace(*session) != active).into());
+            }
             let count: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
             assert!(count <= self.reference.credit(*session), "no more than the prefetch");
             for run in runs {
@@ -201,7 +215,29 @@ impl<'a> Trial<'a> {
         delivered.sort_unstable();
         assert_eq!(delivered, due, "the lowest ready messages go out, up to the credit");
         self.tally.add("deliveries", delivered.len() as u64);
+        self.check_ordering();
         served
+    }
+
+    /// Whatever the reference has come to: one of a group is in flight, the first of it that is held; and no message
+    /// is ready for ever where one consumer at a time is handed some.
+    fn check_ordering(&self) {
+        let mut groups = BTreeMap::new();
+        let held = self.reference.messages.iter().filter(|message| reference::is_held(message));
+        for message in held {
+            let Some(group) = message.group else { continue };
+            let before = groups.insert(group, message.id);
+            let is_in_flight = matches!(message.state, State::Leased { .. });
+            assert!(
+                !is_in_flight || before.is_none(),
+                "what is in flight is the first of its group"
+            );
+        }
+        let sessions = self.reference.consumers.keys();
+        let idle = sessions.clone().any(|&session| self.reference.credit(session) > 0);
+        let is_ready = self.reference.messages.iter().any(|m| m.state == State::Ready);
+        let stuck = idle && is_ready && self.reference.leases().next().is_none();
+        assert!(!stuck, "a message is ready, nobody holds any, and somebody could take it");
     }
 
     fn hand(&mut self, session: Session, offset: u64, token: u64) {
@@ -219,6 +255,7 @@ impl<'a> Trial<'a> {
         let counts = [
             stats.ready,
             stats.delayed,
+            stats.blocked,
             stats.leased,
             stats.acked,
             stats.rejected,
@@ -240,6 +277,7 @@ impl<'a> Trial<'a> {
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
         self.check_consumers(&stats.consumers);
+        self.tally.add("blocked", stats.blocked);
         self.tally.add("exhausted", stats.exhausted - self.exhausted);
         self.exhausted = stats.exhausted;
     }
@@ -279,6 +317,7 @@ impl<'a> Trial<'a> {
             let waits = |(wants, _)| wants > 0;
             let connected = consumer.receiver.map_or(consumer.grace.is_none(), waits);
             assert_eq!(info.connected, connected, "who is connected");
+            assert_eq!(info.active, self.reference.is_active(*session), "who is active");
             let held: Vec<_> = self.reference.leased_by(*session).collect();
             assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
             for (offset, token) in held {

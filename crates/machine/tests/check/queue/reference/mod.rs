@@ -4,7 +4,7 @@
 //! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{
     Attach, Attachment, Command, Offset, Receive, Rejection, Reply, Run, Session, Settings,
@@ -24,8 +24,18 @@ const LEASE_MS_MAX: u32 = 43_200_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
-    Delayed { due: u64 },
-    Leased { session: Session, token: u64, deadline: u64 },
+    Delayed {
+        due: u64,
+    },
+    /// Another of its group comes first.
+    Blocked {
+        due: u64,
+    },
+    Leased {
+        session: Session,
+        token: u64,
+        deadline: u64,
+    },
     Acked,
     Rejected,
     Exhausted,
@@ -38,6 +48,7 @@ pub struct Message {
     pub deliveries: u32,
     pub id: u64,
     batch: usize,
+    pub group: Option<u64>,
 }
 
 /// Neighbouring publish commands of one entry.
@@ -92,6 +103,8 @@ pub struct Reference {
     producers: BTreeMap<Vec<u8>, Producer>,
     pub slots: BTreeMap<SlotName, Slot>,
     attachments: u64,
+    /// Who stands by to be handed messages, the next one first, while that is one at a time.
+    line: Vec<Session>,
     last_publish_accepted: bool,
 }
 
@@ -100,9 +113,19 @@ impl Reference {
     pub fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         let now = self.now;
+        let mut late: Vec<(u64, Session)> = Vec::new();
+        for message in &self.messages {
+            if let State::Leased { deadline, session, .. } = message.state
+                && deadline <= now
+            {
+                late.push((deadline, session));
+            }
+        }
+        late.sort_by_key(|(deadline, _)| *deadline);
         self.return_where(
             |state| matches!(state, State::Leased { deadline, .. } if *deadline <= now),
         );
+        late.into_iter().for_each(|(_, session)| self.send_back(session));
         for message in &mut self.messages {
             if matches!(message.state, State::Delayed { due } if due <= now) {
                 message.state = State::Ready;
@@ -123,6 +146,7 @@ impl Reference {
     }
 
     fn end(&mut self, ended: Session) {
+        self.leave_line(ended);
         self.consumers.remove(&ended);
         self.return_where(
             |state| matches!(state, State::Leased { session, .. } if *session == ended),
@@ -135,6 +159,39 @@ impl Reference {
             if which(&message.state) {
                 message.state = returned(message.deliveries, max, State::Ready);
             }
+        }
+        self.let_go();
+    }
+
+    /// The first of each group that is held waits for no other.
+    pub(super) fn let_go(&mut self) {
+        let (mut groups, now) = (BTreeSet::new(), self.now);
+        for message in self.messages.iter_mut().filter(|message| is_held(message)) {
+            let is_first = message.group.is_none_or(|group| groups.insert(group));
+            if let State::Blocked { due } = message.state
+                && is_first
+            {
+                message.state = if due > now { State::Delayed { due } } else { State::Ready };
+            }
+        }
+    }
+
+    fn leave_line(&mut self, session: Session) {
+        self.line.retain(|other| *other != session);
+    }
+
+    fn send_back(&mut self, session: Session) {
+        self.leave_line(session);
+        if self.credit(session) > 0 {
+            self.line.push(session);
+        }
+    }
+
+    /// Who can take messages again since it settled some goes on where it was, or else in front.
+    fn bring_forward(&mut self, session: Session) {
+        let can_take = self.consumers.contains_key(&session) && self.credit(session) > 0;
+        if can_take && !self.line.contains(&session) {
+            self.line.insert(0, session);
         }
     }
 
@@ -187,7 +244,13 @@ impl Reference {
         if settings.version < version {
             return Reply::Rejected(Rejection::StaleSettings { version });
         }
+        let begins = settings.single_active && !self.settings.single_active;
         self.settings = settings.clone();
+        if begins {
+            self.line = self.consumers.keys().copied().collect();
+            self.line.sort_by_key(|session| self.consumers[session].attachment);
+            self.line = self.line.iter().copied().filter(|&s| self.credit(s) > 0).collect();
+        }
         Reply::Done
     }
 
@@ -212,6 +275,7 @@ impl Reference {
         {
             self.notices.push(Notice::Closed { session, node, attachment, moved: true });
         }
+        self.send_back(session);
         let again: Vec<Notice> = self.again(session).collect();
         self.notices.extend(again);
         Reply::Attached { attachment: Attachment(self.attachments), resumed: before.is_some() }
@@ -238,6 +302,7 @@ impl Reference {
             receiver: Some((prefetch, self.now + u64::from(wait_ms))),
         };
         self.consumers.insert(session, consumer);
+        self.send_back(session);
         Reply::Attached { attachment: Attachment(self.attachments), resumed }
     }
 
@@ -266,6 +331,9 @@ impl Reference {
                 notices.push(Notice::Closed { session, node, attachment, moved: false });
             }
         }
+        let consumers = &self.consumers;
+        let wants_none = |session: &Session| matches!(consumers[session].receiver, Some((0, _)));
+        self.line.retain(|session| !wants_none(session));
         self.forget_receivers();
         notices
     }
@@ -275,6 +343,7 @@ impl Reference {
     }
 
     fn start_grace(&mut self, session: Session) {
+        self.leave_line(session);
         let until = self.now + u64::from(self.settings.session_grace_ms);
         let consumer = self.consumers.get_mut(&session).unwrap();
         match &mut consumer.receiver {
@@ -294,6 +363,8 @@ impl Reference {
                 }
             }
         }
+        self.bring_forward(session);
+        self.let_go();
         Reply::Settled(outcome)
     }
 
@@ -331,6 +402,8 @@ impl Reference {
         }
         self.batches.iter_mut().for_each(|batch| batch.kept = false);
         self.lose_slots(0, self.messages.len() as u64);
+        let sessions: Vec<Session> = self.consumers.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.bring_forward(session));
         Reply::Purged { count }
     }
 
@@ -350,6 +423,9 @@ impl Reference {
             assert_eq!(self.batches[message.batch].index, run.index.0);
             ids.push(message.id);
         }
+        if self.credit(session) == 0 {
+            self.leave_line(session);
+        }
         ids
     }
 }
@@ -358,6 +434,9 @@ fn returned(deliveries: u32, max: u32, otherwise: State) -> State {
     if max > 0 && deliveries >= max { State::Exhausted } else { otherwise }
 }
 
-fn is_held(message: &Message) -> bool {
-    matches!(message.state, State::Ready | State::Delayed { .. } | State::Leased { .. })
+pub fn is_held(message: &Message) -> bool {
+    match message.state {
+        State::Ready | State::Delayed { .. } | State::Blocked { .. } | State::Leased { .. } => true,
+        State::Acked | State::Rejected | State::Exhausted | State::Purged => false,
+    }
 }

@@ -33,16 +33,15 @@ impl Reference {
             }
         }
         let batch = self.batches.len() - 1;
-        let of_each = publish.properties.iter().flat_map(|of| (0..of.count).map(|_| of.due));
-        let plain = std::iter::repeat_n(None, ids.len());
-        let dues: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
-        for (&id, due) in ids.iter().zip(dues) {
-            let state = match due {
-                Some(due) if due.0 > self.now => State::Delayed { due: due.0 },
-                _ => State::Ready,
-            };
-            self.messages.push(Message { state, deliveries: 0, id, batch });
+        let of_each =
+            publish.properties.iter().flat_map(|of| (0..of.count).map(|_| (of.due, of.group)));
+        let plain = std::iter::repeat_n((None, None), ids.len());
+        let properties: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
+        for (&id, (due, group)) in ids.iter().zip(properties) {
+            let state = State::Blocked { due: due.map_or(0, |due| due.0) };
+            self.messages.push(Message { state, deliveries: 0, id, batch, group });
         }
+        self.let_go();
         self.touch_slots_at(first);
         self.remember(publish, first);
         self.last_publish_accepted = true;

@@ -7,14 +7,30 @@ use quorate_machine::queue::Session;
 use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
-pub const STATES: &str = "ready, delayed, leased, acked, rejected, exhausted, purged";
+pub const STATES: &str = "ready, delayed, blocked, leased, acked, rejected, exhausted, purged";
 
 impl Reference {
     /// Offsets that must be handed out now: the lowest, as many as there is credit for.
     pub fn due_deliveries(&self) -> Vec<u64> {
-        let credit: u64 = self.consumers.keys().map(|&session| self.credit(session)).sum();
+        let credit: u64 = match self.settings.single_active {
+            false => self.consumers.keys().map(|&session| self.credit(session)).sum(),
+            true => self.next_active().map_or(0, |session| self.credit(session)),
+        };
         let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
         ready.map(|(offset, _)| offset).take(credit as usize).collect()
+    }
+
+    /// Who is handed messages next where one at a time is.
+    pub fn next_active(&self) -> Option<Session> {
+        let front = self.line.first().copied()?;
+        self.leases().count().eq(&self.leased_by(front).count()).then_some(front)
+    }
+
+    /// Where one at a time is handed messages, whether it is this one.
+    pub fn is_active(&self, session: Session) -> bool {
+        let (all, own) = (self.leases().count(), self.leased_by(session).count());
+        let is_active = if all == 0 { self.line.first() == Some(&session) } else { own > 0 };
+        self.settings.single_active && is_active
     }
 
     pub fn credit(&self, session: Session) -> u64 {
@@ -78,17 +94,18 @@ impl Reference {
     }
 
     /// Messages by state, in the order of [`STATES`].
-    pub fn counts(&self) -> [u64; 7] {
-        let mut counts = [0; 7];
+    pub fn counts(&self) -> [u64; 8] {
+        let mut counts = [0; 8];
         for message in &self.messages {
             counts[match message.state {
                 State::Ready => 0,
                 State::Delayed { .. } => 1,
-                State::Leased { .. } => 2,
-                State::Acked => 3,
-                State::Rejected => 4,
-                State::Exhausted => 5,
-                State::Purged => 6,
+                State::Blocked { .. } => 2,
+                State::Leased { .. } => 3,
+                State::Acked => 4,
+                State::Rejected => 5,
+                State::Exhausted => 6,
+                State::Purged => 7,
             }] += 1;
         }
         counts

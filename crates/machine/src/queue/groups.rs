@@ -1,0 +1,222 @@
+//! Messages with a key, of which one after the other is delivered, in the order of their offsets.
+//!
+//! ```text
+//!   group 7   ──[head]──[=====]────[==]──►       the head is ready, delayed or leased, like any message;
+//!   group 9   ─────[head]─────────────────►      what is behind it is blocked, a record a run
+//!                    │
+//!                    └─ leaves the queue ──► the first blocked one is the head, and goes to its place
+//! ```
+//!
+//! A group is a hash of a key (see `docs/FORMATS.md`): keys that share it wait for each other, and lose no order. As no
+//! more than one message of a group is ever outside of this module, no two of them can be in flight, and whatever
+//! becomes of the head (a nack, a lease that ends, a delay) holds back its own group and nothing else.
+//!
+//! A head is a record, as its group has to be known when it leaves; messages without a key are not known here at all.
+
+use std::collections::BTreeMap;
+
+use super::Queue;
+use super::command::Properties;
+use super::ready::Span;
+use crate::Millis;
+use crate::digest::digest;
+use crate::planted::{self, Bug};
+
+/// The group of the messages with this key. It is part of what is persisted: the function must never change.
+#[must_use]
+pub fn group_of(key: &str) -> u64 {
+    digest(key.as_bytes())
+}
+
+/// Neighbouring messages of a group that wait for those before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// How many.
+    pub count: u64,
+    /// Not to be delivered before this time.
+    pub due: Option<Millis>,
+}
+
+/// All groups of which a message is held.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// The group of each head, by offset.
+    heads: BTreeMap<u64, u64>,
+    /// The head of each group.
+    by_group: BTreeMap<u64, u64>,
+    /// By group and first offset.
+    blocked: BTreeMap<(u64, u64), Blocked>,
+    count: u64,
+}
+
+impl Groups {
+    /// How many messages are blocked.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether no message that is held has a group.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty() && self.blocked.is_empty()
+    }
+
+    /// How many records there are; as many are part of a checkpoint.
+    pub fn records(&self) -> usize {
+        self.heads.len() + self.blocked.len()
+    }
+
+    /// Offset and group of each head, by offset.
+    pub fn heads(&self) -> impl ExactSizeIterator<Item = (u64, u64)> {
+        self.heads.iter().map(|(&offset, &group)| (offset, group))
+    }
+
+    /// Group, first offset and the rest of each run that is blocked, by group and offset.
+    pub fn blocked(&self) -> impl ExactSizeIterator<Item = (u64, u64, Blocked)> {
+        self.blocked.iter().map(|(&(group, first), &run)| (group, first, run))
+    }
+
+    /// Runs that are blocked, as they are held.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        self.blocked().map(|(_, first, run)| Span { first, count: run.count, attempts: 0 })
+    }
+
+    /// The head of a group.
+    pub fn head(&self, group: u64) -> Option<u64> {
+        self.by_group.get(&group).copied()
+    }
+
+    /// Makes a message the head of a group that has none.
+    pub fn lead(&mut self, group: u64, offset: u64) {
+        let before = self.by_group.insert(group, offset);
+        assert!(before.is_none(), "a group has one head");
+        self.heads.insert(offset, group);
+    }
+
+    /// Adds messages behind all others of their group.
+    pub fn block(&mut self, group: u64, first: u64, run: Blocked) {
+        self.count += run.count;
+        let last = self.blocked.range_mut((group, 0)..(group, first)).next_back();
+        if let Some((&(_, before), last)) = last
+            && before + last.count == first
+            && last.due == run.due
+        {
+            last.count += run.count;
+        } else {
+            self.blocked.insert((group, first), run);
+        }
+    }
+
+    /// Takes a head in `from..to` and gives its group.
+    fn pop_head(&mut self, from: u64, to: u64) -> Option<u64> {
+        let (&offset, &group) = self.heads.range(from..to).next()?;
+        self.heads.remove(&offset);
+        self.by_group.remove(&group);
+        Some(group)
+    }
+
+    /// Takes the first blocked message of a group, and when it is due.
+    fn pop_blocked(&mut self, group: u64) -> Option<(u64, Option<Millis>)> {
+        let (&(_, first), &Blocked { count, due }) =
+            self.blocked.range((group, 0)..=(group, u64::MAX)).next()?;
+        self.blocked.remove(&(group, first));
+        if count > 1 {
+            self.blocked.insert((group, first + 1), Blocked { count: count - 1, due });
+        }
+        self.count -= 1;
+        Some((first, due))
+    }
+
+    /// Drops all and says how many were blocked.
+    pub fn clear(&mut self) -> u64 {
+        std::mem::take(self).count
+    }
+}
+
+impl Queue {
+    /// Gives the next messages, all of `group`, their place: the first its own if it is the head, the others behind
+    /// it.
+    pub(super) fn enter_group(&mut self, group: u64, properties: &Properties) {
+        let (mut count, due) = (properties.count, properties.due.filter(|&due| due > self.now));
+        if self.groups.head(group).is_none() {
+            self.groups.lead(group, self.ready.next());
+            self.enter_place(1, due);
+            count -= 1;
+        }
+        if count > 0 {
+            let first = self.ready.pass_over(count);
+            self.groups.block(group, first, Blocked { count: count.into(), due });
+        }
+    }
+
+    /// Lets go on what waited for these messages, which are about to leave or are out of their groups.
+    pub(super) fn unblock(&mut self, span: Span) {
+        if self.groups.is_empty() {
+            return;
+        }
+        while let Some(group) = self.groups.pop_head(span.first, span.end()) {
+            let Some((first, due)) = self.groups.pop_blocked(group) else { continue };
+            self.groups.lead(group, first);
+            let next = Span { first, count: 1, attempts: 0 };
+            match due.filter(|&due| due > self.now) {
+                None => self.ready.give_back(next),
+                Some(due) => self.delayed.insert(due, next),
+            }
+        }
+    }
+
+    /// What comes back to its place still holds back its group, unless that is what is to go wrong.
+    pub(super) fn overtake(&mut self, span: Span) {
+        if planted::is(Bug::OvertakeInGroup) {
+            self.unblock(span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(count: u64, due: Option<u64>) -> Blocked {
+        Blocked { count, due: due.map(Millis) }
+    }
+
+    #[test]
+    fn a_batch_of_one_group_is_one_record_and_so_are_its_neighbours() {
+        let mut groups = Groups::default();
+        groups.lead(7, 0);
+        groups.block(7, 1, run(3, None));
+        groups.block(7, 4, run(2, None));
+        groups.block(7, 6, run(1, Some(50)));
+        groups.block(9, 7, run(1, None));
+        groups.block(7, 8, run(1, Some(50)));
+        let blocked: Vec<_> = groups.blocked().map(|(group, first, _)| (group, first)).collect();
+        assert_eq!(blocked, [(7, 1), (7, 6), (7, 8), (9, 7)]);
+        assert_eq!((groups.len(), groups.records()), (8, 5));
+    }
+
+    #[test]
+    fn a_key_has_the_group_that_it_has_in_existing_logs() {
+        let groups = ["", "a", "order 7", "Größe"].map(group_of);
+        let known = [
+            0x99b6_af62_e388_5e8f,
+            0xc24e_fef1_1c5a_c9db,
+            0xa134_f3d5_6f0a_e88b,
+            0xf141_e135_9361_e43e,
+        ];
+        assert_eq!(groups, known);
+    }
+
+    #[test]
+    fn the_next_of_a_group_is_the_first_that_is_blocked() {
+        let mut groups = Groups::default();
+        groups.lead(7, 10);
+        groups.block(7, 11, run(2, None));
+        groups.block(7, 15, run(1, Some(50)));
+        assert_eq!(groups.pop_head(0, 10), None);
+        assert_eq!(groups.pop_head(0, 11), Some(7));
+        assert_eq!(groups.head(7), None);
+        let next: Vec<_> = std::iter::from_fn(|| groups.pop_blocked(7)).collect();
+        assert_eq!(next, [(11, None), (12, None), (15, Some(Millis(50)))]);
+        assert_eq!((groups.is_empty(), groups.records()), (true, 0));
+    }
+}

@@ -1,0 +1,126 @@
+//! Messages of a group are in flight one at a time, in the order of their offsets: what is leased is the first of its
+//! group that has not left the queue, and what comes after it is not leased before it has.
+
+use std::collections::BTreeMap;
+
+use quorate_machine::queue::{Command, Effect, Publish, Reply, Settings, SettleItem, SettleKind};
+
+use super::{Invariant, must};
+use crate::events::{Event, QueueEntry};
+
+#[derive(Default)]
+pub struct GroupOrder {
+    queues: BTreeMap<u64, Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    settings: Settings,
+    /// The group of each message that has one.
+    group_of: BTreeMap<u64, u64>,
+    groups: BTreeMap<u64, Group>,
+    /// Of each message that has a group, under which it was leased last.
+    tokens: BTreeMap<u64, u64>,
+}
+
+#[derive(Default)]
+struct Group {
+    /// Messages that nothing known of has taken out of the queue: their last attempt.
+    open: BTreeMap<u64, u32>,
+    /// The last that was leased for the first time.
+    furthest: Option<u64>,
+}
+
+impl Queue {
+    fn published(&mut self, first: u64, publish: &Publish) {
+        let groups = publish.properties.iter();
+        let groups = groups.flat_map(|of| std::iter::repeat_n(of.group, of.count as usize));
+        for (offset, group) in (first..).zip(groups) {
+            let Some(group) = group else { continue };
+            self.group_of.insert(offset, group);
+            self.groups.entry(group).or_default().open.insert(offset, 0);
+        }
+    }
+
+    fn settled(&mut self, item: &SettleItem, offset: u64) -> Result<(), String> {
+        let Some(group) = self.group_of.get(&offset) else { return Ok(()) };
+        let group = self.groups.entry(*group).or_default();
+        must(group.furthest.is_none_or(|furthest| furthest <= offset), || {
+            format!("offset {offset} was settled, and {:?} behind it was leased", group.furthest)
+        })?;
+        if let SettleKind::Ack | SettleKind::Reject = item.kind {
+            group.open.remove(&offset);
+        }
+        Ok(())
+    }
+
+    fn leased(&mut self, offset: u64, attempt: u32, token: u64) -> Result<(), String> {
+        let Some(group) = self.group_of.get(&offset) else { return Ok(()) };
+        // What is held is repeated to a consumer that comes back.
+        if self.tokens.insert(offset, token) == Some(token) {
+            return Ok(());
+        }
+        let group = self.groups.entry(*group).or_default();
+        group.open.insert(offset, attempt);
+        must(group.furthest.is_none_or(|furthest| furthest <= offset), || {
+            format!("offset {offset} was leased after {:?}, which is behind it", group.furthest)
+        })?;
+        group.furthest = Some(offset);
+        // One that was delivered as often as may be has left when its last lease ended; if it had not, it would be
+        // settled or leased again, which is refused above.
+        let most = self.settings.max_deliveries;
+        let before = group.open.range(..offset).find(|(_, attempt)| most == 0 || **attempt < most);
+        must(before.is_none(), || {
+            format!("offset {offset} was leased, and {before:?} before it is in the queue")
+        })?;
+        group.open.retain(|open, _| *open >= offset);
+        Ok(())
+    }
+
+    fn made(&mut self, entry: &QueueEntry<'_>) -> Result<(), String> {
+        for (command, reply) in entry.commands.iter().zip(entry.replies) {
+            match (command, reply) {
+                (Command::Configure(settings), Reply::Done) => self.settings = settings.clone(),
+                (
+                    Command::Publish(publish),
+                    Reply::Published { first_offset, duplicate: false, .. },
+                ) => self.published(first_offset.0, publish),
+                (Command::Purge, _) => {
+                    self.groups.clear();
+                    self.group_of.clear();
+                    self.tokens.clear();
+                }
+                (Command::Settle { items, .. }, Reply::Settled(settled)) => {
+                    for item in items {
+                        let offsets = item.first.0..item.first.0.saturating_add(item.count.into());
+                        for offset in offsets.filter(|offset| !settled.has_lost(*offset)) {
+                            self.settled(item, offset)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        for effect in entry.effects {
+            let Effect::Deliver { token, runs, .. } = effect else { continue };
+            for run in runs {
+                for offset in run.first_offset.0..run.first_offset.0 + u64::from(run.count) {
+                    self.leased(offset, run.attempt, token.0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Invariant for GroupOrder {
+    fn name(&self) -> &'static str {
+        "group_order"
+    }
+
+    fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
+        let Event::Made(entry) = event else { return Ok(()) };
+        let queue = self.queues.entry(entry.group).or_default();
+        queue.made(entry).map_err(|reason| format!("group {}: {reason}", entry.group))
+    }
+}
