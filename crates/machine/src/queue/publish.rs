@@ -2,13 +2,13 @@
 
 use super::Queue;
 use super::backlog::Batch;
-use super::command::{Properties, Publish};
+use super::command::{PRIORITY_MAX, Properties, Publish};
 use super::dedup::Verdict;
 use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
+use super::overflow::within;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
-use super::settings::Settings;
 use crate::frame;
 
 impl Queue {
@@ -37,6 +37,9 @@ impl Queue {
         if !covers(&publish.properties, publish.count) {
             return Err(Rejection::InvalidProperties { count: publish.count });
         }
+        if let Some(of) = publish.properties.iter().find(|of| of.priority > PRIORITY_MAX) {
+            return Err(Rejection::InvalidPriority { priority: of.priority });
+        }
         if let Some(producer) = &publish.producer {
             match self.dedup.judge(producer, publish.count) {
                 Verdict::New => {}
@@ -47,26 +50,47 @@ impl Queue {
                 Verdict::Rejected(rejection) => return Err(rejection),
             }
         }
-        let bytes = publish.frame.len() as u64;
-        let Settings { max_messages, max_bytes, .. } = self.settings;
-        within(Limit::MaxMessages, max_messages, self.backlog.messages(), publish.count.into())?;
-        within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes)?;
         if !publish.properties.is_empty() {
-            let (held, more) = (self.delayed.iter().len(), publish.properties.len());
-            within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)?;
+            self.admit_properties(&publish.properties)?;
         }
+        self.make_room(publish.count.into(), publish.frame.len() as u64)?;
         Ok(None)
     }
 
+    /// Whether the queue takes messages that are set apart so.
+    fn admit_properties(&self, properties: &[Properties]) -> Result<(), Rejection> {
+        if !self.settings.priorities && properties.iter().any(|of| of.priority > 0) {
+            return Err(Rejection::NoPriorities);
+        }
+        let waiting = self.delayed.iter().len() + self.ready.runs();
+        let held = waiting + self.expiry.lives.len();
+        let more: usize = properties.iter().map(|of| self.runs_of(of)).sum();
+        within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)
+    }
+
+    /// Records that a run of messages takes.
+    fn runs_of(&self, of: &Properties) -> usize {
+        let lives = of.expires.is_some() || (of.due.is_some() && self.settings.ttl_ms.is_some());
+        1 + usize::from(lives)
+    }
+
     /// Gives the next messages their place: among the ready ones, or until they are due among the delayed.
-    fn enter(&mut self, &Properties { count, due }: &Properties) {
-        match due.filter(|&due| due > self.now) {
-            None => self.ready.append(count),
+    fn enter(&mut self, &Properties { count, due, expires, priority }: &Properties) {
+        let due = due.filter(|&due| due > self.now);
+        let first = self.ready.next();
+        let span = Span { first, count: count.into(), attempts: 0, priority };
+        match due {
+            None if priority == 0 => self.ready.append(count),
+            None => {
+                self.ready.pass_over(count);
+                self.ready.give_back(span);
+            }
             Some(due) => {
-                let first = self.ready.pass_over(count);
-                self.delayed.insert(due, Span { first, count: count.into(), attempts: 0 });
+                self.ready.pass_over(count);
+                self.delayed.insert(due, span);
             }
         }
+        self.note_life(first, span.count, expires, due);
     }
 
     fn append(&mut self, index: u64, ordinal: u32, publish: &Publish, merge: bool) -> Reply {
@@ -96,16 +120,6 @@ fn covers(properties: &[Properties], count: u32) -> bool {
     properties.is_empty() || (sum == count.into() && properties.iter().all(|of| of.count > 0))
 }
 
-/// Refuses what would exceed a limit.
-fn within(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Result<(), Rejection> {
-    match max.filter(|&max| max > 0) {
-        Some(max) if held.saturating_add(more) > max => {
-            Err(Rejection::QueueFull { limit, max, held })
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::delayed::DUE_MAX;
@@ -116,7 +130,9 @@ mod tests {
     fn publish(queue: &mut Queue, index: u64, now: u64, dues: std::ops::Range<u64>) -> Reply {
         let count = (dues.end - dues.start) as u32;
         // Every other one, so that no two are neighbours of one time.
-        let properties = dues.map(|due| Properties { count: 1, due: Some(Millis(due)) }).collect();
+        let properties = dues
+            .map(|due| Properties { count: 1, due: Some(Millis(due)), ..Properties::default() })
+            .collect();
         let frame = vec![0; 6 * count as usize].into();
         let publish = Publish { properties, ..Publish::plain(count, frame) };
         let at = At { index, now: Millis(now) };

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N] [due=COUNT@MS,...]      0: at once
+//!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY,...]      each of the three may be left out
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
 //!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [version=N]
+//!           [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
@@ -76,6 +78,10 @@ impl Script {
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
+        settings.ttl_ms = words.get("ttl").or(settings.ttl_ms).filter(|&ttl_ms| ttl_ms > 0);
+        let is_on = |key, old| words.get(key).map_or(old, |is_on: u8| is_on > 0);
+        settings.drop_head = is_on("drop_head", settings.drop_head);
+        settings.priorities = is_on("priorities", settings.priorities);
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -136,10 +142,29 @@ fn publish(words: &Words) -> Command {
     let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
         let (count, due) = run.split_once('@').expect("COUNT@MS");
         let due = Some(due.parse().unwrap()).filter(|&due| due > 0).map(Millis);
-        Properties { count: count.parse().unwrap(), due }
+        Properties { count: count.parse().unwrap(), due, ..Properties::default() }
     });
-    let (properties, frame) = (properties.collect(), Bytes::from(vec![0; bytes]));
+    let runs = words.text("runs").into_iter().flat_map(|runs| runs.split(','));
+    let properties = properties.chain(runs.map(run)).collect();
+    let frame = Bytes::from(vec![0; bytes]);
     Command::Publish(Publish { producer, layout, properties, ..Publish::plain(count, frame) })
+}
+
+/// What sets a run of messages apart.
+fn run(text: &str) -> Properties {
+    let mut parts = text.split(':');
+    let count = parts.next().unwrap().parse().unwrap();
+    let mut run = Properties { count, ..Properties::default() };
+    for part in parts {
+        let (kind, number) = part.split_at(1);
+        let number: u64 = number.parse().unwrap();
+        match kind {
+            "d" => run.due = Some(Millis(number)),
+            "x" => run.expires = Some(Millis(number)),
+            _ => run.priority = number as u8,
+        }
+    }
+    run
 }
 
 fn attach(words: &Words) -> Command {
@@ -251,6 +276,9 @@ fn show_stats(queue: &Queue, output: &mut String) {
         s.published, s.ready, s.leased, s.delayed, s.acked, s.rejected, s.exhausted, s.purged
     )
     .unwrap();
+    if s.expired + s.dropped > 0 {
+        writeln!(output, "  + expired {} + dropped {}", s.expired, s.dropped).unwrap();
+    }
     writeln!(
         output,
         "offsets {}..{}, {} bytes in {} batches, {} producers",

@@ -5,7 +5,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
 use super::settings;
 
 const A: u8 = 1;
@@ -20,6 +20,14 @@ pub fn alphabet() -> Vec<Entry> {
         retain_bytes: Some(40),
         ..settings()
     };
+    let lively = Settings {
+        max_messages: Some(2),
+        ttl_ms: Some(60),
+        drop_head: true,
+        priorities: true,
+        ..settings()
+    };
+    let short = Settings { ttl_ms: Some(1), priorities: true, ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -28,7 +36,9 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(2, Some(0))),
         after(1, publish(2, Some(-2))),
         after(1, started_anew(2)),
-        after(1, delayed(2, &[60, 0])),
+        after(1, set_apart(2, &[Kind { delay: 60, ..plain() }, plain()])),
+        after(1, set_apart(2, &[Kind { ttl: 60, ..plain() }, Kind { priority: 9, ..plain() }])),
+        after(1, set_apart(1, &[Kind { delay: 60, ttl: 60, priority: 1 }])),
         Entry {
             after_ms: 1,
             restore: true,
@@ -57,6 +67,8 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
+        after(1, Op::Configure { settings: lively, stale: false }),
+        after(1, Op::Configure { settings: short, stale: false }),
         after(1, create_slot(From::First, 60, 150)),
         after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
         after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
@@ -82,17 +94,21 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
+}
+
+fn plain() -> Kind {
+    Kind::default()
+}
+
+fn set_apart(count: u32, kinds: &[Kind]) -> Op {
+    Op::Publish { count, padding: 3, producer: None, kinds: kinds.to_vec() }
 }
 
 /// The first batch of the producer's next life.
-fn delayed(count: u32, delays: &[u64]) -> Op {
-    Op::Publish { count, padding: 3, producer: None, delays: delays.to_vec() }
-}
-
 fn started_anew(count: u32) -> Op {
     let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {

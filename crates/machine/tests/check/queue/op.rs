@@ -27,9 +27,8 @@ pub enum Op {
         count: u32,
         padding: usize,
         producer: Option<Numbered>,
-        /// After how long its messages are due, one after the other, and from the first again; empty if they are
-        /// plain.
-        delays: Vec<u64>,
+        /// What its messages are, one after the other, and from the first again; empty if they are plain.
+        kinds: Vec<Kind>,
     },
     Attach {
         session: u8,
@@ -70,6 +69,16 @@ pub enum Op {
     DropSlot {
         slot: u8,
     },
+}
+
+/// What sets a message apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    /// After how long it is due; at 1 it is already, at 0 it has no time.
+    pub delay: u64,
+    /// How long it lives, from when it is due on; at 1 it has expired already, at 0 it has no time.
+    pub ttl: u64,
+    pub priority: u8,
 }
 
 /// Where a slot begins.
@@ -120,9 +129,9 @@ impl Op {
     /// The command. `ids` has one for each message, should it publish any.
     pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
         match self {
-            Self::Publish { count, padding, producer, delays } => Command::Publish(Publish {
+            Self::Publish { count, padding, producer, kinds } => Command::Publish(Publish {
                 producer: producer.map(|numbered| numbered.producer(now)),
-                properties: properties(*count, delays, now.now),
+                properties: properties(*count, kinds, now.now),
                 ..Publish::plain(*count, frame_of(ids, *padding))
             }),
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
@@ -188,19 +197,27 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer, delays } => {
-                let of = |count, padding, producer, delays: &[u64]| Self::Publish {
+            Self::Publish { count, padding, producer, kinds } => {
+                let of = |count, padding, producer, kinds: &[Kind]| Self::Publish {
                     count,
                     padding,
                     producer,
-                    delays: delays.to_vec(),
+                    kinds: kinds.to_vec(),
                 };
-                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, delays));
-                let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays));
-                let unnumbered = producer.map(|_| of(*count, *padding, None, delays));
-                let plainer = delays.split_last();
+                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, kinds));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer, kinds));
+                let unnumbered = producer.map(|_| of(*count, *padding, None, kinds));
+                let plainer = kinds.split_last();
                 let plainer = plainer.map(|(_, less)| of(*count, *padding, *producer, less));
-                [fewer, bare, unnumbered, plainer].into_iter().flatten().collect()
+                let without = [
+                    |kind: &Kind| Kind { delay: 0, ..*kind },
+                    |kind: &Kind| Kind { ttl: 0, ..*kind },
+                    |kind: &Kind| Kind { priority: 0, ..*kind },
+                ];
+                let without = without.map(|without| kinds.iter().map(without).collect::<Vec<_>>());
+                let without = without.into_iter().filter(|less| less != kinds);
+                let without = without.map(|less| of(*count, *padding, *producer, &less));
+                [fewer, bare, unnumbered, plainer].into_iter().flatten().chain(without).collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -223,18 +240,22 @@ impl Op {
     }
 }
 
-/// Runs of messages with equal delays; one of 0 is due already, or has no time.
-fn properties(count: u32, delays: &[u64], now: u64) -> Vec<Properties> {
+/// Runs of messages that are alike.
+fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
     let mut runs: Vec<Properties> = Vec::new();
-    for &delay in delays.iter().cycle().take(count as usize) {
-        let due = match delay {
+    for kind in kinds.iter().cycle().take(count as usize) {
+        let time = |after: u64| match after {
             0 => None,
             1 => Some(Millis(now)),
-            delay => Some(Millis(now + delay)),
+            after => Some(Millis(now + after)),
         };
+        // One that expires at once does so even if it is for later.
+        let ttl = if kind.ttl > 1 { kind.delay + kind.ttl } else { kind.ttl };
+        let (due, expires, priority) = (time(kind.delay), time(ttl), kind.priority);
+        let run = Properties { count: 1, due, expires, priority };
         match runs.last_mut() {
-            Some(last) if last.due == due => last.count += 1,
-            _ => runs.push(Properties { count: 1, due }),
+            Some(last) if Properties { count: 1, ..*last } == run => last.count += 1,
+            _ => runs.push(run),
         }
     }
     runs
@@ -295,6 +316,9 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),
         of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
+        of(|settings, _| settings.ttl_ms = None),
+        of(|settings, _| settings.drop_head = false),
+        of(|settings, _| settings.priorities = false),
     ];
     let before = settings.clone();
     all.into_iter().filter(move |simpler| *simpler != before)

@@ -6,7 +6,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
 use super::{Rng, settings};
 
 struct Mood {
@@ -24,6 +24,10 @@ struct Mood {
     sessions: u64,
     /// One in so many batches has messages for later.
     delayed: u64,
+    /// One in so many batches has messages with a time to live.
+    ttl: u64,
+    /// One in so many batches has messages with a priority.
+    priority: u64,
 }
 
 impl Mood {
@@ -47,6 +51,8 @@ impl Mood {
             prefetch_max: rng.pick(&[1, 4, 12, 12, 200]),
             sessions: rng.pick(&[1, 1, 2, 4]),
             delayed: rng.pick(&[1, 3, 1_000, 1_000]),
+            ttl: rng.pick(&[1, 3, 1_000, 1_000]),
+            priority: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -64,6 +70,8 @@ impl Mood {
             prefetch_max: 200,
             sessions: 1,
             delayed: 1_000,
+            ttl: 1_000,
+            priority: 1_000,
         }
     }
 
@@ -169,11 +177,22 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
         },
     };
     let producer = (!rng.one_in(3)).then(|| numbered(rng));
-    let delays = match rng.one_in(mood.delayed) {
-        true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300])).collect(),
-        false => Vec::new(),
+    let kinds = kinds(rng, mood);
+    Op::Publish { count: count as u32, padding, producer, kinds }
+}
+
+fn kinds(rng: &mut Rng, mood: &Mood) -> Vec<Kind> {
+    let [delayed, ttl, priority] =
+        [mood.delayed, mood.ttl, mood.priority].map(|one| rng.one_in(one));
+    if !(delayed || ttl || priority) {
+        return Vec::new();
+    }
+    let kind = |rng: &mut Rng| Kind {
+        delay: if delayed { rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300]) } else { 0 },
+        ttl: if ttl { rng.pick(&[0, 0, 1, 2, 20, 50, 100, 300]) } else { 0 },
+        priority: if priority { rng.pick(&[0, 0, 1, 5, 9, 9]) } else { 0 },
     };
-    Op::Publish { count: count as u32, padding, producer, delays }
+    (0..1 + rng.below(3)).map(|_| kind(rng)).collect()
 }
 
 fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
@@ -210,6 +229,9 @@ fn limits(rng: &mut Rng) -> Settings {
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
+        ttl_ms: rng.one_in(3).then(|| rng.pick(&[1, 20, 50, 100, 300, 1_000])),
+        drop_head: rng.one_in(2),
+        priorities: !rng.one_in(4),
         ..usual
     }
 }

@@ -1,7 +1,8 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `expiry` what
+//! does not live so long, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use quorate_machine::queue::{
     SettleKind, Settled, SlotName,
 };
 
+mod expiry;
+mod overflow;
 mod publish;
 mod questions;
 mod slots;
@@ -30,6 +33,8 @@ pub enum State {
     Rejected,
     Exhausted,
     Purged,
+    Expired,
+    Dropped,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,11 @@ pub struct Message {
     pub state: State,
     pub deliveries: u32,
     pub id: u64,
+    pub priority: u8,
+    expires: Option<u64>,
+    /// When the message was due, if it was published for later while the queue had a time to live, or has waited for
+    /// its time when it was given one.
+    due: Option<u64>,
     batch: usize,
 }
 
@@ -91,6 +101,8 @@ pub struct Reference {
     pub slots: BTreeMap<SlotName, Slot>,
     attachments: u64,
     last_publish_accepted: bool,
+    /// Since when the queue has a time to live.
+    ttl_since: u64,
 }
 
 impl Reference {
@@ -106,6 +118,7 @@ impl Reference {
                 message.state = State::Ready;
             }
         }
+        self.expire();
         let over = |consumer: &Consumer| consumer.grace.is_some_and(|until| until <= now);
         let ended: Vec<Session> =
             self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
@@ -127,10 +140,9 @@ impl Reference {
     }
 
     fn return_where(&mut self, which: impl Fn(&State) -> bool) {
-        let max = self.settings.max_deliveries;
-        for message in &mut self.messages {
-            if which(&message.state) {
-                message.state = returned(message.deliveries, max, State::Ready);
+        for at in 0..self.messages.len() {
+            if which(&self.messages[at].state) {
+                self.messages[at].state = self.returned(at, State::Ready);
             }
         }
     }
@@ -177,7 +189,8 @@ impl Reference {
         if settings.version < version {
             return Reply::Rejected(Rejection::StaleSettings { version });
         }
-        self.settings = settings.clone();
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        self.ttl_configured(before.ttl_ms);
         Reply::Done
     }
 
@@ -230,8 +243,8 @@ impl Reference {
     }
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
-        let (now, max) = (self.now, self.settings.max_deliveries);
-        let Some(message) = self.messages.get_mut(offset as usize) else {
+        let now = self.now;
+        let Some(message) = self.messages.get(offset as usize) else {
             return false;
         };
         let State::Leased { session, token, deadline } = message.state else {
@@ -240,19 +253,33 @@ impl Reference {
         if session != by || token != item.token.0 {
             return false;
         }
-        message.state = match item.kind {
+        let state = match item.kind {
             SettleKind::Ack => State::Acked,
             SettleKind::Reject => State::Rejected,
-            SettleKind::Nack { delay_ms: 0 } => returned(message.deliveries, max, State::Ready),
+            SettleKind::Nack { delay_ms: 0 } => self.returned(offset as usize, State::Ready),
             SettleKind::Nack { delay_ms } => {
-                returned(message.deliveries, max, State::Delayed { due: now + u64::from(delay_ms) })
+                let due = now + u64::from(delay_ms);
+                self.returned(offset as usize, State::Delayed { due })
             }
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
                 State::Leased { session, token, deadline: deadline.max(until) }
             }
         };
+        self.messages[offset as usize].state = state;
         true
+    }
+
+    /// What becomes of a message that a consumer gives back.
+    fn returned(&self, at: usize, otherwise: State) -> State {
+        let (message, max) = (&self.messages[at], self.settings.max_deliveries);
+        if max > 0 && message.deliveries >= max {
+            State::Exhausted
+        } else if self.expires(message).is_some_and(|expires| expires <= self.now) {
+            State::Expired
+        } else {
+            otherwise
+        }
     }
 
     fn purge(&mut self) -> Reply {
@@ -284,10 +311,6 @@ impl Reference {
         }
         ids
     }
-}
-
-fn returned(deliveries: u32, max: u32, otherwise: State) -> State {
-    if max > 0 && deliveries >= max { State::Exhausted } else { otherwise }
 }
 
 fn is_held(message: &Message) -> bool {

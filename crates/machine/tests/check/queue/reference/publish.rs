@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quorate_machine::queue::{Limit, Offset, Publish, Rejection, Reply, Settings};
+use quorate_machine::queue::{Offset, Properties, Publish, Rejection, Reply};
 
-use super::{Batch, Message, Producer, Reference, State};
+use super::{Batch, Message, Producer, Reference, State, is_held};
 
 impl Reference {
     pub(super) fn publish(&mut self, index: u64, publish: &Publish, ids: &[u64]) -> Reply {
@@ -16,15 +16,18 @@ impl Reference {
             return reply;
         }
         let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
-        let Settings { max_messages, max_bytes, .. } = self.settings;
-        let full = does_not_fit(Limit::MaxMessages, max_messages, self.held(), count)
-            .or_else(|| does_not_fit(Limit::MaxBytes, max_bytes, self.bytes(), bytes));
-        if let Some(reply) = full {
+        if !self.settings.priorities && publish.properties.iter().any(|of| of.priority > 0) {
+            return Reply::Rejected(Rejection::NoPriorities);
+        }
+        if let Some(reply) = self.make_room(count, bytes) {
             return reply;
         }
         let first = self.messages.len() as u64;
+        // One that something has left of already stays as it is.
+        let mut of_last = self.messages.iter().filter(|m| m.batch + 1 == self.batches.len());
+        let is_whole = of_last.all(is_held);
         match self.batches.last_mut() {
-            Some(last) if merge && last.index == index => {
+            Some(last) if merge && is_whole && last.index == index => {
                 last.count += count;
                 last.bytes += bytes;
             }
@@ -33,15 +36,15 @@ impl Reference {
             }
         }
         let batch = self.batches.len() - 1;
-        let of_each = publish.properties.iter().flat_map(|of| (0..of.count).map(|_| of.due));
-        let plain = std::iter::repeat_n(None, ids.len());
-        let dues: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
-        for (&id, due) in ids.iter().zip(dues) {
-            let state = match due {
-                Some(due) if due.0 > self.now => State::Delayed { due: due.0 },
-                _ => State::Ready,
-            };
-            self.messages.push(Message { state, deliveries: 0, id, batch });
+        let of_each = publish.properties.iter().flat_map(|of| (0..of.count).map(|_| *of));
+        let plain = std::iter::repeat_n(Properties::default(), ids.len());
+        let of_each: Vec<Properties> = of_each.chain(plain).take(ids.len()).collect();
+        for (&id, of) in ids.iter().zip(of_each) {
+            let due = of.due.map(|due| due.0).filter(|&due| due > self.now);
+            let state = due.map_or(State::Ready, |due| State::Delayed { due });
+            let due = due.filter(|_| self.settings.ttl_ms.is_some());
+            let (priority, expires) = (of.priority, of.expires.map(|expires| expires.0));
+            self.messages.push(Message { state, deliveries: 0, id, priority, expires, due, batch });
         }
         self.touch_slots_at(first);
         self.remember(publish, first);
@@ -116,9 +119,4 @@ impl Producer {
 
 fn published(first: u64, count: u32, duplicate: bool) -> Reply {
     Reply::Published { first_offset: Offset(first), count, duplicate }
-}
-
-fn does_not_fit(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Option<Reply> {
-    let max = max.filter(|max| held + more > *max)?;
-    Some(Reply::Rejected(Rejection::QueueFull { limit, max, held }))
 }

@@ -1,5 +1,6 @@
 //! What can be asked of the reference.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use quorate_machine::queue::Session;
@@ -7,14 +8,21 @@ use quorate_machine::queue::Session;
 use super::{Batch, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
-pub const STATES: &str = "ready, delayed, leased, acked, rejected, exhausted, purged";
+pub const STATES: &str =
+    "ready, delayed, leased, acked, rejected, exhausted, purged, expired, dropped";
 
 impl Reference {
-    /// Offsets that must be handed out now: the lowest, as many as there is credit for.
+    /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
     pub fn due_deliveries(&self) -> Vec<u64> {
         let credit: u64 = self.consumers.keys().map(|&session| self.credit(session)).sum();
         let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
-        ready.map(|(offset, _)| offset).take(credit as usize).collect()
+        let mut ready: Vec<(Reverse<u8>, u64)> =
+            ready.map(|(offset, message)| (Reverse(message.priority), offset)).collect();
+        ready.sort_unstable();
+        let mut due: Vec<u64> =
+            ready.into_iter().map(|(_, offset)| offset).take(credit as usize).collect();
+        due.sort_unstable();
+        due
     }
 
     pub fn credit(&self, session: Session) -> u64 {
@@ -67,12 +75,15 @@ impl Reference {
         });
         let graces = self.consumers.values().filter_map(|consumer| consumer.grace);
         let idle = self.slots.values().filter_map(|slot| self.idle_at(slot));
-        times.chain(graces).chain(idle.filter(|&at| at > self.now)).min()
+        let waits =
+            |message: &&Message| matches!(message.state, State::Ready | State::Delayed { .. });
+        let expiries = self.messages.iter().filter(waits).filter_map(|m| self.expires_at_latest(m));
+        times.chain(expiries).chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
 
     /// Messages by state, in the order of [`STATES`].
-    pub fn counts(&self) -> [u64; 7] {
-        let mut counts = [0; 7];
+    pub fn counts(&self) -> [u64; 9] {
+        let mut counts = [0; 9];
         for message in &self.messages {
             counts[match message.state {
                 State::Ready => 0,
@@ -82,6 +93,8 @@ impl Reference {
                 State::Rejected => 4,
                 State::Exhausted => 5,
                 State::Purged => 6,
+                State::Expired => 7,
+                State::Dropped => 8,
             }] += 1;
         }
         counts
