@@ -34,13 +34,14 @@ pub(crate) fn frame_of(
     }
     let mut frame = FrameBuilder::new();
     for message in std::mem::take(&mut request.messages) {
-        let v1::Message { delay_ms, deliver_at_ms, .. } = message;
-        let is_plain = delay_ms == 0 && deliver_at_ms == 0;
+        let v1::Message { delay_ms, deliver_at_ms, ttl_ms, priority, .. } = message;
+        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority };
+        let is_plain = of == v1::Properties { count: 1, ..<_>::default() };
         if !is_plain && properties.is_empty() && frame.count() > 0 {
             properties.push(v1::Properties { count: frame.count(), ..<_>::default() });
         }
         if !is_plain || !properties.is_empty() {
-            properties.push(v1::Properties { count: 1, delay_ms, deliver_at_ms });
+            properties.push(of);
         }
         let headers: Vec<(String, Bytes)> =
             message.headers.into_iter().map(|header| (header.key, header.value)).collect();
