@@ -137,7 +137,7 @@ fn a_queue_s_time_to_live_is_kept_by_the_next_leader() {
             let line = shown.lines().find(|line| line.starts_with(fact));
             line.is_some_and(|line| line.trim_end().ends_with(is))
         };
-        assert!(shows("time to live", "6 s") || shows("time to live", "6s"), "{shown}");
+        assert!(shows("time to live", "6.00 s"), "{shown}");
         assert!(shows("expired", "20"), "{shown}");
     });
 }
