@@ -90,6 +90,13 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
     let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
     let length = 1 + rng.below(most);
     let mut entries: Vec<Entry> = (0..length).map(|_| entry(rng, &mood)).collect();
+    // Times to live that change are met by messages that had another one.
+    if mood.ttl == 1 {
+        for _ in 0..rng.below(3) {
+            let at = rng.below(length) as usize;
+            entries[at].ops.insert(0, Op::Configure { settings: limits(rng), stale: false });
+        }
+    }
     if !rng.one_in(8) {
         let sessions = 0..mood.sessions as u8;
         entries[0].ops.splice(0..0, sessions.map(|session| attach(rng, &mood, session)));
