@@ -14,6 +14,7 @@ mod health;
 mod later;
 mod leaders;
 mod leases;
+mod limits;
 mod log;
 mod ordering;
 mod placement;

@@ -322,6 +322,9 @@ async fn single(queue: &Queue, figures: &mut Figures) {
     figures.gauge("queue_bytes", "Bytes held", label, stats.bytes as f64);
     figures.counter("queue_published_messages", "Messages ever taken in", label, stats.published);
     figures.counter("queue_acked_messages", "Messages ever acknowledged", label, stats.acked);
+    figures.counter("queue_expired_messages", "Messages that expired", label, stats.expired);
+    let help = "Messages that made room for newer ones";
+    figures.counter("queue_dropped_messages", help, label, stats.dropped);
     let retained = stats.slots.iter().map(|slot| slot.retained_bytes).max().unwrap_or(0);
     let help = "Bytes that are retained for the slot that needs most";
     figures.gauge("queue_slot_retained_bytes", help, label, retained as f64);

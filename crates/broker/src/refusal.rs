@@ -236,9 +236,7 @@ impl From<queue::Rejection> for Refusal {
                 reason::QUEUE_FULL,
                 match limit {
                     queue::Limit::Delayed => {
-                        format!(
-                            "{message}; wait until some are due or consumed, or use another queue"
-                        )
+                        format!("{message}; wait until some have left, or use another queue")
                     }
                     _ => format!("{message}; consume, purge, or raise the limit"),
                 },
@@ -260,6 +258,11 @@ impl From<queue::Rejection> for Refusal {
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
             }
+            R::NoPriorities => Self::new(
+                reason::PRIORITIES_OFF,
+                "the queue takes no messages with a priority; create it with the setting `priorities` \
+                 (`quorate queue create --priorities`), or publish without",
+            ),
             R::UnknownLayout { .. } => Self::new(reason::UNSUPPORTED_VERSION, message),
             _ => Self::invalid(message),
         }

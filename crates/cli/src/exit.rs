@@ -51,6 +51,7 @@ impl Exit {
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
             | "QUEUE_FULL"
+            | "PRIORITIES_OFF"
             | "NOT_ENOUGH_IN_SYNC"
             | "DISK_FULL"
             | "MESSAGE_TOO_LARGE"

@@ -80,6 +80,9 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "QUEUE_FULL" => {
             "consume from the queue, publish smaller batches, or create a queue with higher limits"
         }
+        "PRIORITIES_OFF" => {
+            "a queue made with `quorate queue create --priorities`, or no --priority"
+        }
         "NOT_ENOUGH_IN_SYNC" => {
             "`quorate queue describe` shows which replicas lag; bring them back, or use --ack quorum"
         }

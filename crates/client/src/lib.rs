@@ -61,10 +61,10 @@ pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
-    LogPosition, NodeDescription, PlacedNode, PlacedRole, PlacementFinding, PlacementFindingKind,
-    PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts, QueueDescription,
-    QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict, Receiver,
-    ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
+    LogPosition, NodeDescription, Overflow, PlacedNode, PlacedRole, PlacementFinding,
+    PlacementFindingKind, PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts,
+    QueueDescription, QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict,
+    Receiver, ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
     ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
 };
 pub use reader::{ReadMessage, Reader, ReaderBuilder};

@@ -24,10 +24,15 @@ pub struct Message {
     headers: Vec<(String, Bytes)>,
     due: Due,
     group_key: String,
+    ttl: Option<Duration>,
+    priority: u8,
 }
 
-/// The longest delay.
+/// The longest delay and time to live.
 const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// The highest priority.
+const PRIORITY_MAX: u8 = 9;
 
 /// When a message may be delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,14 +95,44 @@ impl Message {
         &self.group_key
     }
 
-    /// Refuses a delay that no server takes, before it fails the batch that it is in.
-    pub(crate) fn check_delay(&self) -> Result<(), PublishError> {
-        match self.due {
-            Due::After(delay) if delay > DELAY_MAX => Err(PublishError::Refused(Refusal {
-                reason: reason::INVALID_ARGUMENT.to_owned(),
-                message: format!("the delay is {delay:?}; at most 366 days"),
-                ..Refusal::default()
-            })),
+    /// Not delivered any more once so much time has passed since the leader has it, or since it is due if it is for
+    /// later; at most 366 days, to the millisecond. A consumer that has the message by then keeps it; given back, it is
+    /// gone. With a time to live of the queue too, the one that ends first counts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quorate_client::Message;
+    /// let quote = Message::new("42.17").ttl(Duration::from_secs(5));
+    /// ```
+    #[must_use]
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self { ttl: Some(ttl), ..self }
+    }
+
+    /// 0 to 9, 0 unless set: of what is ready, the highest priority goes out first, and of equal ones the lowest
+    /// offset. Other than 0 only in a queue that has [`priorities`](crate::QueueSettings::priorities); others refuse
+    /// the batch with `PRIORITIES_OFF`.
+    #[must_use]
+    pub fn priority(self, priority: u8) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// Refuses what no server takes, before it fails the batch that it is in.
+    pub(crate) fn check_properties(&self) -> Result<(), PublishError> {
+        let refused = |message: String| {
+            let reason = reason::INVALID_ARGUMENT.to_owned();
+            Err(PublishError::Refused(Refusal { reason, message, ..Refusal::default() }))
+        };
+        match (self.due, self.ttl) {
+            (Due::After(delay), _) if delay > DELAY_MAX => {
+                refused(format!("the delay is {delay:?}; at most 366 days"))
+            }
+            (_, Some(ttl)) if ttl > DELAY_MAX => {
+                refused(format!("the time to live is {ttl:?}; at most 366 days"))
+            }
+            _ if self.priority > PRIORITY_MAX => {
+                refused(format!("the priority is {}; 0 to 9", self.priority))
+            }
             _ => Ok(()),
         }
     }
@@ -106,7 +141,6 @@ impl Message {
     /// plain ones are left out until there is one that is not.
     pub(crate) fn add_properties(&self, properties: &mut Vec<v1::Properties>, before: u32) {
         let (delay_ms, deliver_at_ms) = match self.due {
-            Due::AtOnce if properties.is_empty() && self.group_key.is_empty() => return,
             Due::AtOnce => (0, 0),
             // Rounded up: never early.
             Due::After(delay) => (millis(delay), 0),
@@ -114,22 +148,21 @@ impl Message {
                 (0, millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
             }
         };
-        if properties.is_empty() && before > 0 {
-            properties.push(v1::Properties { count: before, ..<_>::default() });
+        // 0 on the wire is none.
+        let ttl_ms = self.ttl.map_or(0, |ttl| millis(ttl).max(1));
+        let priority = self.priority.into();
+        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority };
+        if properties.is_empty() {
+            if of == (v1::Properties { count: 1, ..<_>::default() }) {
+                return;
+            }
+            if before > 0 {
+                properties.push(v1::Properties { count: before, ..<_>::default() });
+            }
         }
         match properties.last_mut() {
-            Some(last)
-                if (last.delay_ms, last.deliver_at_ms) == (delay_ms, deliver_at_ms)
-                    && last.group_key == self.group_key =>
-            {
-                last.count += 1;
-            }
-            _ => properties.push(v1::Properties {
-                count: 1,
-                delay_ms,
-                deliver_at_ms,
-                group_key: self.group_key.clone(),
-            }),
+            Some(last) if (v1::Properties { count: 1, ..last.clone() }) == of => last.count += 1,
+            _ => properties.push(of),
         }
     }
 
@@ -190,5 +223,27 @@ mod tests {
         }
         let runs: Vec<_> = properties.iter().map(|of| (of.count, of.group_key.as_str())).collect();
         assert_eq!(runs, [(1, ""), (2, "a"), (1, "b"), (1, "")]);
+    }
+
+    #[test]
+    fn times_to_live_and_priorities_set_messages_apart_and_are_checked_before_they_are_sent() {
+        let mut properties = Vec::new();
+        let messages = [
+            Message::new("body").ttl(Duration::from_micros(1_500)),
+            Message::new("body").ttl(Duration::from_millis(2)),
+            Message::new("body").ttl(Duration::ZERO),
+            Message::new("body").priority(9),
+            Message::new("body"),
+        ];
+        for (before, message) in (1..).zip(&messages) {
+            message.add_properties(&mut properties, before);
+            message.check_properties().unwrap();
+        }
+        let runs: Vec<_> = properties.iter().map(|of| (of.count, of.ttl_ms, of.priority)).collect();
+        assert_eq!(runs, [(1, 0, 0), (2, 2, 0), (1, 1, 0), (1, 0, 9), (1, 0, 0)]);
+        for message in [Message::new("body").ttl(Duration::MAX), Message::new("body").priority(10)]
+        {
+            assert!(matches!(message.check_properties(), Err(PublishError::Refused(_))));
+        }
     }
 }

@@ -61,6 +61,7 @@ pub fn queue_commands() -> Vec<Command> {
             max_messages: Some(1000),
             max_deliveries: 2,
             dedup_window: 4,
+            priorities: true,
             version: 1,
             ..Settings::default()
         }),
@@ -75,6 +76,9 @@ pub fn queue_commands() -> Vec<Command> {
             min_in_sync: 2,
             retain_ms: Some(600_000),
             retain_bytes: Some(1 << 20),
+            ttl_ms: Some(30_000),
+            drop_head: true,
+            priorities: true,
             version: 2,
             ..Settings::default()
         }),
@@ -125,8 +129,15 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         sequence,
     });
     let (count, frame) = (frame.count, frame.messages);
-    let later = Properties { count, due: Some(Millis(70_000)), group: None };
-    let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
+    let (due, expires) = (Some(Millis(70_000)), Some(Millis(90_000)));
+    let properties = match sequence {
+        Some(0) => vec![Properties { count, due, ..Properties::default() }],
+        Some(3) => vec![
+            Properties { count: 1, due: None, expires, priority: 9, group: Some(7) },
+            Properties { count: count - 1, due, expires: None, priority: 1, group: None },
+        ],
+        _ => Vec::new(),
+    };
     Command::Publish(Publish { producer, count, layout: 1, properties, frame })
 }
 

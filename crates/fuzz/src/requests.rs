@@ -187,8 +187,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         body: b"body".as_slice().into(),
         headers: vec![header],
         delay_ms: 60_000,
-        deliver_at_ms: 0,
+        ttl_ms: 500,
+        priority: 9,
         group_key: "order 7".to_owned(),
+        ..<_>::default()
     };
     let plain = v1::PublishRequest {
         queue: queue(),
@@ -200,8 +202,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
     let open = v1::PublishOpen { queue: queue(), producer: producer() };
     let count = frame().map_or(0, |frame| frame.count);
-    let properties =
-        vec![v1::Properties { count, delay_ms: 70, group_key: "key".to_owned(), ..<_>::default() }];
+    let properties = vec![v1::Properties {
+        count,
+        delay_ms: 70,
+        ttl_ms: 1,
+        priority: 2,
+        group_key: "key".to_owned(),
+        ..<_>::default()
+    }];
     let batch =
         v1::PublishBatch { id: 1, frame: frame(), sequence: 9, properties, ..<_>::default() };
     let streamed = |request| v1::PublishStreamRequest { request: Some(request) };
@@ -227,6 +235,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         replicas: 3,
         max_messages: 1_000,
         lease_ms: 5_000,
+        ttl_ms: 60_000,
+        overflow: v1::Overflow::DropHead.into(),
+        priorities: true,
         ..Default::default()
     };
     let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings) };

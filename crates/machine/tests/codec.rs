@@ -25,6 +25,9 @@ fn settings() -> impl Strategy<Value = Settings> {
             retain_ms: max_messages,
             retain_bytes: max_bytes,
             single_active: words[2].is_multiple_of(2),
+            ttl_ms: max_bytes,
+            drop_head: words[1].is_multiple_of(2),
+            priorities: words[0].is_multiple_of(2),
             version: longs[1],
         },
     )
@@ -38,8 +41,15 @@ fn publishes() -> impl Strategy<Value = Publish> {
             sequence: u64::from(epoch) << 20,
         });
     let time = || prop::option::of(any::<u64>().prop_map(Millis));
-    let properties = (any::<u32>(), time(), any::<Option<u64>>())
-        .prop_map(|(count, due, group)| Properties { count, due, group });
+    let properties = (any::<u32>(), time(), time(), any::<u8>(), any::<Option<u64>>()).prop_map(
+        |(count, due, expires, priority, group)| Properties {
+            count,
+            due,
+            expires,
+            priority,
+            group,
+        },
+    );
     let properties = prop::collection::vec(properties, 0..4);
     (prop::option::of(producer), any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
         |(producer, count, layout, properties, frame)| Publish {

@@ -6,7 +6,7 @@ use quorate_machine::queue::{Settings, SettleKind};
 
 mod check;
 use check::catalog::Catalog;
-use check::queue::op::{Entry, From, Numbered, Op, Pick, Target};
+use check::queue::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
 use check::queue::{Queue, alphabet, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
@@ -40,6 +40,9 @@ fn limits() -> impl Strategy<Value = Settings> {
             retain_ms: retain.filter(|retain| retain % 2 == 0),
             retain_bytes: retain,
             single_active: max_deliveries == 2,
+            ttl_ms: max_messages.map(|max| max * 10),
+            drop_head: retain.is_some(),
+            priorities: max_bytes.is_none_or(|max| max % 4 > 0),
             ..settings()
         })
 }
@@ -52,19 +55,16 @@ fn ops() -> impl Strategy<Value = Op> {
     )
         .prop_map(|(id, epoch, shift)| Numbered { id, epoch, shift });
     let stale = || prop::bool::weighted(0.3);
-    let delays = prop_oneof![
+    let time = || prop_oneof![2 => Just(0u64), 1 => 1..300u64];
+    let kind = (time(), time(), prop_oneof![2 => Just(0u8), 1 => 0..10u8], 0..3u8)
+        .prop_map(|(delay, ttl, priority, group)| Kind { delay, ttl, priority, group });
+    let kinds = prop_oneof![
         2 => Just(Vec::new()),
-        1 => prop::collection::vec(prop_oneof![Just(0u64), 1..300u64], 1..4),
-    ];
-    let groups = prop_oneof![
-        2 => Just(Vec::new()),
-        1 => prop::collection::vec(0..4u8, 1..4),
+        1 => prop::collection::vec(kind, 1..4),
     ];
     prop_oneof![
-        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays, groups).prop_map(
-            |(count, padding, producer, delays, groups)| {
-                Op::Publish { count, padding, producer, delays, groups }
-            }),
+        8 => (1..9u32, 0..40usize, prop::option::of(numbered), kinds).prop_map(
+            |(count, padding, producer, kinds)| Op::Publish { count, padding, producer, kinds }),
         4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
             |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
@@ -108,13 +108,14 @@ fn every_short_log_of_a_queue_is_as_the_reference_says() {
     }
     println!("{figures}");
     happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
+    happened(&figures, &["expired", "dropped"]);
 }
 
 #[test]
 fn random_logs_of_a_queue_are_as_the_reference_says() {
     let figures = random::<Queue>(12_000);
     happened(&figures, &["duplicates", "redeliveries", "lost", "exhausted", "purged", "refused"]);
-    happened(&figures, &["notices", "resumed", "restores", "settled"]);
+    happened(&figures, &["expired", "dropped", "notices", "resumed", "restores", "settled"]);
     happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
     happened(&figures, &["slots unreserved", "slots lost", "blocked", "stood by", "took over"]);
 }

@@ -35,7 +35,8 @@ pub const NO_ROUTE: &str = "NO_ROUTE";
 pub const QUEUE_EXISTS: &str = "QUEUE_EXISTS";
 /// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
 pub const QUEUE_NOT_EMPTY: &str = "QUEUE_NOT_EMPTY";
-/// The publish would exceed the queue's `max_messages` or `max_bytes`. Nothing entered. Retry: once
+/// The publish would exceed the queue's `max_messages` or `max_bytes`, or too many messages are for later, or have a
+/// time to live or a priority of their own. Nothing entered, and nothing was dropped for it. Retry: once
 /// consumers have caught up; the caller decides.
 pub const QUEUE_FULL: &str = "QUEUE_FULL";
 /// The leader's disk is at its reserve. Nothing entered. Retry: once space is free; settling goes on.
@@ -73,6 +74,9 @@ pub const TOO_OLD_TO_DEDUPLICATE: &str = "TOO_OLD_TO_DEDUPLICATE";
 /// A batch overlaps batches that entered, in part only. Nothing of it entered. Retry: no. Cure: cut
 /// retried batches as they were cut the first time.
 pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
+/// A message has a priority, and its queue has none. Nothing of its batch entered. Retry: no. Cure: a queue with the
+/// setting `priorities` (`quorate queue create --priorities`), or messages without.
+pub const PRIORITIES_OFF: &str = "PRIORITIES_OFF";
 /// No slot of this name at the queue. Retry: no. Cure: create it, or correct the name.
 pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
 /// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
@@ -125,6 +129,7 @@ pub const ALL: &[&str] = &[
     TOPIC_NOT_FOUND,
     TOPIC_CHANGED,
     NO_ROUTE,
+    PRIORITIES_OFF,
     SLOT_NOT_FOUND,
     SLOT_EXISTS,
     SLOT_LOST,

@@ -34,6 +34,9 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
         retain_ms: limit(wanted.retain_ms),
         retain_bytes: limit(wanted.retain_bytes),
+        ttl_ms: limit(wanted.ttl_ms),
+        drop_head: wanted.overflow() == v1::Overflow::DropHead,
+        priorities: wanted.priorities,
         single_active: wanted.single_active,
         ..default
     }
@@ -52,6 +55,12 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         in_sync_lag_ms: settings.in_sync_lag_ms,
         retain_ms: settings.retain_ms.unwrap_or(0),
         retain_bytes: settings.retain_bytes.unwrap_or(0),
+        ttl_ms: settings.ttl_ms.unwrap_or(0),
+        overflow: match settings.drop_head {
+            true => v1::Overflow::DropHead.into(),
+            false => v1::Overflow::Reject.into(),
+        },
+        priorities: settings.priorities,
         single_active: settings.single_active,
     }
 }
@@ -77,6 +86,10 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
              be confirmed",
             settings.min_in_sync, settings.replicas
         )));
+    }
+    if v1::Overflow::try_from(settings.overflow).is_err() {
+        let message = format!("overflow {} is not known to this node", settings.overflow);
+        return Err(Refusal::new(reason::UNSUPPORTED_VERSION, message));
     }
     let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
     if settings.in_sync_lag_ms > max {
@@ -162,6 +175,8 @@ impl Member {
             retained: stats.retained,
             retained_bytes: stats.retained_bytes,
             first_readable_offset: stats.first_readable.0,
+            expired: stats.expired,
+            dropped: stats.dropped,
         });
         description.consumers = stats
             .consumers

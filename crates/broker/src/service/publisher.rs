@@ -77,7 +77,7 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
 
 /// What the properties of a run of messages take in the log, at most.
 const PROPERTY_BYTES: usize = 24;
-/// The longest delay of a message, in milliseconds: 366 days.
+/// The longest delay and time to live of a message, in milliseconds: 366 days.
 const DELAY_MS_MAX: u64 = 366 * 24 * 3_600_000;
 
 /// The properties of a batch of `count` messages, with times by the leader's clock, at which it is `now_ms`; empty if
@@ -93,7 +93,9 @@ pub(crate) fn properties_of(
         return Err(Refusal::invalid(message));
     }
     let mut runs: Vec<Properties> = Vec::new();
-    for &v1::Properties { count, delay_ms, deliver_at_ms, ref group_key } in properties {
+    for &v1::Properties { count, delay_ms, deliver_at_ms, ttl_ms, priority, ref group_key } in
+        properties
+    {
         if count == 0 {
             return Err(Refusal::invalid("`properties` are of one message or more"));
         }
@@ -110,16 +112,30 @@ pub(crate) fn properties_of(
             );
             return Err(Refusal::invalid(message));
         }
+        if ttl_ms > DELAY_MS_MAX {
+            let message = "a message lives for 366 days at most; leave `ttl_ms` out for one that does not expire";
+            return Err(Refusal::invalid(message));
+        }
+        let Some(priority) = u8::try_from(priority).ok().filter(|it| *it <= machine::PRIORITY_MAX)
+        else {
+            let message = format!("a priority is within 0 and 9, not {priority}");
+            return Err(Refusal::invalid(message));
+        };
         let due = Some(Millis(due_ms)).filter(|due| due.0 > now_ms);
+        // From when it may be delivered; this millisecond has begun.
+        let from = due.unwrap_or(Millis(now_ms + 1));
+        let expires = (ttl_ms > 0).then(|| from.plus(ttl_ms));
         let group = (!group_key.is_empty()).then(|| machine::group_of(group_key));
+        let run = Properties { count, due, expires, priority, group };
         match runs.last_mut() {
-            Some(last) if (last.due, last.group) == (due, group) => last.count += count,
-            _ => runs.push(Properties { count, due, group }),
+            Some(last) if Properties { count, ..*last } == run => last.count += count,
+            _ => runs.push(run),
         }
     }
-    match runs.iter().any(|run| run.due.is_some() || run.group.is_some()) {
-        true => Ok(runs),
-        false => Ok(Vec::new()),
+    let plain = |run: &Properties| Properties { count: 0, ..*run } == Properties::default();
+    match runs.iter().all(plain) {
+        true => Ok(Vec::new()),
+        false => Ok(runs),
     }
 }
 
@@ -205,18 +221,13 @@ impl Publisher {
                 properties_of(properties, frame.count, self.queue.handle.now_ms())?
             }
         };
-        if !properties.is_empty() {
-            self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
-        }
-        if properties.iter().any(|run| run.group.is_some()) {
-            self.node.expect_known(BEHAVIOUR_VERSION, "messages with a group key")?;
-        }
+        self.check_properties(&properties)?;
         let level = level_of(ack)?;
         if level == AckLevel::All {
             self.check_in_sync().await?;
         }
         let remembered = match level {
-            // What is for later may be too much for the queue.
+            // What is not plain may be too much for the queue.
             AckLevel::Accepted if properties.is_empty() => self.remembered_until(),
             _ => None,
         };
@@ -302,6 +313,22 @@ impl Publisher {
                 true => Refusal::not_enough_in_sync(in_sync, needed, None),
                 false => Refusal::not_leader(None),
             });
+        }
+        Ok(())
+    }
+
+    /// Whether all nodes know what sets the messages apart, and the queue takes it.
+    fn check_properties(&self, properties: &[Properties]) -> Result<(), Refusal> {
+        if properties.is_empty() {
+            return Ok(());
+        }
+        self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
+        if properties.iter().any(|of| of.expires.is_some() || of.priority > 0) {
+            self.node.expect_known(BEHAVIOUR_VERSION, "times to live and priorities")?;
+        }
+        let urgent = properties.iter().any(|of| of.priority > 0);
+        if urgent && !self.queue.handle.read(|machine| machine.settings().priorities) {
+            return Err(machine::Rejection::NoPriorities.into());
         }
         Ok(())
     }

@@ -34,17 +34,19 @@ pub(crate) fn frame_of(
     }
     let mut frame = FrameBuilder::new();
     for message in std::mem::take(&mut request.messages) {
-        let v1::Message { body, headers, delay_ms, deliver_at_ms, group_key } = message;
-        let is_plain = delay_ms == 0 && deliver_at_ms == 0 && group_key.is_empty();
+        let v1::Message { body, headers, delay_ms, deliver_at_ms, ttl_ms, priority, group_key } =
+            message;
         let headers: Vec<(String, Bytes)> =
             headers.into_iter().map(|header| (header.key, header.value)).collect();
         let pushed = frame.push_keyed(&headers, &group_key, &body);
         pushed.map_err(|error| Refusal::invalid(error.to_string()))?;
+        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key };
+        let is_plain = of == v1::Properties { count: 1, ..<_>::default() };
         if !is_plain && properties.is_empty() && frame.count() > 1 {
             properties.push(v1::Properties { count: frame.count() - 1, ..<_>::default() });
         }
         if !is_plain || !properties.is_empty() {
-            properties.push(v1::Properties { count: 1, delay_ms, deliver_at_ms, group_key });
+            properties.push(of);
         }
     }
     Ok((frame.finish(), properties))

@@ -51,6 +51,12 @@ pub struct Args {
     /// Deliver the messages one after the other with all others of this key, in order; up to 256 bytes.
     #[arg(long, value_name = "KEY", default_value = "")]
     group_key: String,
+    /// Deliver the messages within this time or not at all, e.g. 30s.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    ttl: Option<Duration>,
+    /// Priority of the messages, 0 to 9, the highest first; the queue has to have priorities.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -114,6 +120,10 @@ async fn send_all(
                 message = message.delay(delay);
             }
             message = message.group_key(args.group_key.as_str());
+            if let Some(ttl) = args.ttl {
+                message = message.ttl(ttl);
+            }
+            message = message.priority(args.priority.unwrap_or(0));
             let sent = producer.send(message).await;
             let sent = sent.map_err(|error| session::failure(doing, &error))?;
             // The collector has met a failure and left: it reports it.

@@ -66,7 +66,7 @@ impl Producer {
     /// Dropping this future before it is done sends nothing.
     pub async fn send(&self, message: Message) -> Result<Pending, PublishError> {
         let bytes = frame::check_keyed(message.headers(), message.key(), message.body())?;
-        message.check_delay()?;
+        message.check_properties()?;
         let limit = self.room.max_message_bytes.load(Ordering::Relaxed);
         if limit > 0 && bytes as u64 > limit {
             return Err(PublishError::TooLarge { bytes: bytes as u64, limit });

@@ -4,8 +4,10 @@
 //! record, so it is for restoring, for tests and for the simulation.
 
 use super::Queue;
+use super::leased;
 use super::ready::Span;
 use super::slots::SLOTS_MAX;
+use crate::Millis;
 use crate::planted::{self, Bug};
 
 type Check = Result<(), &'static str>;
@@ -23,7 +25,8 @@ impl Queue {
         self.check_messages()?;
         self.check_groups()?;
         self.check_counts()?;
-        self.check_consumers()
+        self.check_consumers()?;
+        self.check_lives()
     }
 
     fn check_batches(&self) -> Check {
@@ -129,13 +132,15 @@ impl Queue {
     fn placed(&self) -> Vec<Span> {
         let returned = self.ready.returned();
         let delayed = self.delayed.iter().map(|(_, span)| span);
-        let leased = self.leased.iter().map(|(_, first, lease)| Span {
-            first,
-            count: lease.count.into(),
-            attempts: lease.attempt,
-        });
-        let fresh = Span { first: self.ready.cursor(), count: self.ready.fresh(), attempts: 0 };
-        let mut spans: Vec<Span> = returned.chain(delayed).chain(leased).collect();
+        let leased = self.leased.iter().map(|(_, first, lease)| leased::span(first, &lease));
+        let fresh = Span {
+            first: self.ready.cursor(),
+            count: self.ready.fresh(),
+            attempts: 0,
+            priority: 0,
+        };
+        let mut spans: Vec<Span> =
+            returned.chain(self.ready.urgent()).chain(delayed).chain(leased).collect();
         spans.extend((fresh.count > 0).then_some(fresh));
         spans.sort_unstable_by_key(|span| span.first);
         spans
@@ -152,9 +157,38 @@ impl Queue {
             gone.rejected,
             gone.exhausted,
             gone.purged,
+            gone.expired,
+            gone.dropped,
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         rule(sum == Some(self.ready.next()), "every message published is held or gone")
+    }
+
+    /// Only messages that are held have times of their own, and those of lapsed runs are leased, or blocked.
+    fn check_lives(&self) -> Check {
+        let expiry = &self.expiry;
+        let has_ttl = self.settings.ttl_ms.is_some();
+        rule(expiry.judged <= self.ready.next(), "nothing is judged before it is published")?;
+        let fits = has_ttl || (expiry.judged, expiry.since) == (0, Millis(0));
+        rule(fits, "where there is no time to live, nothing is judged by it")?;
+        if expiry.lives.is_empty() {
+            return Ok(());
+        }
+        let held = self.spans();
+        let mut leased: Vec<Span> =
+            self.leased.iter().map(|(_, first, lease)| leased::span(first, &lease)).collect();
+        leased.extend(self.groups.spans());
+        leased.sort_unstable_by_key(|span| span.first);
+        for (first, life) in expiry.lives.iter() {
+            rule(has_ttl || life.due.is_none(), "times to live count where there is one")?;
+            let among = if life.lapsed { &leased } else { &held };
+            let end = first + life.count;
+            let from = among.partition_point(|span| span.end() <= first);
+            let within = among[from..].iter().take_while(|span| span.first < end);
+            let there: u64 = within.map(|span| span.end().min(end) - span.first.max(first)).sum();
+            rule(there == life.count, "what has a time of its own is where it is waited for")?;
+        }
+        Ok(())
     }
 
     fn check_consumers(&self) -> Check {

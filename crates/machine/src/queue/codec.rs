@@ -16,8 +16,8 @@
 //! 11 AdvanceSlot   slot | made at u64 | offset u64
 //! 12 DropSlot      slot
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
-//!     property     count u32 | flags u8 | due u64 if flag 1 is set | group u64 if flag 8 is set
-//!                  instead of 2, where there are any
+//!     property     count u32 | flags u8 | due u64 if flag 1 is set | expires u64 if flag 2 is | priority u8 if flag 4 is
+//!                  | group u64 if flag 8 is; instead of 2, where there are any
 //! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -54,6 +54,10 @@ const RECEIVE: u8 = 19;
 
 /// The messages have a due time.
 const HAS_DUE: u8 = 1;
+/// They have a time from which on they are not delivered.
+const HAS_EXPIRES: u8 = 2;
+/// They have a priority.
+const HAS_PRIORITY: u8 = 4;
 /// The messages are of a group.
 const HAS_GROUP: u8 = 8;
 
@@ -67,7 +71,7 @@ const REJECT: u8 = 3;
 const EXTEND: u8 = 4;
 
 /// Most bytes of encoded [`Properties`].
-const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8;
+const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8 + 1 + 8;
 
 /// Bytes of an encoded [`SettleItem`].
 const ITEM_BYTES: usize = 1 + 4 + 8 + 8 + 4;
@@ -168,24 +172,37 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     if !properties.is_empty() {
         let bytes: usize = properties.iter().map(property_bytes).sum();
         out.put_u32_le(bytes as u32);
-        properties.iter().for_each(|of| encode_properties(of, out));
+        properties.iter().for_each(|of| encode_property(of, out));
     }
     wire::put_bytes(out, &publish.frame);
 }
 
-fn encode_properties(of: &Properties, out: &mut BytesMut) {
-    let due = of.due.map(|due| (HAS_DUE, due.0));
-    let group = of.group.map(|group| (HAS_GROUP, group));
-    let fields = [due, group];
-    out.put_u32_le(of.count);
-    out.put_u8(fields.iter().flatten().map(|(flag, _)| flag).sum());
-    fields.iter().flatten().for_each(|(_, value)| out.put_u64_le(*value));
+fn flags(of: &Properties) -> u8 {
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    flag(of.due.is_some(), HAS_DUE)
+        | flag(of.expires.is_some(), HAS_EXPIRES)
+        | flag(of.priority > 0, HAS_PRIORITY)
+        | flag(of.group.is_some(), HAS_GROUP)
 }
 
 /// Bytes of encoded properties; a batch has a run for each message at most.
 fn property_bytes(of: &Properties) -> usize {
-    let fields = usize::from(of.due.is_some()) + usize::from(of.group.is_some());
-    4 + 1 + 8 * fields
+    let times = usize::from(of.due.is_some()) + usize::from(of.expires.is_some());
+    4 + 1 + 8 * times + usize::from(of.priority > 0) + if of.group.is_some() { 8 } else { 0 }
+}
+
+fn encode_property(of: &Properties, out: &mut BytesMut) {
+    out.put_u32_le(of.count);
+    out.put_u8(flags(of));
+    for time in [of.due, of.expires].into_iter().flatten() {
+        out.put_u64_le(time.0);
+    }
+    if of.priority > 0 {
+        out.put_u8(of.priority);
+    }
+    if let Some(group) = of.group {
+        out.put_u64_le(group);
+    }
 }
 
 fn encode_attach(attach: &Attach, out: &mut BytesMut) {
@@ -296,16 +313,34 @@ fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError>
     let mut encoded = encoded_properties(buf)?;
     let mut properties = Vec::new();
     while encoded.has_remaining() {
-        let count = wire::u32(&mut encoded)?;
-        let flags = wire::u8(&mut encoded)?;
-        if flags & !(HAS_DUE | HAS_GROUP) != 0 {
-            return Err(DecodeError::UnknownKind { what: "property", kind: flags });
-        }
-        let mut field = |flag| (flags & flag != 0).then(|| wire::u64(&mut encoded)).transpose();
-        let (due, group) = (field(HAS_DUE)?.map(Millis), field(HAS_GROUP)?);
-        properties.push(Properties { count, due, group });
+        properties.push(decode_property(&mut encoded)?);
     }
     Ok(properties)
+}
+
+fn decode_property(buf: &mut Bytes) -> Result<Properties, DecodeError> {
+    let count = wire::u32(buf)?;
+    let flags = wire::u8(buf)?;
+    if flags & !(HAS_DUE | HAS_EXPIRES | HAS_PRIORITY | HAS_GROUP) != 0 {
+        return Err(DecodeError::UnknownKind { what: "property", kind: flags });
+    }
+    let mut properties = Properties { count, ..Properties::default() };
+    if flags & HAS_DUE != 0 {
+        properties.due = Some(Millis(wire::u64(buf)?));
+    }
+    if flags & HAS_EXPIRES != 0 {
+        properties.expires = Some(Millis(wire::u64(buf)?));
+    }
+    if flags & HAS_PRIORITY != 0 {
+        properties.priority = wire::u8(buf)?;
+    }
+    if flags & HAS_GROUP != 0 {
+        properties.group = Some(wire::u64(buf)?);
+    }
+    match self::flags(&properties) == flags {
+        true => Ok(properties),
+        false => Err(DecodeError::Invalid { what: "property", why: "it says nothing" }),
+    }
 }
 
 fn encoded_properties(buf: &mut impl Buf) -> Result<Bytes, DecodeError> {

@@ -98,9 +98,16 @@ pub struct Properties {
     pub count: u32,
     /// Not to be delivered before this time.
     pub due: Option<Millis>,
+    /// Not to be delivered from this time on.
+    pub expires: Option<Millis>,
+    /// 0 to [`PRIORITY_MAX`]; higher ones are delivered first. Other than 0 only in a queue that has priorities.
+    pub priority: u8,
     /// To be delivered one after the other: what the broker hashed their key to.
     pub group: Option<u64>,
 }
+
+/// The highest priority.
+pub const PRIORITY_MAX: u8 = 9;
 
 /// An idempotent producer and the place of a batch in what it sends.
 #[derive(Clone, Debug, PartialEq, Eq)]

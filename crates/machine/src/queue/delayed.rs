@@ -1,23 +1,25 @@
 //! Messages that must not be delivered before a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ready::Span;
 use crate::Millis;
 
-/// Runs beyond which no message is published for later or with a group, the records of groups counted with them: each
-/// is part of every checkpoint, and of the one message of at most 64 MiB that a snapshot's state is sent as.
+/// Runs beyond which no message is published that makes more of them: for later, with a time to live, a priority or a
+/// group of its own. Each is part of every checkpoint, and of the one message of at most 64 MiB that a snapshot's
+/// state is sent as.
 pub const DELAYED_MAX: u64 = 1 << 21;
 
 /// Most runs that become ready in one step, so that a million that are due at once do not hold up everything else; the
 /// rest is due still.
 pub(super) const DUE_MAX: usize = 1 << 16;
 
-/// Delayed runs, by the time when they are due.
+/// Delayed runs.
 #[derive(Debug, Default)]
 pub(super) struct Delayed {
-    /// Count and deliveries of each run, by due time and first offset.
-    runs: BTreeMap<(Millis, u64), (u64, u32)>,
+    /// When each is due, and what else it is, by first offset.
+    runs: BTreeMap<u64, (Millis, Span)>,
+    dues: BTreeSet<(Millis, u64)>,
     count: u64,
 }
 
@@ -29,50 +31,115 @@ impl Delayed {
 
     /// Delayed runs, in order of their due times.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Millis, Span)> {
-        self.runs
-            .iter()
-            .map(|(&(due, first), &(count, attempts))| (due, Span { first, count, attempts }))
+        self.dues.iter().map(|(_, first)| self.runs[first])
+    }
+
+    /// The lowest offset.
+    pub fn first(&self) -> Option<u64> {
+        self.runs.first_key_value().map(|(&first, _)| first)
     }
 
     /// Holds messages back until `due`.
-    pub fn insert(&mut self, due: Millis, span: Span) {
+    pub fn insert(&mut self, due: Millis, mut span: Span) {
         self.count += span.count;
-        let (mut first, mut count) = (span.first, span.count);
-        if let Some((&(_, before), run)) = self.runs.range((due, 0)..(due, first)).next_back()
-            && before + run.0 == first
-            && run.1 == span.attempts
-        {
-            first = before;
-            count += run.0;
+        let before = self.runs.range(..span.first).next_back().map(|(_, run)| *run);
+        let after = self.runs.get(&span.end()).copied();
+        if let Some((_, after)) = after.filter(|after| are_one(&(due, span), after)) {
+            self.remove(due, after.first);
+            span.count += after.count;
         }
-        if let Some(&(after, attempts)) = self.runs.get(&(due, span.end()))
-            && attempts == span.attempts
-        {
-            self.runs.remove(&(due, span.end()));
-            count += after;
+        if let Some((_, before)) = before.filter(|before| are_one(before, &(due, span))) {
+            span = Span { first: before.first, count: before.count + span.count, ..span };
         }
-        self.runs.insert((due, first), (count, span.attempts));
+        self.dues.insert((due, span.first));
+        self.runs.insert(span.first, (due, span));
+    }
+
+    /// Holds back a run as it is; its priority follows. False if there is one at its place.
+    pub fn restore(&mut self, due: Millis, span: Span) -> bool {
+        self.count += span.count;
+        self.dues.insert((due, span.first));
+        self.runs.insert(span.first, (due, span)).is_none()
+    }
+
+    /// Says which priority a restored run has. False if there is none that begins at `first`.
+    pub fn set_priority(&mut self, first: u64, priority: u8) -> bool {
+        self.runs.get_mut(&first).map(|(_, span)| span.priority = priority).is_some()
+    }
+
+    /// Whether there are runs that should be one.
+    pub fn is_divided(&self) -> bool {
+        self.runs.values().zip(self.runs.values().skip(1)).any(|(run, after)| are_one(run, after))
+    }
+
+    fn remove(&mut self, due: Millis, first: u64) {
+        self.dues.remove(&(due, first));
+        self.runs.remove(&first);
     }
 
     /// Takes a run that is due.
     pub fn pop_due(&mut self, now: Millis) -> Option<Span> {
-        let earliest = self.runs.first_entry()?;
-        let (due, first) = *earliest.key();
-        if due > now {
-            return None;
+        let &(due, first) = self.dues.first().filter(|(due, _)| *due <= now)?;
+        self.dues.remove(&(due, first));
+        let (_, span) = self.runs.remove(&first)?;
+        self.count -= span.count;
+        Some(span)
+    }
+
+    /// Takes all within `from..to`.
+    pub fn cut(&mut self, from: u64, to: u64, taken: &mut Vec<Span>) {
+        let before = self.runs.range(..from).next_back().filter(|(_, run)| run.1.end() > from);
+        let within = before.into_iter().chain(self.runs.range(from..to)).map(|(_, run)| *run);
+        for (due, span) in within.collect::<Vec<(Millis, Span)>>() {
+            self.remove(due, span.first);
+            self.count -= span.count;
+            let (within, rests) = span.cut(from, to);
+            rests.into_iter().flatten().for_each(|rest| self.insert(due, rest));
+            taken.push(within);
         }
-        let (count, attempts) = earliest.remove();
-        self.count -= count;
-        Some(Span { first, count, attempts })
     }
 
     /// When the next run is due.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.runs.first_key_value().map(|(&(due, _), _)| due)
+        self.dues.first().map(|&(due, _)| due)
     }
 
     /// Drops all and says how many there were.
     pub fn clear(&mut self) -> u64 {
         std::mem::take(self).count
+    }
+}
+
+/// Whether a run goes on with the one after it.
+fn are_one(run: &(Millis, Span), after: &(Millis, Span)) -> bool {
+    let kind = |&(due, span): &(Millis, Span)| (due, span.attempts, span.priority);
+    run.1.end() == after.1.first && kind(run) == kind(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(first: u64, count: u64, priority: u8) -> Span {
+        Span { first, count, attempts: 0, priority }
+    }
+
+    #[test]
+    fn neighbours_of_one_time_and_priority_are_one_run_and_what_is_cut_out_leaves_both_sides() {
+        let mut delayed = Delayed::default();
+        for (due, first, priority) in [(9, 4, 0), (9, 0, 0), (9, 2, 0), (9, 6, 1), (8, 8, 1)] {
+            delayed.insert(Millis(due), span(first, 2, priority));
+        }
+        let runs: Vec<_> = delayed.iter().map(|(_, span)| (span.first, span.count)).collect();
+        assert_eq!(runs, [(8, 2), (0, 6), (6, 2)]);
+        let mut taken = Vec::new();
+        delayed.cut(1, 7, &mut taken);
+        assert_eq!(taken, [span(1, 5, 0), span(6, 1, 1)]);
+        assert_eq!((delayed.len(), delayed.first()), (4, Some(0)));
+        assert_eq!(delayed.pop_due(Millis(8)), Some(span(8, 2, 1)));
+        assert_eq!((delayed.pop_due(Millis(8)), delayed.next_deadline()), (None, Some(Millis(9))));
+        assert_eq!(delayed.pop_due(Millis(9)), Some(span(0, 1, 0)));
+        assert_eq!(delayed.pop_due(Millis(9)), Some(span(7, 1, 1)));
+        assert_eq!((delayed.pop_due(Millis(9)), delayed.len()), (None, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! Handing out: which message goes to which consumer, decided once an entry.
 //!
-//! In rounds: each consumer with credit gets an equal share of what is ready, the lowest offsets
-//! first, the one that has waited longest first. A share is a run of neighbours rather than every
+//! In rounds: each consumer with credit gets an equal share of what is ready, the highest priority first and of it
+//! the lowest offsets, the one that has waited longest first. A share is a run of neighbours rather than every
 //! n-th message, since a run is one record however long it is; it is at most [`SHARE_MAX`], so
 //! that consumers work side by side at one end of the queue, not far apart in it.
 //!
@@ -35,6 +35,9 @@ struct Grant {
 impl Queue {
     pub(super) fn deliver(&mut self, token: Token, effects: &mut Vec<Effect>) {
         if self.ready.len() == 0 || self.consumers.turn().is_empty() {
+            return;
+        }
+        if self.is_expiry_behind() {
             return;
         }
         let mut grants = Grants::new();
@@ -91,7 +94,8 @@ impl Queue {
         let Grant { session, node, deadline, span } = grant;
         let attempt = span.attempts.saturating_add(1);
         // A consumer holds at most its prefetch, which is far below 2^32.
-        let lease = Lease { count: span.count as u32, attempt, token, deadline };
+        let priority = span.priority;
+        let lease = Lease { count: span.count as u32, attempt, token, deadline, priority };
         self.leased.insert(session, span.first, lease);
         let (_, runs) = grants.entry(session).or_insert_with(|| (node, Vec::new()));
         self.backlog.runs(span.first, span.count, attempt, runs);
@@ -118,5 +122,6 @@ impl Grant {
         self.session == next.session
             && self.span.end() == next.span.first
             && self.span.attempts == next.span.attempts
+            && self.span.priority == next.span.priority
     }
 }

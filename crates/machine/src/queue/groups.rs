@@ -16,7 +16,6 @@
 use std::collections::BTreeMap;
 
 use super::Queue;
-use super::command::Properties;
 use super::ready::Span;
 use crate::Millis;
 use crate::digest::digest;
@@ -35,6 +34,14 @@ pub(super) struct Blocked {
     pub count: u64,
     /// Not to be delivered before this time.
     pub due: Option<Millis>,
+    /// 0 to 9.
+    pub priority: u8,
+}
+
+impl Blocked {
+    fn span(self, first: u64) -> Span {
+        Span { first, count: self.count, attempts: 0, priority: self.priority }
+    }
 }
 
 /// All groups of which a message is held.
@@ -77,7 +84,7 @@ impl Groups {
 
     /// Runs that are blocked, as they are held.
     pub fn spans(&self) -> impl Iterator<Item = Span> {
-        self.blocked().map(|(_, first, run)| Span { first, count: run.count, attempts: 0 })
+        self.blocked().map(|(_, first, run)| run.span(first))
     }
 
     /// The head of a group.
@@ -98,7 +105,7 @@ impl Groups {
         let last = self.blocked.range_mut((group, 0)..(group, first)).next_back();
         if let Some((&(_, before), last)) = last
             && before + last.count == first
-            && last.due == run.due
+            && (last.due, last.priority) == (run.due, run.priority)
         {
             last.count += run.count;
         } else {
@@ -114,16 +121,15 @@ impl Groups {
         Some(group)
     }
 
-    /// Takes the first blocked message of a group, and when it is due.
-    fn pop_blocked(&mut self, group: u64) -> Option<(u64, Option<Millis>)> {
-        let (&(_, first), &Blocked { count, due }) =
-            self.blocked.range((group, 0)..=(group, u64::MAX)).next()?;
+    /// Takes the first blocked message of a group.
+    fn pop_blocked(&mut self, group: u64) -> Option<(u64, Blocked)> {
+        let (&(_, first), &run) = self.blocked.range((group, 0)..=(group, u64::MAX)).next()?;
         self.blocked.remove(&(group, first));
-        if count > 1 {
-            self.blocked.insert((group, first + 1), Blocked { count: count - 1, due });
+        if run.count > 1 {
+            self.blocked.insert((group, first + 1), Blocked { count: run.count - 1, ..run });
         }
         self.count -= 1;
-        Some((first, due))
+        Some((first, Blocked { count: 1, ..run }))
     }
 
     /// Drops all and says how many were blocked.
@@ -135,16 +141,21 @@ impl Groups {
 impl Queue {
     /// Gives the next messages, all of `group`, their place: the first its own if it is the head, the others behind
     /// it.
-    pub(super) fn enter_group(&mut self, group: u64, properties: &Properties) {
-        let (mut count, due) = (properties.count, properties.due.filter(|&due| due > self.now));
+    pub(super) fn enter_group(
+        &mut self,
+        group: u64,
+        mut count: u32,
+        due: Option<Millis>,
+        priority: u8,
+    ) {
         if self.groups.head(group).is_none() {
             self.groups.lead(group, self.ready.next());
-            self.enter_place(1, due);
+            self.enter_place(1, due, priority);
             count -= 1;
         }
         if count > 0 {
             let first = self.ready.pass_over(count);
-            self.groups.block(group, first, Blocked { count: count.into(), due });
+            self.groups.block(group, first, Blocked { count: count.into(), due, priority });
         }
     }
 
@@ -154,13 +165,21 @@ impl Queue {
             return;
         }
         while let Some(group) = self.groups.pop_head(span.first, span.end()) {
-            let Some((first, due)) = self.groups.pop_blocked(group) else { continue };
-            self.groups.lead(group, first);
-            let next = Span { first, count: 1, attempts: 0 };
-            match due.filter(|&due| due > self.now) {
-                None => self.ready.give_back(next),
-                Some(due) => self.delayed.insert(due, next),
+            self.advance_group(group);
+        }
+    }
+
+    /// The next of a group that has no head is its head; those that have outlived their time meanwhile are gone.
+    fn advance_group(&mut self, group: u64) {
+        while let Some((first, run)) = self.groups.pop_blocked(group) {
+            let next = run.span(first);
+            if self.is_over(first) {
+                self.drop_expired(next);
+                continue;
             }
+            self.groups.lead(group, first);
+            self.in_time(next);
+            return self.place(next, run.due.filter(|&due| due > self.now));
         }
     }
 
@@ -177,7 +196,7 @@ mod tests {
     use super::*;
 
     fn run(count: u64, due: Option<u64>) -> Blocked {
-        Blocked { count, due: due.map(Millis) }
+        Blocked { count, due: due.map(Millis), priority: 0 }
     }
 
     #[test]
@@ -215,7 +234,8 @@ mod tests {
         assert_eq!(groups.pop_head(0, 10), None);
         assert_eq!(groups.pop_head(0, 11), Some(7));
         assert_eq!(groups.head(7), None);
-        let next: Vec<_> = std::iter::from_fn(|| groups.pop_blocked(7)).collect();
+        let next = std::iter::from_fn(|| groups.pop_blocked(7));
+        let next: Vec<_> = next.map(|(first, run)| (first, run.due)).collect();
         assert_eq!(next, [(11, None), (12, None), (15, Some(Millis(50)))]);
         assert_eq!((groups.is_empty(), groups.records()), (true, 0));
     }

@@ -24,6 +24,7 @@ use crate::planted::{self, Bug};
 impl Queue {
     /// Messages leave the queue; a batch that they were the last of may be retained.
     pub(super) fn leave(&mut self, span: Span) {
+        self.expiry.lives.forget(span.first, span.end());
         self.unblock(span);
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {

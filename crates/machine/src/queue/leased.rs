@@ -20,6 +20,8 @@ pub(super) struct Lease {
     pub token: Token,
     /// When it ends.
     pub deadline: Millis,
+    /// That of its messages.
+    pub priority: u8,
 }
 
 /// All leases.
@@ -109,6 +111,12 @@ impl Leased {
         Some((session, span(first, &lease)))
     }
 
+    /// Says which priority the messages of a restored lease have. False if there is none that begins at `first`.
+    pub fn set_priority(&mut self, session: Session, first: u64, priority: u8) -> bool {
+        let lease = self.held.get_mut(&(session, first));
+        lease.map(|lease| lease.priority = priority).is_some()
+    }
+
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.first().map(|&(deadline, _, _)| deadline)
@@ -120,8 +128,9 @@ impl Leased {
     }
 }
 
-fn span(first: u64, lease: &Lease) -> Span {
-    Span { first, count: lease.count.into(), attempts: lease.attempt }
+/// What a lease covers.
+pub(super) fn span(first: u64, lease: &Lease) -> Span {
+    Span { first, count: lease.count.into(), attempts: lease.attempt, priority: lease.priority }
 }
 
 #[cfg(test)]
@@ -132,7 +141,7 @@ mod tests {
 
     fn leased(count: u32) -> Leased {
         let mut leased = Leased::default();
-        let lease = Lease { count, attempt: 1, token: Token(9), deadline: Millis(50) };
+        let lease = Lease { count, attempt: 1, token: Token(9), deadline: Millis(50), priority: 0 };
         leased.insert(A, 10, lease);
         leased
     }
@@ -145,7 +154,7 @@ mod tests {
         assert_eq!(left, [(10, 3), (15, 5)]);
         assert_eq!(leased.len(), 8);
         assert_eq!(leased.pop_expired(Millis(49)), None);
-        let expired = |first, count| Some((A, Span { first, count, attempts: 1 }));
+        let expired = |first, count| Some((A, Span { first, count, attempts: 1, priority: 0 }));
         assert_eq!(leased.pop_expired(Millis(50)), expired(10, 3));
         assert_eq!(leased.pop_expired(Millis(50)), expired(15, 5));
         assert_eq!((leased.pop_expired(Millis(50)), leased.len()), (None, 0));

@@ -10,6 +10,8 @@
 //!   publish behind another of its key ──► blocked ──► ready or delayed, once that other one has left
 //! ```
 //!
+//! What is ready or delayed also leaves when its time to live is over (`expiry`), or to make room (`overflow`).
+//!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
 //! command. Memory is one record a batch (`backlog`) and one a run of messages that differ from
 //! the rest (`ready`, `delayed`, `leased`).
@@ -33,10 +35,14 @@ mod dedup;
 mod delayed;
 mod delivery;
 mod effect;
+mod ending;
+mod expiry;
 mod groups;
 mod holding;
 mod ids;
 mod leased;
+mod lives;
+mod overflow;
 mod publish;
 mod reading;
 mod ready;
@@ -52,7 +58,7 @@ mod stats;
 
 pub use codec::{body, without_bodies};
 pub use command::{
-    Attach, Command, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
+    Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
 };
 pub use consumers::CONSUMERS_MAX;
 pub use dedup::PRODUCERS_MAX;
@@ -70,6 +76,7 @@ pub use slots::{
 };
 pub use stats::{ConsumerInfo, Stats};
 
+use ending::Cause;
 use ready::Span;
 
 /// State of a queue.
@@ -81,6 +88,7 @@ pub struct Queue {
     backlog: backlog::Backlog,
     ready: ready::Ready,
     delayed: delayed::Delayed,
+    expiry: expiry::Expiry,
     leased: leased::Leased,
     groups: groups::Groups,
     consumers: consumers::Consumers,
@@ -99,6 +107,8 @@ struct Gone {
     rejected: u64,
     exhausted: u64,
     purged: u64,
+    expired: u64,
+    dropped: u64,
 }
 
 impl Queue {
@@ -143,29 +153,27 @@ impl Queue {
             let Some(span) = self.delayed.pop_due(self.now) else { break };
             self.ready.give_back(span);
         }
+        self.expire();
         self.end_graces(effects);
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
         self.trim();
     }
 
     /// Takes messages back from a consumer: to their place, or out if they were delivered often
-    /// enough.
+    /// enough or have outlived their time.
     fn give_back(&mut self, span: Span) {
         if self.is_exhausted(span.attempts) {
-            self.drop_exhausted(span);
+            self.end_unacked(span, Cause::Exhausted);
         } else {
-            self.overtake(span);
-            self.ready.give_back(span);
+            for span in self.outlived(span) {
+                self.overtake(span);
+                self.ready.give_back(span);
+            }
         }
     }
 
     fn is_exhausted(&self, attempts: u32) -> bool {
         self.settings.max_deliveries > 0 && attempts >= self.settings.max_deliveries
-    }
-
-    fn drop_exhausted(&mut self, span: Span) {
-        self.leave(span);
-        self.gone.exhausted += span.count;
     }
 
     fn configure(&mut self, settings: Settings) -> Reply {
@@ -176,7 +184,8 @@ impl Queue {
         if settings.single_active && !self.settings.single_active {
             self.consumers.line_up();
         }
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.ttl_configured(before.ttl_ms);
         Reply::Done
     }
 
@@ -184,6 +193,7 @@ impl Queue {
         let count =
             self.ready.clear() + self.delayed.clear() + self.leased.clear() + self.groups.clear();
         self.backlog.clear();
+        self.expiry.lives.clear();
         self.retained.clear();
         self.slots.all_gone(self.ready.next());
         self.merge = false;
@@ -195,10 +205,10 @@ impl Queue {
     /// No message is lost, and none is in two places.
     fn assert_conservation(&self) {
         let held = self.ready.len() + self.delayed.len() + self.leased.len() + self.groups.len();
-        let Gone { acked, rejected, exhausted, purged } = self.gone;
+        let Gone { acked, rejected, exhausted, purged, expired, dropped } = self.gone;
         assert_eq!(
             self.ready.next(),
-            held + acked + rejected + exhausted + purged,
+            held + acked + rejected + exhausted + purged + expired + dropped,
             "every message published is held or gone"
         );
         assert_eq!(self.backlog.messages(), held, "every message held has a batch");
@@ -267,6 +277,7 @@ impl Machine for Queue {
         let deadlines = [
             self.leased.next_deadline(),
             self.delayed.next_deadline(),
+            self.expiry_deadline(),
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
             self.retention_deadline(),

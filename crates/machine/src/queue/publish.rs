@@ -2,13 +2,13 @@
 
 use super::Queue;
 use super::backlog::Batch;
-use super::command::{Properties, Publish};
+use super::command::{PRIORITY_MAX, Properties, Publish};
 use super::dedup::Verdict;
 use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
+use super::overflow::within;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
-use super::settings::Settings;
 use crate::{Millis, frame};
 
 impl Queue {
@@ -37,6 +37,9 @@ impl Queue {
         if !covers(&publish.properties, publish.count) {
             return Err(Rejection::InvalidProperties { count: publish.count });
         }
+        if let Some(of) = publish.properties.iter().find(|of| of.priority > PRIORITY_MAX) {
+            return Err(Rejection::InvalidPriority { priority: of.priority });
+        }
         if let Some(producer) = &publish.producer {
             match self.dedup.judge(producer, publish.count) {
                 Verdict::New => {}
@@ -47,35 +50,57 @@ impl Queue {
                 Verdict::Rejected(rejection) => return Err(rejection),
             }
         }
-        let bytes = publish.frame.len() as u64;
-        let Settings { max_messages, max_bytes, .. } = self.settings;
-        within(Limit::MaxMessages, max_messages, self.backlog.messages(), publish.count.into())?;
-        within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes)?;
         if !publish.properties.is_empty() {
-            let held = self.delayed.iter().len() + self.groups.records();
-            let more = publish.properties.iter().map(records).sum();
-            within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more)?;
+            self.admit_properties(&publish.properties)?;
         }
+        self.make_room(publish.count.into(), publish.frame.len() as u64)?;
         Ok(None)
     }
 
-    /// Gives the next messages their place.
-    fn enter(&mut self, properties: &Properties) {
-        match properties.group {
-            None => self.enter_place(properties.count, properties.due),
-            Some(group) => self.enter_group(group, properties),
+    /// Whether the queue takes messages that are set apart so.
+    fn admit_properties(&self, properties: &[Properties]) -> Result<(), Rejection> {
+        if !self.settings.priorities && properties.iter().any(|of| of.priority > 0) {
+            return Err(Rejection::NoPriorities);
         }
+        let waiting = self.delayed.iter().len() + self.ready.runs();
+        let held = waiting + self.expiry.lives.len() + self.groups.records();
+        let more: usize = properties.iter().map(|of| self.runs_of(of)).sum();
+        within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)
+    }
+
+    /// Records that a run of messages takes: of a group, a head and a run that is blocked.
+    fn runs_of(&self, of: &Properties) -> usize {
+        let lives = of.expires.is_some() || (of.due.is_some() && self.settings.ttl_ms.is_some());
+        let places = if of.group.is_some() { of.count.min(2) as usize } else { 1 };
+        places + usize::from(lives)
+    }
+
+    /// Gives the next messages their place.
+    fn enter(&mut self, of: &Properties) {
+        let first = self.ready.next();
+        let due = of.due.filter(|&due| due > self.now);
+        match of.group {
+            None => self.enter_place(of.count, due, of.priority),
+            Some(group) => self.enter_group(group, of.count, due, of.priority),
+        }
+        self.note_life(first, of.count.into(), of.expires, due);
     }
 
     /// Gives the next messages, for which none before them matter, their place: among the ready ones, or until they
     /// are due among the delayed.
-    pub(super) fn enter_place(&mut self, count: u32, due: Option<Millis>) {
-        match due.filter(|&due| due > self.now) {
-            None => self.ready.append(count),
-            Some(due) => {
-                let first = self.ready.pass_over(count);
-                self.delayed.insert(due, Span { first, count: count.into(), attempts: 0 });
-            }
+    pub(super) fn enter_place(&mut self, count: u32, due: Option<Millis>, priority: u8) {
+        if due.is_none() && priority == 0 {
+            return self.ready.append(count);
+        }
+        let first = self.ready.pass_over(count);
+        self.place(Span { first, count: count.into(), attempts: 0, priority }, due);
+    }
+
+    /// Puts messages to their place, until `due` among the delayed.
+    pub(super) fn place(&mut self, span: Span, due: Option<Millis>) {
+        match due {
+            None => self.ready.give_back(span),
+            Some(due) => self.delayed.insert(due, span),
         }
     }
 
@@ -104,21 +129,6 @@ impl Queue {
 fn covers(properties: &[Properties], count: u32) -> bool {
     let sum: u64 = properties.iter().map(|of| u64::from(of.count)).sum();
     properties.is_empty() || (sum == count.into() && properties.iter().all(|of| of.count > 0))
-}
-
-/// Most records that messages with these properties are: of a group, a head and a run that is blocked.
-fn records(of: &Properties) -> u64 {
-    if of.group.is_some() { of.count.min(2).into() } else { 1 }
-}
-
-/// Refuses what would exceed a limit.
-fn within(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Result<(), Rejection> {
-    match max.filter(|&max| max > 0) {
-        Some(max) if held.saturating_add(more) > max => {
-            Err(Rejection::QueueFull { limit, max, held })
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
-//! Messages that wait for a consumer, lowest offset first.
+//! Messages that wait for a consumer: highest priority first, of those the lowest offset.
 //!
 //! ```text
-//!            returned: runs with their deliveries       never delivered: one range
-//!   offsets ──[==]────[=]──────[=====]────────────────┤cursor ············ next├──►
+//!   priority 9 ──[=]───────────[==]──────────────
+//!   ...                                              never delivered: one range
+//!   priority 0 ──[==]────[=]──────[=====]────────────────┤cursor ············ next├──► offsets
+//!                returned: runs with their deliveries
 //! ```
 //!
-//! All that is beyond the cursor is ready, so a backlog of any size is two numbers. All that comes
+//! All that is beyond the cursor is ready, and has no priority, so a backlog of any size is two numbers. All that comes
 //! back lies before it, so "lowest first" is: the runs, then the range. Where a message is published that is not
-//! ready yet, the cursor goes past it, and what was between them is a run like one that was returned.
+//! ready yet, or has a priority, the cursor goes past it, and what was between them is a run like one that was returned.
 
 use std::collections::BTreeMap;
 
-/// Neighbouring messages that were delivered equally often.
+/// Neighbouring messages that were delivered equally often, and have one priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     /// Offset of the first.
@@ -20,6 +22,8 @@ pub(super) struct Span {
     pub count: u64,
     /// Deliveries so far.
     pub attempts: u32,
+    /// 0 to 9.
+    pub priority: u8,
 }
 
 impl Span {
@@ -27,15 +31,29 @@ impl Span {
     pub fn end(&self) -> u64 {
         self.first + self.count
     }
+
+    /// The part of it within `from..to`, which it overlaps, and what is left of it before and after.
+    pub fn cut(self, from: u64, to: u64) -> (Self, [Option<Self>; 2]) {
+        let part = |a: u64, b: u64| (a < b).then(|| Self { first: a, count: b - a, ..self });
+        let (a, b) = (self.first.max(from), self.end().min(to));
+        let within = part(a, b).expect("it overlaps what is cut");
+        (within, [part(self.first, a), part(b, self.end())])
+    }
 }
+
+/// Count and deliveries of runs of one priority, by first offset.
+type Runs = BTreeMap<u64, (u64, u32)>;
 
 /// The ready messages.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     cursor: u64,
     next: u64,
-    /// Count and deliveries of each run, by first offset.
-    returned: BTreeMap<u64, (u64, u32)>,
+    /// Runs without a priority.
+    returned: Runs,
+    /// Runs with a priority, by it; there are some of each.
+    urgent: BTreeMap<u8, Runs>,
+    /// Messages of all runs.
     returned_count: u64,
 }
 
@@ -65,9 +83,32 @@ impl Ready {
         self.next
     }
 
-    /// Returned runs, in order.
+    /// Runs without a priority, in order.
     pub fn returned(&self) -> impl ExactSizeIterator<Item = Span> {
-        self.returned.iter().map(|(&first, &(count, attempts))| Span { first, count, attempts })
+        spans(&self.returned, 0)
+    }
+
+    /// Runs with a priority: the lowest first, of each in order.
+    pub fn urgent(&self) -> impl Iterator<Item = Span> {
+        self.urgent.iter().flat_map(|(&priority, runs)| spans(runs, priority))
+    }
+
+    /// How many runs there are.
+    pub fn runs(&self) -> usize {
+        self.returned.len() + self.urgent.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// The lowest offset before the cursor.
+    pub fn first_returned(&self) -> Option<u64> {
+        let all = std::iter::once(&self.returned).chain(self.urgent.values());
+        all.filter_map(|runs| runs.first_key_value()).map(|(&first, _)| first).min()
+    }
+
+    /// All runs, the one first that is delivered last: that is, the lowest priority first, but of each in order.
+    pub fn by_worth(&self) -> impl Iterator<Item = Span> {
+        let (first, count) = (self.cursor, self.fresh());
+        let fresh = (count > 0).then_some(Span { first, count, attempts: 0, priority: 0 });
+        self.returned().chain(fresh).chain(self.urgent())
     }
 
     /// Adds new messages.
@@ -77,55 +118,124 @@ impl Ready {
 
     /// Gives new messages their offsets, the first of which it tells, without their being ready.
     pub fn pass_over(&mut self, count: u32) -> u64 {
-        let (before, first) = (self.cursor, self.next);
+        let first = self.next;
         self.append(count);
-        self.cursor = self.next;
-        if before < first {
-            self.give_back(Span { first: before, count: first - before, attempts: 0 });
-        }
+        self.pass(first, self.next);
         first
+    }
+
+    /// Moves the cursor to `end`, so that what is before `first` is a run.
+    fn pass(&mut self, first: u64, end: u64) {
+        let before = std::mem::replace(&mut self.cursor, end);
+        if before < first {
+            let count = first - before;
+            self.give_back(Span { first: before, count, attempts: 0, priority: 0 });
+        }
     }
 
     /// Puts messages back to their place.
     pub fn give_back(&mut self, span: Span) {
         debug_assert!(span.end() <= self.cursor);
         self.returned_count += span.count;
+        let runs = match span.priority {
+            0 => &mut self.returned,
+            priority => self.urgent.entry(priority).or_default(),
+        };
         let (mut first, mut count) = (span.first, span.count);
-        if let Some((&before, run)) = self.returned.range(..first).next_back()
+        if let Some((&before, run)) = runs.range(..first).next_back()
             && before + run.0 == first
             && run.1 == span.attempts
         {
             first = before;
             count += run.0;
         }
-        if let Some(&(after, attempts)) = self.returned.get(&span.end())
+        if let Some(&(after, attempts)) = runs.get(&span.end())
             && attempts == span.attempts
         {
-            self.returned.remove(&span.end());
+            runs.remove(&span.end());
             count += after;
         }
-        self.returned.insert(first, (count, span.attempts));
+        runs.insert(first, (count, span.attempts));
     }
 
-    /// Takes the lowest run, and of it at most `max` messages.
+    /// Puts a run to its place as it is; its priority follows.
+    pub fn restore(&mut self, span: Span) {
+        self.returned_count += span.count;
+        self.returned.insert(span.first, (span.count, span.attempts));
+    }
+
+    /// Says which priority a restored run has. False if there is none that begins at `first`.
+    pub fn set_priority(&mut self, first: u64, priority: u8) -> bool {
+        let run = self.returned.remove(&first);
+        let class = run.map(|run| (run, self.urgent.entry(priority).or_default()));
+        class.map(|(run, class)| class.insert(first, run)).is_some()
+    }
+
+    /// Whether there are runs that should be one.
+    pub fn is_divided(&self) -> bool {
+        let mut all = std::iter::once(&self.returned).chain(self.urgent.values());
+        all.any(|runs| {
+            let pairs = spans(runs, 0).zip(spans(runs, 0).skip(1));
+            pairs
+                .into_iter()
+                .any(|(run, next)| run.end() == next.first && run.attempts == next.attempts)
+        })
+    }
+
+    /// Takes the lowest run of the highest priority, and of it at most `max` messages.
     pub fn take(&mut self, max: u64) -> Option<Span> {
-        let Some(lowest) = self.returned.first_entry() else {
+        match self.urgent.last_key_value() {
+            None => self.take_plain(max),
+            Some((&priority, _)) => self.take_urgent(priority, max),
+        }
+    }
+
+    /// Takes the lowest run of the lowest priority, and of it at most `max` messages.
+    pub fn take_least(&mut self, max: u64) -> Option<Span> {
+        self.take_plain(max).or_else(|| {
+            let (&priority, _) = self.urgent.first_key_value()?;
+            self.take_urgent(priority, max)
+        })
+    }
+
+    fn take_urgent(&mut self, priority: u8, max: u64) -> Option<Span> {
+        let runs = self.urgent.get_mut(&priority)?;
+        let (first, count, attempts) = take_lowest(runs, max)?;
+        if runs.is_empty() {
+            self.urgent.remove(&priority);
+        }
+        self.returned_count -= count;
+        Some(Span { first, count, attempts, priority })
+    }
+
+    fn take_plain(&mut self, max: u64) -> Option<Span> {
+        let Some((first, count, attempts)) = take_lowest(&mut self.returned, max) else {
             return self.take_fresh(max);
         };
-        let (first, (count, attempts)) = (*lowest.key(), *lowest.get());
-        lowest.remove();
-        let taken = count.min(max);
-        if taken < count {
-            self.returned.insert(first + taken, (count - taken, attempts));
-        }
-        self.returned_count -= taken;
-        Some(Span { first, count: taken, attempts })
+        self.returned_count -= count;
+        Some(Span { first, count, attempts, priority: 0 })
     }
 
     fn take_fresh(&mut self, max: u64) -> Option<Span> {
         let (first, count) = (self.cursor, self.fresh().min(max));
         self.cursor += count;
-        (count > 0).then_some(Span { first, count, attempts: 0 })
+        (count > 0).then_some(Span { first, count, attempts: 0, priority: 0 })
+    }
+
+    /// Takes all within `from..to`.
+    pub fn cut(&mut self, from: u64, to: u64, taken: &mut Vec<Span>) {
+        let before = taken.len();
+        cut_runs(&mut self.returned, 0, from, to, taken);
+        for (&priority, runs) in &mut self.urgent {
+            cut_runs(runs, priority, from, to, taken);
+        }
+        self.urgent.retain(|_, runs| !runs.is_empty());
+        self.returned_count -= taken[before..].iter().map(|span| span.count).sum::<u64>();
+        let (first, end) = (from.max(self.cursor), to.min(self.next));
+        if first < end {
+            self.pass(first, end);
+            taken.push(Span { first, count: end - first, attempts: 0, priority: 0 });
+        }
     }
 
     /// Drops all and says how many there were.
@@ -136,12 +246,41 @@ impl Ready {
     }
 }
 
+fn spans(runs: &Runs, priority: u8) -> impl ExactSizeIterator<Item = Span> {
+    runs.iter().map(move |(&first, &(count, attempts))| Span { first, count, attempts, priority })
+}
+
+/// Takes the lowest run, and of it at most `max` messages: its first offset, count and deliveries.
+fn take_lowest(runs: &mut Runs, max: u64) -> Option<(u64, u64, u32)> {
+    let lowest = runs.first_entry()?;
+    let (first, (count, attempts)) = (*lowest.key(), *lowest.get());
+    lowest.remove();
+    let taken = count.min(max);
+    if taken < count {
+        runs.insert(first + taken, (count - taken, attempts));
+    }
+    Some((first, taken, attempts))
+}
+
+/// Takes what is within `from..to`.
+fn cut_runs(runs: &mut Runs, priority: u8, from: u64, to: u64, taken: &mut Vec<Span>) {
+    let before = runs.range(..from).next_back().filter(|(first, run)| **first + run.0 > from);
+    let firsts = before.into_iter().chain(runs.range(from..to)).map(|(&first, _)| first);
+    for first in firsts.collect::<Vec<u64>>() {
+        let (count, attempts) = runs.remove(&first).expect("it was found before");
+        let (within, rests) = Span { first, count, attempts, priority }.cut(from, to);
+        let rests = rests.into_iter().flatten();
+        runs.extend(rests.map(|rest| (rest.first, (rest.count, attempts))));
+        taken.push(within);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn span(first: u64, count: u64, attempts: u32) -> Span {
-        Span { first, count, attempts }
+        Span { first, count, attempts, priority: 0 }
     }
 
     #[test]
@@ -178,5 +317,44 @@ mod tests {
         ready.give_back(span(6, 1, 2));
         assert_eq!(ready.returned().collect::<Vec<_>>(), [span(0, 6, 1), span(6, 1, 2)]);
         assert_eq!(ready.len(), 7);
+    }
+
+    fn urgent(first: u64, count: u64, priority: u8) -> Span {
+        Span { first, count, attempts: 0, priority }
+    }
+
+    #[test]
+    fn the_highest_priority_comes_first_and_makes_room_last() {
+        let mut ready = Ready::default();
+        ready.append(2);
+        for priority in [9, 1, 9] {
+            let first = ready.pass_over(1);
+            ready.give_back(urgent(first, 1, priority));
+        }
+        ready.append(2);
+        assert_eq!((ready.len(), ready.cursor(), ready.runs()), (7, 5, 4));
+        let worth: Vec<u64> = ready.by_worth().map(|span| span.first).collect();
+        assert_eq!(worth, [0, 5, 3, 2, 4]);
+        assert_eq!(ready.take(9), Some(urgent(2, 1, 9)));
+        assert_eq!(ready.take(9), Some(urgent(4, 1, 9)));
+        assert_eq!(ready.take_least(1), Some(span(0, 1, 0)));
+        assert_eq!(ready.take(9), Some(urgent(3, 1, 1)));
+        assert_eq!(ready.take(9), Some(span(1, 1, 0)));
+        assert_eq!(ready.take_least(9), Some(span(5, 2, 0)));
+        assert_eq!((ready.take_least(9), ready.len(), ready.runs()), (None, 0, 0));
+    }
+
+    #[test]
+    fn what_is_cut_out_leaves_both_sides() {
+        let mut ready = Ready::new(10, 20);
+        ready.give_back(span(0, 10, 1));
+        let mut taken = Vec::new();
+        ready.cut(4, 6, &mut taken);
+        ready.cut(8, 12, &mut taken);
+        ready.cut(15, 16, &mut taken);
+        assert_eq!(taken, [span(4, 2, 1), span(8, 2, 1), span(10, 2, 0), span(15, 1, 0)]);
+        assert_eq!((ready.len(), ready.cursor()), (13, 16));
+        let left: Vec<Span> = ready.returned().collect();
+        assert_eq!(left, [span(0, 4, 1), span(6, 2, 1), span(12, 3, 0)]);
     }
 }

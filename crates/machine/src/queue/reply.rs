@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::command::Attach;
+use super::command::{Attach, PRIORITY_MAX};
 use super::ids::{Attachment, Offset};
 use super::slots::SlotInfo;
 
@@ -125,6 +125,15 @@ pub enum Rejection {
         /// Messages of the batch.
         count: u32,
     },
+    /// A priority that there is not.
+    #[error("priority {priority} is not within 0 and {max}", max = PRIORITY_MAX)]
+    InvalidPriority {
+        /// The priority.
+        priority: u8,
+    },
+    /// A message with a priority in a queue that has none.
+    #[error("the queue has no priorities; they are switched on with its setting `priorities`")]
+    NoPriorities,
     /// No room for another session.
     #[error("queue has {limit} sessions, the most it can have")]
     TooManyConsumers {
@@ -193,8 +202,8 @@ pub enum Limit {
     MaxMessages,
     /// Bytes held.
     MaxBytes,
-    /// Times that messages wait for, neighbours of one time counted once; groups, and runs that are blocked behind the
-    /// first of their group.
+    /// Runs of messages that are for later, or have a time to live, a priority or a group of their own; neighbours
+    /// that are alike in this count once.
     Delayed,
 }
 

@@ -18,11 +18,15 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Numbers of the fields that only version 3 has, each there if it says something, in ascending order.
 const SINGLE_ACTIVE: u8 = 1;
+const TTL_MS: u8 = 2;
+const DROP_HEAD: u8 = 3;
+const PRIORITIES: u8 = 4;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most messages held: ready, delayed, blocked and leased. A publish that would exceed it is rejected.
+    /// Most messages held: ready, delayed, blocked and leased. A publish that would exceed it is rejected, or the
+    /// oldest ready ones make room for it: `drop_head`.
     pub max_messages: Option<u64>,
     /// Most bytes held: frames, with headers and length fields. Enforced like `max_messages`.
     pub max_bytes: Option<u64>,
@@ -52,6 +56,13 @@ pub struct Settings {
     pub retain_bytes: Option<u64>,
     /// One consumer at a time is handed messages; the others stand by.
     pub single_active: bool,
+    /// How long a message may wait, in milliseconds from when it was published, or is due if it is for later; then it
+    /// leaves. Counts at the earliest from when this is set where it was not.
+    pub ttl_ms: Option<u64>,
+    /// The oldest ready messages make room for a publish that would exceed a limit.
+    pub drop_head: bool,
+    /// Messages may have priorities.
+    pub priorities: bool,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -72,6 +83,9 @@ impl Default for Settings {
             retain_ms: None,
             retain_bytes: None,
             single_active: false,
+            ttl_ms: None,
+            drop_head: false,
+            priorities: false,
             version: 0,
         }
     }
@@ -99,13 +113,23 @@ impl Settings {
 
     /// The numbered fields that say something.
     fn numbered(&self) -> Vec<(u8, Bytes)> {
-        let fields = [(SINGLE_ACTIVE, self.single_active.then(|| Bytes::from_static(&[1])))];
+        let flag = |is_set: bool| is_set.then(|| Bytes::from_static(&[1]));
+        let number = |number: u64| Bytes::copy_from_slice(&number.to_le_bytes());
+        let fields = [
+            (SINGLE_ACTIVE, flag(self.single_active)),
+            (TTL_MS, self.ttl_ms.filter(|&ttl_ms| ttl_ms > 0).map(number)),
+            (DROP_HEAD, flag(self.drop_head)),
+            (PRIORITIES, flag(self.priorities)),
+        ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
     }
 
     fn set_numbered(&mut self, number: u8, value: &mut Bytes) -> Result<(), DecodeError> {
         match number {
             SINGLE_ACTIVE => self.single_active = wire::flag(value, "single active")?,
+            TTL_MS => self.ttl_ms = Some(wire::u64(value)?).filter(|&ttl_ms| ttl_ms > 0),
+            DROP_HEAD => self.drop_head = wire::flag(value, "drop head")?,
+            PRIORITIES => self.priorities = wire::flag(value, "priorities")?,
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
         wire::expect_end(value)

@@ -2,6 +2,7 @@
 
 use super::Queue;
 use super::command::{SettleItem, SettleKind};
+use super::ending::Cause;
 use super::ids::{Offset, Session};
 use super::leased::Lease;
 use super::ready::Span;
@@ -53,7 +54,8 @@ impl Queue {
     ) {
         self.leased.cut(session, first, part.start, part.end);
         let count = part.end - part.start;
-        let span = Span { first: part.start, count, attempts: lease.attempt };
+        let (attempts, priority) = (lease.attempt, lease.priority);
+        let span = Span { first: part.start, count, attempts, priority };
         if let SettleKind::Extend { lease_ms } = kind {
             let deadline = lease.deadline.max(self.now.plus(lease_ms.min(LEASE_MS_MAX).into()));
             let lease = Lease { count: count as u32, deadline, ..lease };
@@ -65,10 +67,7 @@ impl Queue {
                 self.leave(span);
                 self.gone.acked += count;
             }
-            SettleKind::Reject => {
-                self.leave(span);
-                self.gone.rejected += count;
-            }
+            SettleKind::Reject => self.end_unacked(span, Cause::Rejected),
             SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),
             SettleKind::Extend { .. } => unreachable!("it returned above"),
         }
@@ -78,8 +77,11 @@ impl Queue {
         if delay_ms == 0 || self.is_exhausted(span.attempts) {
             self.give_back(span);
         } else {
-            self.overtake(span);
-            self.delayed.insert(self.now.plus(delay_ms.into()), span);
+            let due = self.now.plus(delay_ms.into());
+            for span in self.outlived(span) {
+                self.overtake(span);
+                self.delayed.insert(due, span);
+            }
         }
     }
 }

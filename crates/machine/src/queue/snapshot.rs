@@ -17,9 +17,14 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
+//! 1 priorities    run*        run = first (difference to the one before) | priority u8
+//!                             each a run of returned, delayed or lease that is not of priority 0
+//! 2 expiry        expired | dropped | judged | since | life*
+//!                             life = first (difference to the end before) | count | flags u8 | expires if flag 1 is set
+//!                                    | due if flag 2 is; flag 4: it has lapsed
 //! 3 groups  = head* | blocked*
 //! head      = offset (difference to the one before) | group u64
-//! blocked   = group u64 | first | count | due?
+//! blocked   = group u64 | first | count | due? | priority u8
 //! 8 receivers = count | (session | wants | until) ...
 //! ```
 //!
@@ -33,12 +38,13 @@ use bytes::BufMut;
 use super::Queue;
 use super::backlog::{Backlog, Batch};
 use super::codec;
-use super::command::Attach;
+use super::command::{Attach, PRIORITY_MAX};
 use super::consumers::{Consumer, Consumers, Receiver};
 use super::dedup::{Dedup, Remembered, SequenceRun};
 use super::groups::{Blocked, Groups};
 use super::ids::{Attachment, ProducerId, Session, Token};
-use super::leased::{Lease, Leased};
+use super::leased::{self, Lease, Leased};
+use super::lives::Life;
 use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::settings::Settings;
@@ -121,15 +127,25 @@ fn state(queue: &Queue) -> Vec<u8> {
     out
 }
 
+/// Tags of the sections.
+const PRIORITIES: u8 = 1;
+const EXPIRY: u8 = 2;
+
 /// The sections that have something to say.
 fn sections(queue: &Queue) -> Vec<Section> {
-    let sections =
-        [(GROUPS, write_groups(&queue.groups)), (RECEIVERS, write_receivers(&queue.consumers))];
-    sections.into_iter().filter(|(_, section)| !section.is_empty()).collect()
+    let sections = [
+        (PRIORITIES, priorities_section(queue)),
+        (EXPIRY, expiry_section(queue)),
+        (GROUPS, write_groups(&queue.groups)),
+        (RECEIVERS, write_receivers(&queue.consumers)),
+    ];
+    sections.into_iter().filter_map(|(tag, section)| Some((tag, section?))).collect()
 }
 
 fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     match tag {
+        PRIORITIES => read_priorities(buf, queue)?,
+        EXPIRY => read_expiry(buf, queue)?,
         RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
         GROUPS => queue.groups = read_groups(buf, &queue.ready)?,
         kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
@@ -137,10 +153,9 @@ fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     Ok(())
 }
 
-/// Nothing, if there are none.
-fn write_groups(groups: &Groups) -> Vec<u8> {
+fn write_groups(groups: &Groups) -> Option<Vec<u8>> {
     if groups.is_empty() {
-        return Vec::new();
+        return None;
     }
     let mut out = Vec::with_capacity(16 + groups.records() * 16);
     put_varint(&mut out, groups.heads().len() as u64);
@@ -151,13 +166,14 @@ fn write_groups(groups: &Groups) -> Vec<u8> {
         before = offset;
     }
     put_varint(&mut out, groups.blocked().len() as u64);
-    for (group, first, Blocked { count, due }) in groups.blocked() {
+    for (group, first, Blocked { count, due, priority }) in groups.blocked() {
         out.put_u64_le(group);
         put_varint(&mut out, first);
         put_varint(&mut out, count);
         wire::put_option(&mut out, due, |out, due| put_varint(out, due.0));
+        out.put_u8(priority);
     }
-    out
+    Some(out)
 }
 
 /// Reads groups whose messages are within the queue; that they fit to all else is proven by `check`.
@@ -174,11 +190,15 @@ fn read_groups(buf: &mut &[u8], ready: &Ready) -> Decoded<Groups> {
         groups.lead(group, offset);
         least = 1;
     }
-    let (runs, mut last) = (item_count(buf, 11)?, None);
+    let (runs, mut last) = (item_count(buf, 12)?, None);
     for _ in 0..runs {
         let group = wire::u64(buf)?;
         let (first, count) = (varint(buf)?, varint(buf)?);
         let due = wire::option(buf, "due flag", varint)?.map(Millis);
+        let priority = wire::u8(buf)?;
+        if priority > PRIORITY_MAX {
+            return Err(DecodeError::Invalid { what: "group", why: "it has no such priority" });
+        }
         let end = first.checked_add(count).filter(|&end| count > 0 && end <= ready.cursor());
         let end = end.filter(|_| count <= ready.cursor() - groups.len());
         let end =
@@ -187,7 +207,7 @@ fn read_groups(buf: &mut &[u8], ready: &Ready) -> Decoded<Groups> {
             return Err(OVERLAP);
         }
         last = Some((group, end));
-        groups.block(group, first, Blocked { count, due });
+        groups.block(group, first, Blocked { count, due, priority });
     }
     if groups.blocked().len() == runs { Ok(groups) } else { Err(DIVIDED) }
 }
@@ -204,6 +224,98 @@ fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         return Ok(());
     }
     Err(DecodeError::Invalid { what: "section", why: "it says nothing" })
+}
+
+/// Runs of messages with a priority, wherever they are.
+fn priorities_section(queue: &Queue) -> Option<Vec<u8>> {
+    let delayed = queue.delayed.iter().map(|(_, span)| span);
+    let leased = queue.leased.iter().map(|(_, first, lease)| leased::span(first, &lease));
+    let all = queue.ready.urgent().chain(delayed).chain(leased);
+    let mut runs: Vec<Span> = all.filter(|span| span.priority > 0).collect();
+    runs.sort_unstable_by_key(|span| span.first);
+    let mut out = Vec::with_capacity(runs.len() * 3);
+    put_varint(&mut out, runs.len() as u64);
+    let mut last = 0;
+    for span in &runs {
+        put_varint(&mut out, span.first - std::mem::replace(&mut last, span.first));
+        out.put_u8(span.priority);
+    }
+    (!runs.is_empty()).then_some(out)
+}
+
+fn read_priorities(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let leased: BTreeMap<u64, Session> =
+        queue.leased.iter().map(|(session, first, _)| (first, session)).collect();
+    let mut last: Option<u64> = None;
+    for _ in 0..item_count(buf, 2)? {
+        let first = last.unwrap_or(0).checked_add(varint(buf)?).ok_or(OVERLAP)?;
+        ascending(last.as_ref(), &first, "priority")?;
+        last = Some(first);
+        let priority = wire::u8(buf)?;
+        let is_one = (1..=PRIORITY_MAX).contains(&priority);
+        let of_lease = |leases: &mut Leased| {
+            leased.get(&first).is_some_and(|&by| leases.set_priority(by, first, priority))
+        };
+        let is_of_a_run = is_one
+            && (queue.ready.set_priority(first, priority)
+                || queue.delayed.set_priority(first, priority)
+                || of_lease(&mut queue.leased));
+        if !is_of_a_run {
+            return Err(DecodeError::Invalid { what: "priority", why: "it is of no run" });
+        }
+    }
+    Ok(())
+}
+
+/// What there is about times to live, and what left without a count in the layout before.
+fn expiry_section(queue: &Queue) -> Option<Vec<u8>> {
+    let (expiry, gone) = (&queue.expiry, &queue.gone);
+    let numbers = [gone.expired, gone.dropped, expiry.judged, expiry.since.0];
+    if expiry.lives.is_empty() && numbers == [0; 4] {
+        return None;
+    }
+    let mut out = Vec::with_capacity(32 + expiry.lives.len() * 12);
+    numbers.into_iter().for_each(|number| put_varint(&mut out, number));
+    put_varint(&mut out, expiry.lives.len() as u64);
+    let mut end = 0;
+    for (first, life) in expiry.lives.iter() {
+        put_varint(&mut out, first - end);
+        put_varint(&mut out, life.count);
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let times = flag(life.expires.is_some(), EXPIRES) | flag(life.due.is_some(), DUE);
+        out.put_u8(times | flag(life.lapsed, LAPSED));
+        for time in [life.expires, life.due].into_iter().flatten() {
+            put_varint(&mut out, time.0);
+        }
+        end = first + life.count;
+    }
+    Some(out)
+}
+
+/// Flags of a life.
+const EXPIRES: u8 = 1;
+const DUE: u8 = 2;
+const LAPSED: u8 = 4;
+
+fn read_expiry(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    queue.gone.expired = varint(buf)?;
+    queue.gone.dropped = varint(buf)?;
+    queue.expiry.judged = varint(buf)?;
+    queue.expiry.since = Millis(varint(buf)?);
+    let mut end = 0u64;
+    for _ in 0..item_count(buf, 4)? {
+        let (skipped, count, flags) = (varint(buf)?, varint(buf)?, wire::u8(buf)?);
+        let first = end.checked_add(skipped).ok_or(OVERLAP)?;
+        end = first.checked_add(count).ok_or(OVERLAP)?;
+        if count == 0 || flags & (EXPIRES | DUE) == 0 || flags > (EXPIRES | DUE | LAPSED) {
+            return Err(DecodeError::Invalid { what: "life", why: "it says nothing" });
+        }
+        let mut time = |flag| (flags & flag != 0).then(|| varint(buf).map(Millis)).transpose();
+        let (expires, due) = (time(EXPIRES)?, time(DUE)?);
+        let life = Life { count, expires, due, lapsed: flags & LAPSED != 0 };
+        queue.expiry.lives.insert(first, life);
+    }
+    Ok(())
 }
 
 /// The lowest version of the layout that has room for all.
@@ -244,6 +356,9 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     if version >= 4 {
         read_sections(buf, &mut queue)?;
     }
+    if queue.ready.is_divided() || queue.delayed.is_divided() {
+        return Err(DIVIDED);
+    }
     if version != self::version(&queue, &sections(&queue)) {
         return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
     }
@@ -254,8 +369,10 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
 }
 
 fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
-    put_varint(out, queue.ready.returned().len() as u64);
-    for span in queue.ready.returned() {
+    put_varint(out, queue.ready.runs() as u64);
+    let mut returned: Vec<Span> = queue.ready.returned().chain(queue.ready.urgent()).collect();
+    returned.sort_unstable_by_key(|span| span.first);
+    for span in returned {
         write_span(out, span);
     }
     put_varint(out, queue.delayed.iter().len() as u64);
@@ -268,21 +385,16 @@ fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
 fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     let cursor = queue.ready.cursor();
     let mut end = 0;
-    let count = item_count(buf, 3)?;
-    for _ in 0..count {
+    for _ in 0..item_count(buf, 3)? {
         let span = read_span(buf, cursor)?;
         if span.first < end {
             return Err(OVERLAP);
         }
         end = span.end();
-        queue.ready.give_back(span);
-    }
-    if queue.ready.returned().len() != count {
-        return Err(DIVIDED);
+        queue.ready.restore(span);
     }
     let mut end = (Millis(0), 0);
-    let count = item_count(buf, 4)?;
-    for _ in 0..count {
+    for _ in 0..item_count(buf, 4)? {
         let due = Millis(varint(buf)?);
         let span = read_span(buf, cursor)?;
         // Runs of one due time follow each other; those of others are compared by `check`.
@@ -290,9 +402,11 @@ fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
             return Err(OVERLAP);
         }
         end = (due, span.end());
-        queue.delayed.insert(due, span);
+        if !queue.delayed.restore(due, span) {
+            return Err(OVERLAP);
+        }
     }
-    if queue.delayed.iter().len() == count { Ok(()) } else { Err(DIVIDED) }
+    Ok(())
 }
 
 const OVERLAP: DecodeError = DecodeError::Invalid { what: "run", why: "it overlaps another" };
@@ -309,7 +423,7 @@ fn write_span(out: &mut Vec<u8>, span: Span) {
 fn read_span(buf: &mut &[u8], cursor: u64) -> Decoded<Span> {
     let (first, count, attempts) = (varint(buf)?, varint(buf)?, varint32(buf)?);
     match first.checked_add(count) {
-        Some(end) if count > 0 && end <= cursor => Ok(Span { first, count, attempts }),
+        Some(end) if count > 0 && end <= cursor => Ok(Span { first, count, attempts, priority: 0 }),
         _ => Err(DecodeError::Invalid { what: "run", why: "it is empty or out of range" }),
     }
 }
@@ -318,8 +432,7 @@ fn write_leases(out: &mut Vec<u8>, leased: &Leased) {
     put_varint(out, leased.runs() as u64);
     for (session, first, lease) in leased.iter() {
         out.put_u128_le(session.0);
-        let attempts = lease.attempt;
-        write_span(out, Span { first, count: lease.count.into(), attempts });
+        write_span(out, leased::span(first, &lease));
         put_varint(out, lease.token.0);
         put_varint(out, lease.deadline.0);
     }
@@ -330,12 +443,12 @@ fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
     let mut last = None;
     for _ in 0..item_count(buf, 21)? {
         let session = Session(wire::u128(buf)?);
-        let Span { first, count, attempts: attempt } = read_span(buf, cursor)?;
+        let Span { first, count, attempts: attempt, priority } = read_span(buf, cursor)?;
         let (token, deadline) = (Token(varint(buf)?), Millis(varint(buf)?));
         let Ok(count) = u32::try_from(count) else {
             return Err(DecodeError::Invalid { what: "lease", why: "it is too long" });
         };
-        let lease = Lease { count, attempt, token, deadline };
+        let lease = Lease { count, attempt, token, deadline, priority };
         if u64::from(count) > cursor - leased.len()
             || leased.overlapping(session, first, first + 1).is_some()
         {
@@ -541,13 +654,12 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
     })
 }
 
-/// Nothing, if there are none.
-fn write_receivers(consumers: &Consumers) -> Vec<u8> {
+fn write_receivers(consumers: &Consumers) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let receivers = consumers.iter().filter_map(|(session, of)| Some((session, of.receiver?)));
     let receivers: Vec<_> = receivers.collect();
     if receivers.is_empty() {
-        return out;
+        return None;
     }
     put_varint(&mut out, receivers.len() as u64);
     for (session, Receiver { wants, until }) in receivers {
@@ -555,7 +667,7 @@ fn write_receivers(consumers: &Consumers) -> Vec<u8> {
         put_varint(&mut out, wants.into());
         put_varint(&mut out, until.0);
     }
-    out
+    Some(out)
 }
 
 fn read_receivers(buf: &mut &[u8], consumers: &mut Consumers) -> Decoded<()> {
@@ -639,6 +751,7 @@ mod tests {
     /// A queue that has something of everything.
     fn queue() -> Queue {
         let mut queue = Queue::new();
+        let settings = Settings { lease_ms: 60_000, version: 1, ..Settings::default() };
         let settle = |kind, first, count| {
             let item = SettleItem { kind, token: Token(4), first: Offset(first), count };
             Command::Settle { session: Session(7), items: vec![item] }
@@ -663,10 +776,22 @@ mod tests {
             attach(8, 2),
             Command::Disconnect { session: Session(7), attachment: Attachment(1) },
             publish(11, 40),
+            Command::Configure(Settings {
+                priorities: true,
+                ttl_ms: Some(500),
+                ..settings.clone()
+            }),
+            set_apart(&[(1, 0, 9, 0), (2, 900, 0, 0), (1, 900, 9, 400), (1, 0, 3, 300)]),
+            attach(9, 3),
+            Command::Configure(Settings { priorities: true, ttl_ms: Some(200), ..settings }),
+            set_apart(&[(1, 0, 1, 0), (1, 0, 0, 700)]),
+            Command::Tick,
             of_groups(),
         ];
         // The publishes share an index, so that the tokens above are known.
-        for (command, index) in log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12]) {
+        for (command, index) in
+            log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 34, 35])
+        {
             let at = At { index, now: Millis(index * 10) };
             queue.apply(at, 0, command, &mut Vec::new());
             queue.finish(at, &mut Vec::new());
@@ -674,7 +799,27 @@ mod tests {
         let stats = queue.stats();
         assert!(stats.ready > 0 && stats.leased > 0 && stats.delayed > 0 && stats.rejected > 0);
         assert!(stats.blocked > 0);
+        let lives: Vec<Life> = queue.expiry.lives.iter().map(|(_, life)| life).collect();
+        assert!(
+            lives.iter().any(|life| life.lapsed) && lives.iter().any(|life| life.due.is_some())
+        );
+        assert!(queue.leased.iter().any(|(_, _, lease)| lease.priority > 0));
+        assert!(queue.delayed.iter().any(|(_, span)| span.priority > 0));
+        assert!(queue.ready.urgent().next().is_some() && queue.expiry.judged > 0);
         queue
+    }
+
+    /// Runs of so many messages, due at, of a priority, and that expire at so many milliseconds; 0 says nothing.
+    fn set_apart(runs: &[(u32, u64, u8, u64)]) -> Command {
+        let time = |ms: u64| (ms > 0).then_some(Millis(ms));
+        let of = |&(count, due, priority, expires): &(u32, u64, u8, u64)| {
+            let (due, expires) = (time(due), time(expires));
+            Properties { count, due, expires, priority, group: None }
+        };
+        let properties: Vec<Properties> = runs.iter().map(of).collect();
+        let count: u32 = properties.iter().map(|of| of.count).sum();
+        let frame = Bytes::from(vec![0; count as usize * 6]);
+        Command::Publish(Publish { properties, ..Publish::plain(count, frame) })
     }
 
     fn publish(sequence: u64, count: u32) -> Command {
@@ -690,6 +835,7 @@ mod tests {
             count,
             due: due.map(Millis),
             group: Some(group),
+            ..Properties::default()
         };
         let properties =
             vec![of(1, 7, Some(90)), of(3, 9, None), of(2, 7, None), of(1, 7, Some(900))];
@@ -711,7 +857,7 @@ mod tests {
         let rule = "the head of a group is ready, delayed or leased";
         assert_eq!(gone, SnapshotError::Inconsistent(rule));
         let twice = refused(&|queue| {
-            let run = Blocked { count: 1, due: None };
+            let run = Blocked { count: 1, due: None, priority: 0 };
             queue.groups.block(7, end - 8, run);
         });
         assert!(matches!(twice, SnapshotError::Inconsistent(_)), "{twice:?}");

@@ -7,7 +7,7 @@ use super::ids::{Offset, ProducerId, Session, Token};
 use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
-/// Figures of a queue. `published` is the sum of the eight counts after it.
+/// Figures of a queue. `published` is the sum of the ten counts after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Messages ever accepted.
@@ -28,6 +28,10 @@ pub struct Stats {
     pub exhausted: u64,
     /// Messages dropped by a purge.
     pub purged: u64,
+    /// Messages that nobody took in time.
+    pub expired: u64,
+    /// Messages dropped to make room for newer ones.
+    pub dropped: u64,
     /// Messages settled and kept for readers, those of batches that are held in part not counted.
     pub retained: u64,
     /// Bytes of those.
@@ -86,6 +90,8 @@ impl Queue {
             rejected: self.gone.rejected,
             exhausted: self.gone.exhausted,
             purged: self.gone.purged,
+            expired: self.gone.expired,
+            dropped: self.gone.dropped,
             retained: self.retained.messages(),
             retained_bytes: self.retained.bytes(),
             first_readable: self.first_readable(),
@@ -136,10 +142,9 @@ impl Queue {
 
     /// What is blocked comes after the head of its group, which is looked at.
     fn first_offset(&self) -> u64 {
-        let returned = self.ready.returned().map(|span| span.first);
-        let delayed = self.delayed.iter().map(|(_, span)| span.first);
         let leased = self.leased.iter().map(|(_, first, _)| first);
-        let lowest = returned.take(1).chain(delayed).chain(leased).min();
+        let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
+        let lowest = waiting.chain(leased).min();
         lowest.unwrap_or(self.ready.cursor())
     }
 

@@ -3,10 +3,13 @@
 //! ```text
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
 //!         [due=COUNT@MS,...] [groups=N,...]        0: at once; a group for each message, 0: none
+//!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY:gGROUP,...]      each of the four may be left out
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
+//! receive A [node=N] [count=N] [lease=MS] [wait=MS]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
 //!           [window=N] [age=MS] [single=true] [retain_ms=MS] [retain_bytes=N] [version=N]
+//!           [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
@@ -79,6 +82,10 @@ impl Script {
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
         settings.single_active = or_flag(words, "single", settings.single_active);
+        settings.ttl_ms = words.get("ttl").or(settings.ttl_ms).filter(|&ttl_ms| ttl_ms > 0);
+        let is_on = |key, old| words.get(key).map_or(old, |is_on: u8| is_on > 0);
+        settings.drop_head = is_on("drop_head", settings.drop_head);
+        settings.priorities = is_on("priorities", settings.priorities);
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -143,8 +150,10 @@ fn publish(words: &Words) -> Command {
     let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
         let (count, due) = run.split_once('@').expect("COUNT@MS");
         let due = Some(due.parse().unwrap()).filter(|&due| due > 0).map(Millis);
-        Properties { count: count.parse().unwrap(), due, group: None }
+        Properties { count: count.parse().unwrap(), due, ..Properties::default() }
     });
+    let runs = words.text("runs").into_iter().flat_map(|runs| runs.split(','));
+    let properties = properties.chain(runs.map(run));
     let properties = match words.text("groups") {
         None => properties.collect(),
         Some(groups) => grouped(properties, groups),
@@ -165,10 +174,28 @@ fn grouped(of: impl Iterator<Item = Properties>, groups: &str) -> Vec<Properties
         let group = Some(group.parse().unwrap()).filter(|&group| group > 0);
         match runs.last_mut().filter(|last| (last.due, last.group) == (due, group)) {
             Some(last) => last.count += 1,
-            None => runs.push(Properties { count: 1, due, group }),
+            None => runs.push(Properties { count: 1, due, group, ..Properties::default() }),
         }
     }
     runs
+}
+
+/// What sets a run of messages apart.
+fn run(text: &str) -> Properties {
+    let mut parts = text.split(':');
+    let count = parts.next().unwrap().parse().unwrap();
+    let mut run = Properties { count, ..Properties::default() };
+    for part in parts {
+        let (kind, number) = part.split_at(1);
+        let number: u64 = number.parse().unwrap();
+        match kind {
+            "d" => run.due = Some(Millis(number)),
+            "g" => run.group = Some(number),
+            "x" => run.expires = Some(Millis(number)),
+            _ => run.priority = number as u8,
+        }
+    }
+    run
 }
 
 fn attach(words: &Words) -> Command {
@@ -295,6 +322,9 @@ fn show_stats(queue: &Queue, output: &mut String) {
         s.published, s.ready, s.leased, s.delayed, s.acked, s.rejected, s.exhausted, s.purged
     )
     .unwrap();
+    if s.expired + s.dropped > 0 {
+        writeln!(output, "  + expired {} + dropped {}", s.expired, s.dropped).unwrap();
+    }
     writeln!(
         output,
         "offsets {}..{}, {} bytes in {} batches, {} producers",

@@ -25,7 +25,8 @@ impl Invariant for Conservation {
             }
             Event::Counted { group, counts } => {
                 let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
-                let gone = counts.acked + counts.rejected + counts.exhausted + counts.purged;
+                let settled = counts.acked + counts.rejected + counts.exhausted;
+                let gone = settled + counts.purged + counts.expired + counts.dropped;
                 must(held + gone == counts.published, || {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")
                 })?;

@@ -229,6 +229,8 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("rejected", stats.rejected.into()),
         ("exhausted", stats.exhausted.into()),
         ("purged", stats.purged.into()),
+        ("expired", stats.expired.into()),
+        ("dropped", stats.dropped.into()),
         ("retained", stats.retained.into()),
         ("batches", stats.batches.into()),
         ("producers", stats.producers.into()),

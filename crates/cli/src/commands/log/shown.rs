@@ -305,7 +305,9 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "session_grace_ms": settings.session_grace_ms, "dedup_window": settings.dedup_window,
         "dedup_age_ms": settings.dedup_age_ms, "min_in_sync": settings.min_in_sync,
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
-        "retain_bytes": settings.retain_bytes, "single_active": settings.single_active, "version": settings.version,
+        "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
+        "ttl_ms": settings.ttl_ms, "drop_head": settings.drop_head,
+        "priorities": settings.priorities, "version": settings.version,
     }
 }
 

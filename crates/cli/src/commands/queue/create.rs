@@ -18,10 +18,10 @@ pub struct Args {
     /// Copies on different nodes: 1, 3 or 5; default 3, or 1 in a cluster of fewer than three nodes.
     #[arg(long, value_name = "N")]
     replicas: Option<u32>,
-    /// Most messages held; a publish beyond is refused.
+    /// Most messages held; see --overflow for a publish beyond.
     #[arg(long, value_name = "N")]
     max_messages: Option<u64>,
-    /// Most bytes held, e.g. 10GiB; a publish beyond is refused.
+    /// Most bytes held, e.g. 10GiB; see --overflow for a publish beyond.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     max_bytes: Option<u64>,
     /// A message returned after this many deliveries leaves the queue.
@@ -51,6 +51,24 @@ pub struct Args {
     /// Hand messages to one consumer at a time; the others stand by to take over.
     #[arg(long)]
     single_active: bool,
+    /// Messages that nobody takes within this time leave the queue, e.g. 1h.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    ttl: Option<Duration>,
+    /// What becomes of a publish beyond a limit.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    overflow: Overflow,
+    /// Messages may have priorities, 0 to 9; the highest are delivered first.
+    #[arg(long)]
+    priorities: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Overflow {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// The oldest ready messages of the lowest priority make room for it.
+    DropHead,
 }
 
 impl Args {
@@ -68,6 +86,12 @@ impl Args {
             retain_ms: self.retain.map_or(0, |age| age.as_millis().max(1) as u64),
             retain_bytes: self.retain_bytes.unwrap_or_default(),
             single_active: self.single_active,
+            ttl_ms: self.ttl.map_or(0, |ttl| ttl.as_millis().max(1) as u64),
+            overflow: match self.overflow {
+                Overflow::Reject => quorate_client::Overflow::Reject.into(),
+                Overflow::DropHead => quorate_client::Overflow::DropHead.into(),
+            },
+            priorities: self.priorities,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use quorate_client::{QueueDescription, QueueSettings, ReplicaRole};
+use quorate_client::{Overflow, QueueDescription, QueueSettings, ReplicaRole};
 use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
@@ -56,6 +56,7 @@ fn text(queue: &QueueDescription) -> String {
 fn settings(queue: &QueueDescription, facts: &mut Facts) {
     let Some(settings) = &queue.settings else { return };
     let limit = |value: u64, shown: String| if value == 0 { "no limit".to_owned() } else { shown };
+    let ttl = units::duration(Duration::from_millis(settings.ttl_ms));
     let time = |millis: u32| units::duration(Duration::from_millis(u64::from(millis)));
     facts
         .fact("max messages", limit(settings.max_messages, units::count(settings.max_messages)))
@@ -64,6 +65,9 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
             "max deliveries",
             limit(settings.max_deliveries.into(), settings.max_deliveries.to_string()),
         )
+        .fact("overflow", overflow(settings))
+        .fact("priorities", if settings.priorities { "0 to 9" } else { "no" })
+        .fact("time to live", limit(settings.ttl_ms, ttl))
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
@@ -76,6 +80,13 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
             "in sync",
             format!("{} at least, within {}", settings.min_in_sync, time(settings.in_sync_lag_ms)),
         );
+}
+
+fn overflow(settings: &QueueSettings) -> &'static str {
+    match settings.overflow() {
+        Overflow::DropHead => "drop-head",
+        Overflow::Reject | Overflow::Unspecified => "reject",
+    }
 }
 
 fn retention(settings: &QueueSettings) -> String {
@@ -103,6 +114,8 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("rejected", units::count(counts.rejected))
         .fact("exhausted", units::count(counts.exhausted))
         .fact("purged", units::count(counts.purged))
+        .fact("expired", units::count(counts.expired))
+        .fact("dropped", units::count(counts.dropped))
         .fact("size", units::bytes(counts.bytes))
         .fact(
             "retained",
@@ -176,6 +189,9 @@ pub fn json(queue: &QueueDescription) -> Value {
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
             "single_active": settings.single_active,
+            "ttl_ms": settings.ttl_ms,
+            "overflow": overflow(settings),
+            "priorities": settings.priorities,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
@@ -184,6 +200,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "first_offset": counts.first_offset, "next_offset": counts.next_offset,
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
             "first_readable_offset": counts.first_readable_offset,
+            "expired": counts.expired, "dropped": counts.dropped,
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),

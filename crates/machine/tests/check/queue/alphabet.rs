@@ -5,7 +5,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
 use super::settings;
 
 const A: u8 = 1;
@@ -22,6 +22,14 @@ pub fn alphabet() -> Vec<Entry> {
         ..settings()
     };
     let single = Settings { single_active: true, ..settings() };
+    let lively = Settings {
+        max_messages: Some(2),
+        ttl_ms: Some(60),
+        drop_head: true,
+        priorities: true,
+        ..settings()
+    };
+    let short = Settings { ttl_ms: Some(1), priorities: true, ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -30,9 +38,11 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(2, Some(0))),
         after(1, publish(2, Some(-2))),
         after(1, started_anew(2)),
-        after(1, delayed(2, &[60, 0])),
-        after(1, grouped(2, &[1])),
-        after(1, grouped(3, &[1, 0, 2])),
+        after(1, set_apart(2, &[Kind { delay: 60, ..plain() }, plain()])),
+        after(1, set_apart(2, &[Kind { ttl: 60, ..plain() }, Kind { priority: 9, ..plain() }])),
+        after(1, set_apart(1, &[Kind { delay: 60, ttl: 60, priority: 1, ..plain() }])),
+        after(1, set_apart(2, &[grouped(1)])),
+        after(1, set_apart(3, &[Kind { ttl: 60, ..grouped(1) }, plain(), grouped(2)])),
         Entry {
             after_ms: 1,
             restore: true,
@@ -65,6 +75,8 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
         after(1, Op::Configure { settings: single, stale: false }),
+        after(1, Op::Configure { settings: lively, stale: false }),
+        after(1, Op::Configure { settings: short, stale: false }),
         after(1, create_slot(From::First, 60, 150)),
         after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
         after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
@@ -79,7 +91,10 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
     let expired = [leased.concat(), vec![after(200, Op::Tick)]];
     let single = Settings { single_active: true, ..settings() };
     let one_at_a_time = vec![after(1, Op::Configure { settings: single, stale: false })];
-    let groups = vec![after(1, grouped(3, &[1, 2])), after(1, grouped(2, &[1]))];
+    let groups = vec![
+        after(1, set_apart(3, &[grouped(1), grouped(2)])),
+        after(1, set_apart(2, &[grouped(1)])),
+    ];
     let ordered = [one_at_a_time, both, groups];
     vec![
         ("an empty queue", Vec::new()),
@@ -95,23 +110,25 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new(), groups: Vec::new() }
+    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
 }
 
-fn delayed(count: u32, delays: &[u64]) -> Op {
-    let (producer, groups) = (None, Vec::new());
-    Op::Publish { count, padding: 3, producer, delays: delays.to_vec(), groups }
+fn plain() -> Kind {
+    Kind::default()
 }
 
-fn grouped(count: u32, groups: &[u8]) -> Op {
-    let (producer, delays) = (None, Vec::new());
-    Op::Publish { count, padding: 3, producer, delays, groups: groups.to_vec() }
+fn grouped(group: u8) -> Kind {
+    Kind { group, ..plain() }
+}
+
+fn set_apart(count: u32, kinds: &[Kind]) -> Op {
+    Op::Publish { count, padding: 3, producer: None, kinds: kinds.to_vec() }
 }
 
 /// The first batch of the producer's next life.
 fn started_anew(count: u32) -> Op {
     let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new(), groups: Vec::new() }
+    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {

@@ -27,11 +27,8 @@ pub enum Op {
         count: u32,
         padding: usize,
         producer: Option<Numbered>,
-        /// After how long its messages are due, one after the other, and from the first again; empty if they are
-        /// plain.
-        delays: Vec<u64>,
-        /// Of which group they are, in the same way; 0 for none.
-        groups: Vec<u8>,
+        /// What its messages are, one after the other, and from the first again; empty if they are plain.
+        kinds: Vec<Kind>,
     },
     Attach {
         session: u8,
@@ -79,6 +76,18 @@ pub enum Op {
     DropSlot {
         slot: u8,
     },
+}
+
+/// What sets a message apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    /// After how long it is due; at 1 it is already, at 0 it has no time.
+    pub delay: u64,
+    /// How long it lives, from when it is due on; at 1 it has expired already, at 0 it has no time.
+    pub ttl: u64,
+    pub priority: u8,
+    /// 0 for none.
+    pub group: u8,
 }
 
 /// Where a slot begins.
@@ -139,13 +148,11 @@ impl Op {
                     wait_ms: *wait_ms,
                 })
             }
-            Self::Publish { count, padding, producer, delays, groups } => {
-                Command::Publish(Publish {
-                    producer: producer.map(|numbered| numbered.producer(now)),
-                    properties: properties(*count, delays, groups, now.now),
-                    ..Publish::plain(*count, frame_of(ids, *padding))
-                })
-            }
+            Self::Publish { count, padding, producer, kinds } => Command::Publish(Publish {
+                producer: producer.map(|numbered| numbered.producer(now)),
+                properties: properties(*count, kinds, now.now),
+                ..Publish::plain(*count, frame_of(ids, *padding))
+            }),
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),
@@ -209,23 +216,28 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer, delays, groups } => {
-                let of = |count, padding, producer, delays: &[u64], groups: &[u8]| Self::Publish {
+            Self::Publish { count, padding, producer, kinds } => {
+                let of = |count, padding, producer, kinds: &[Kind]| Self::Publish {
                     count,
                     padding,
                     producer,
-                    delays: delays.to_vec(),
-                    groups: groups.to_vec(),
+                    kinds: kinds.to_vec(),
                 };
-                let fewer =
-                    (*count > 1).then(|| of(count / 2, *padding, *producer, delays, groups));
-                let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays, groups));
-                let unnumbered = producer.map(|_| of(*count, *padding, None, delays, groups));
-                let sooner = delays.split_last();
-                let sooner = sooner.map(|(_, less)| of(*count, *padding, *producer, less, groups));
-                let looser = groups.split_last();
-                let looser = looser.map(|(_, less)| of(*count, *padding, *producer, delays, less));
-                [fewer, bare, unnumbered, sooner, looser].into_iter().flatten().collect()
+                let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, kinds));
+                let bare = (*padding > 0).then(|| of(*count, 0, *producer, kinds));
+                let unnumbered = producer.map(|_| of(*count, *padding, None, kinds));
+                let plainer = kinds.split_last();
+                let plainer = plainer.map(|(_, less)| of(*count, *padding, *producer, less));
+                let without = [
+                    |kind: &Kind| Kind { delay: 0, ..*kind },
+                    |kind: &Kind| Kind { ttl: 0, ..*kind },
+                    |kind: &Kind| Kind { priority: 0, ..*kind },
+                    |kind: &Kind| Kind { group: 0, ..*kind },
+                ];
+                let without = without.map(|without| kinds.iter().map(without).collect::<Vec<_>>());
+                let without = without.into_iter().filter(|less| less != kinds);
+                let without = without.map(|less| of(*count, *padding, *producer, &less));
+                [fewer, bare, unnumbered, plainer].into_iter().flatten().chain(without).collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -248,24 +260,23 @@ impl Op {
     }
 }
 
-/// Runs of messages that are alike; a delay of 1 is due already, one of 0 has no time.
-fn properties(count: u32, delays: &[u64], groups: &[u8], now: u64) -> Vec<Properties> {
+/// Runs of messages that are alike.
+fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
     let mut runs: Vec<Properties> = Vec::new();
-    if delays.is_empty() && groups.is_empty() {
-        return runs;
-    }
-    let nth = |all: &[u64], at: usize| all.get(at % all.len().max(1)).copied().unwrap_or(0);
-    let groups: Vec<u64> = groups.iter().map(|&group| group.into()).collect();
-    for at in 0..count as usize {
-        let due = match nth(delays, at) {
+    for kind in kinds.iter().cycle().take(count as usize) {
+        let time = |after: u64| match after {
             0 => None,
             1 => Some(Millis(now)),
-            delay => Some(Millis(now + delay)),
+            after => Some(Millis(now + after)),
         };
-        let group = Some(nth(&groups, at)).filter(|&group| group > 0);
+        // One that expires at once does so even if it is for later.
+        let ttl = if kind.ttl > 1 { kind.delay + kind.ttl } else { kind.ttl };
+        let (due, expires, priority) = (time(kind.delay), time(ttl), kind.priority);
+        let group = (kind.group > 0).then_some(kind.group.into());
+        let run = Properties { count: 1, due, expires, priority, group };
         match runs.last_mut() {
-            Some(last) if (last.due, last.group) == (due, group) => last.count += 1,
-            _ => runs.push(Properties { count: 1, due, group }),
+            Some(last) if Properties { count: 1, ..*last } == run => last.count += 1,
+            _ => runs.push(run),
         }
     }
     runs
@@ -327,6 +338,9 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, usual| settings.dedup_window = usual.dedup_window),
         of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
         of(|settings, _| settings.single_active = false),
+        of(|settings, _| settings.ttl_ms = None),
+        of(|settings, _| settings.drop_head = false),
+        of(|settings, _| settings.priorities = false),
     ];
     let before = settings.clone();
     all.into_iter().filter(move |simpler| *simpler != before)

@@ -6,7 +6,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
 use super::{Rng, settings};
 
 struct Mood {
@@ -26,6 +26,10 @@ struct Mood {
     delayed: u64,
     /// One in so many batches has messages of groups.
     grouped: u64,
+    /// One in so many batches has messages with a time to live.
+    ttl: u64,
+    /// One in so many batches has messages with a priority.
+    priority: u64,
 }
 
 impl Mood {
@@ -50,6 +54,8 @@ impl Mood {
             sessions: rng.pick(&[1, 1, 2, 4]),
             delayed: rng.pick(&[1, 3, 1_000, 1_000]),
             grouped: rng.pick(&[1, 3, 1_000, 1_000]),
+            ttl: rng.pick(&[1, 3, 1_000, 1_000]),
+            priority: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -68,6 +74,8 @@ impl Mood {
             sessions: 1,
             delayed: 1_000,
             grouped: 1_000,
+            ttl: 1_000,
+            priority: 1_000,
         }
     }
 
@@ -86,6 +94,13 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
     let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
     let length = 1 + rng.below(most);
     let mut entries: Vec<Entry> = (0..length).map(|_| entry(rng, &mood)).collect();
+    // Times to live that change are met by messages that had another one.
+    if mood.ttl == 1 {
+        for _ in 0..rng.below(3) {
+            let at = rng.below(length) as usize;
+            entries[at].ops.insert(0, Op::Configure { settings: limits(rng), stale: false });
+        }
+    }
     if !rng.one_in(8) {
         let sessions = 0..mood.sessions as u8;
         entries[0].ops.splice(0..0, sessions.map(|session| attach(rng, &mood, session)));
@@ -179,15 +194,23 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
         },
     };
     let producer = (!rng.one_in(3)).then(|| numbered(rng));
-    let delays = match rng.one_in(mood.delayed) {
-        true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300])).collect(),
-        false => Vec::new(),
+    let kinds = kinds(rng, mood);
+    Op::Publish { count: count as u32, padding, producer, kinds }
+}
+
+fn kinds(rng: &mut Rng, mood: &Mood) -> Vec<Kind> {
+    let [delayed, ttl, priority, grouped] =
+        [mood.delayed, mood.ttl, mood.priority, mood.grouped].map(|one| rng.one_in(one));
+    if !(delayed || ttl || priority || grouped) {
+        return Vec::new();
+    }
+    let kind = |rng: &mut Rng| Kind {
+        delay: if delayed { rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300]) } else { 0 },
+        ttl: if ttl { rng.pick(&[0, 0, 1, 2, 20, 50, 100, 300]) } else { 0 },
+        priority: if priority { rng.pick(&[0, 0, 1, 5, 9, 9]) } else { 0 },
+        group: if grouped { rng.pick(&[0, 1, 1, 1, 2, 3]) } else { 0 },
     };
-    let groups = match rng.one_in(mood.grouped) {
-        true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 1, 1, 1, 2, 3])).collect(),
-        false => Vec::new(),
-    };
-    Op::Publish { count: count as u32, padding, producer, delays, groups }
+    (0..1 + rng.below(3)).map(|_| kind(rng)).collect()
 }
 
 fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
@@ -234,6 +257,9 @@ fn limits(rng: &mut Rng) -> Settings {
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         single_active: rng.one_in(3),
+        ttl_ms: rng.one_in(3).then(|| rng.pick(&[1, 20, 50, 100, 300, 1_000])),
+        drop_head: rng.one_in(2),
+        priorities: !rng.one_in(4),
         ..usual
     }
 }

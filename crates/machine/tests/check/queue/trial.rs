@@ -28,8 +28,8 @@ pub struct Trial<'a> {
     index: u64,
     now: u64,
     next_id: u64,
-    /// Messages dropped so far, for the tally.
-    exhausted: u64,
+    /// Messages exhausted, expired and dropped so far, for the tally.
+    ended: [u64; 3],
     /// Who was handed messages last, of one at a time.
     last_active: Option<Session>,
     tally: &'a mut Tally,
@@ -54,7 +54,7 @@ impl<'a> Trial<'a> {
             index: 0,
             now: 1_000,
             next_id: 0,
-            exhausted: 0,
+            ended: [0; 3],
             last_active: None,
             tally,
         };
@@ -213,7 +213,7 @@ impl<'a> Trial<'a> {
             }
         }
         delivered.sort_unstable();
-        assert_eq!(delivered, due, "the lowest ready messages go out, up to the credit");
+        assert_eq!(delivered, due, "the most urgent ready messages go out, up to the credit");
         self.tally.add("deliveries", delivered.len() as u64);
         self.check_ordering();
         served
@@ -261,6 +261,8 @@ impl<'a> Trial<'a> {
             stats.rejected,
             stats.exhausted,
             stats.purged,
+            stats.expired,
+            stats.dropped,
         ];
         assert_eq!(counts, reference.counts(), "messages that are {STATES}");
         assert_eq!(stats.bytes, reference.bytes(), "bytes held");
@@ -278,8 +280,11 @@ impl<'a> Trial<'a> {
         count_slots(self.tally, &reference_slots);
         self.check_consumers(&stats.consumers);
         self.tally.add("blocked", stats.blocked);
-        self.tally.add("exhausted", stats.exhausted - self.exhausted);
-        self.exhausted = stats.exhausted;
+        let ended = [stats.exhausted, stats.expired, stats.dropped];
+        for (at, event) in ["exhausted", "expired", "dropped"].into_iter().enumerate() {
+            self.tally.add(event, ended[at] - self.ended[at]);
+        }
+        self.ended = ended;
     }
 
     /// A reader that takes a few messages at a time sees the same as one that takes all.

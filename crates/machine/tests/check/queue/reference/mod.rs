@@ -1,7 +1,8 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `expiry` what
+//! does not live so long, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,8 @@ use quorate_machine::queue::{
     SettleItem, SettleKind, Settled, SlotName,
 };
 
+mod expiry;
+mod overflow;
 mod publish;
 mod questions;
 mod slots;
@@ -40,6 +43,8 @@ pub enum State {
     Rejected,
     Exhausted,
     Purged,
+    Expired,
+    Dropped,
 }
 
 #[derive(Debug)]
@@ -47,6 +52,11 @@ pub struct Message {
     pub state: State,
     pub deliveries: u32,
     pub id: u64,
+    pub priority: u8,
+    expires: Option<u64>,
+    /// When the message was due, if it was published for later while the queue had a time to live, or has waited for
+    /// its time when it was given one.
+    due: Option<u64>,
     batch: usize,
     pub group: Option<u64>,
 }
@@ -106,6 +116,8 @@ pub struct Reference {
     /// Who stands by to be handed messages, the next one first, while that is one at a time.
     line: Vec<Session>,
     last_publish_accepted: bool,
+    /// Since when the queue has a time to live.
+    ttl_since: u64,
 }
 
 impl Reference {
@@ -131,6 +143,7 @@ impl Reference {
                 message.state = State::Ready;
             }
         }
+        self.expire();
         let over = |consumer: &Consumer| consumer.grace.is_some_and(|until| until <= now);
         let ended: Vec<Session> =
             self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
@@ -154,25 +167,33 @@ impl Reference {
     }
 
     fn return_where(&mut self, which: impl Fn(&State) -> bool) {
-        let max = self.settings.max_deliveries;
-        for message in &mut self.messages {
-            if which(&message.state) {
-                message.state = returned(message.deliveries, max, State::Ready);
+        for at in 0..self.messages.len() {
+            if which(&self.messages[at].state) {
+                self.messages[at].state = self.returned(at, State::Ready);
             }
         }
-        self.let_go();
+        self.let_go(true);
     }
 
-    /// The first of each group that is held waits for no other.
-    pub(super) fn let_go(&mut self) {
+    /// The first of each group that is held waits for no other. If its time is over, it is gone, but not if
+    /// it has only just come.
+    pub(super) fn let_go(&mut self, judges: bool) {
         let (mut groups, now) = (BTreeSet::new(), self.now);
-        for message in self.messages.iter_mut().filter(|message| is_held(message)) {
-            let is_first = message.group.is_none_or(|group| groups.insert(group));
-            if let State::Blocked { due } = message.state
-                && is_first
-            {
-                message.state = if due > now { State::Delayed { due } } else { State::Ready };
+        for at in 0..self.messages.len() {
+            let message = &self.messages[at];
+            if !is_held(message) || message.group.is_some_and(|group| groups.contains(&group)) {
+                continue;
             }
+            if let State::Blocked { due } = message.state {
+                let is_over = self.expires(message).is_some_and(|expires| expires <= now);
+                self.messages[at].state = match () {
+                    () if is_over && judges => State::Expired,
+                    () if due > now => State::Delayed { due },
+                    () => State::Ready,
+                };
+            }
+            let message = &self.messages[at];
+            groups.extend(message.group.filter(|_| is_held(message)));
         }
     }
 
@@ -245,7 +266,8 @@ impl Reference {
             return Reply::Rejected(Rejection::StaleSettings { version });
         }
         let begins = settings.single_active && !self.settings.single_active;
-        self.settings = settings.clone();
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        self.ttl_configured(before.ttl_ms);
         if begins {
             self.line = self.consumers.keys().copied().collect();
             self.line.sort_by_key(|session| self.consumers[session].attachment);
@@ -364,13 +386,13 @@ impl Reference {
             }
         }
         self.bring_forward(session);
-        self.let_go();
+        self.let_go(true);
         Reply::Settled(outcome)
     }
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
-        let (now, max) = (self.now, self.settings.max_deliveries);
-        let Some(message) = self.messages.get_mut(offset as usize) else {
+        let now = self.now;
+        let Some(message) = self.messages.get(offset as usize) else {
             return false;
         };
         let State::Leased { session, token, deadline } = message.state else {
@@ -379,19 +401,33 @@ impl Reference {
         if session != by || token != item.token.0 {
             return false;
         }
-        message.state = match item.kind {
+        let state = match item.kind {
             SettleKind::Ack => State::Acked,
             SettleKind::Reject => State::Rejected,
-            SettleKind::Nack { delay_ms: 0 } => returned(message.deliveries, max, State::Ready),
+            SettleKind::Nack { delay_ms: 0 } => self.returned(offset as usize, State::Ready),
             SettleKind::Nack { delay_ms } => {
-                returned(message.deliveries, max, State::Delayed { due: now + u64::from(delay_ms) })
+                let due = now + u64::from(delay_ms);
+                self.returned(offset as usize, State::Delayed { due })
             }
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
                 State::Leased { session, token, deadline: deadline.max(until) }
             }
         };
+        self.messages[offset as usize].state = state;
         true
+    }
+
+    /// What becomes of a message that a consumer gives back.
+    fn returned(&self, at: usize, otherwise: State) -> State {
+        let (message, max) = (&self.messages[at], self.settings.max_deliveries);
+        if max > 0 && message.deliveries >= max {
+            State::Exhausted
+        } else if self.expires(message).is_some_and(|expires| expires <= self.now) {
+            State::Expired
+        } else {
+            otherwise
+        }
     }
 
     fn purge(&mut self) -> Reply {
@@ -430,13 +466,7 @@ impl Reference {
     }
 }
 
-fn returned(deliveries: u32, max: u32, otherwise: State) -> State {
-    if max > 0 && deliveries >= max { State::Exhausted } else { otherwise }
-}
-
 pub fn is_held(message: &Message) -> bool {
-    match message.state {
-        State::Ready | State::Delayed { .. } | State::Blocked { .. } | State::Leased { .. } => true,
-        State::Acked | State::Rejected | State::Exhausted | State::Purged => false,
-    }
+    use State::{Blocked, Delayed, Leased, Ready};
+    matches!(message.state, Ready | Delayed { .. } | Blocked { .. } | Leased { .. })
 }

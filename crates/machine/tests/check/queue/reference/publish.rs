@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quorate_machine::queue::{Limit, Offset, Publish, Rejection, Reply, Settings};
+use quorate_machine::queue::{Offset, Properties, Publish, Rejection, Reply};
 
-use super::{Batch, Message, Producer, Reference, State};
+use super::{Batch, Message, Producer, Reference, State, is_held};
 
 impl Reference {
     pub(super) fn publish(&mut self, index: u64, publish: &Publish, ids: &[u64]) -> Reply {
@@ -16,15 +16,18 @@ impl Reference {
             return reply;
         }
         let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
-        let Settings { max_messages, max_bytes, .. } = self.settings;
-        let full = does_not_fit(Limit::MaxMessages, max_messages, self.held(), count)
-            .or_else(|| does_not_fit(Limit::MaxBytes, max_bytes, self.bytes(), bytes));
-        if let Some(reply) = full {
+        if !self.settings.priorities && publish.properties.iter().any(|of| of.priority > 0) {
+            return Reply::Rejected(Rejection::NoPriorities);
+        }
+        if let Some(reply) = self.make_room(count, bytes) {
             return reply;
         }
         let first = self.messages.len() as u64;
+        // One that something has left of already stays as it is.
+        let mut of_last = self.messages.iter().filter(|m| m.batch + 1 == self.batches.len());
+        let is_whole = of_last.all(is_held);
         match self.batches.last_mut() {
-            Some(last) if merge && last.index == index => {
+            Some(last) if merge && is_whole && last.index == index => {
                 last.count += count;
                 last.bytes += bytes;
             }
@@ -33,15 +36,28 @@ impl Reference {
             }
         }
         let batch = self.batches.len() - 1;
-        let of_each =
-            publish.properties.iter().flat_map(|of| (0..of.count).map(|_| (of.due, of.group)));
-        let plain = std::iter::repeat_n((None, None), ids.len());
-        let properties: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
-        for (&id, (due, group)) in ids.iter().zip(properties) {
-            let state = State::Blocked { due: due.map_or(0, |due| due.0) };
-            self.messages.push(Message { state, deliveries: 0, id, batch, group });
+        let of_each = publish.properties.iter().flat_map(|of| (0..of.count).map(|_| *of));
+        let plain = std::iter::repeat_n(Properties::default(), ids.len());
+        let of_each: Vec<Properties> = of_each.chain(plain).take(ids.len()).collect();
+        for (&id, of) in ids.iter().zip(of_each) {
+            let due = of.due.map(|due| due.0).filter(|&due| due > self.now);
+            let state = State::Blocked { due: due.unwrap_or(0) };
+            let due = due.filter(|_| self.settings.ttl_ms.is_some());
+            let (priority, group) = (of.priority, of.group);
+            let expires = of.expires.map(|expires| expires.0);
+            let deliveries = 0;
+            self.messages.push(Message {
+                state,
+                deliveries,
+                id,
+                priority,
+                expires,
+                due,
+                batch,
+                group,
+            });
         }
-        self.let_go();
+        self.let_go(false);
         self.touch_slots_at(first);
         self.remember(publish, first);
         self.last_publish_accepted = true;
@@ -115,9 +131,4 @@ impl Producer {
 
 fn published(first: u64, count: u32, duplicate: bool) -> Reply {
     Reply::Published { first_offset: Offset(first), count, duplicate }
-}
-
-fn does_not_fit(limit: Limit, max: Option<u64>, held: u64, more: u64) -> Option<Reply> {
-    let max = max.filter(|max| held + more > *max)?;
-    Some(Reply::Rejected(Rejection::QueueFull { limit, max, held }))
 }

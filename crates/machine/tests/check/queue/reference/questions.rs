@@ -1,5 +1,6 @@
 //! What can be asked of the reference.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use quorate_machine::queue::Session;
@@ -7,17 +8,24 @@ use quorate_machine::queue::Session;
 use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
-pub const STATES: &str = "ready, delayed, blocked, leased, acked, rejected, exhausted, purged";
+pub const STATES: &str =
+    "ready, delayed, blocked, leased, acked, rejected, exhausted, purged, expired, dropped";
 
 impl Reference {
-    /// Offsets that must be handed out now: the lowest, as many as there is credit for.
+    /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
     pub fn due_deliveries(&self) -> Vec<u64> {
         let credit: u64 = match self.settings.single_active {
             false => self.consumers.keys().map(|&session| self.credit(session)).sum(),
             true => self.next_active().map_or(0, |session| self.credit(session)),
         };
         let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
-        ready.map(|(offset, _)| offset).take(credit as usize).collect()
+        let mut ready: Vec<(Reverse<u8>, u64)> =
+            ready.map(|(offset, message)| (Reverse(message.priority), offset)).collect();
+        ready.sort_unstable();
+        let mut due: Vec<u64> =
+            ready.into_iter().map(|(_, offset)| offset).take(credit as usize).collect();
+        due.sort_unstable();
+        due
     }
 
     /// Who is handed messages next where one at a time is.
@@ -90,12 +98,15 @@ impl Reference {
             None => consumer.grace,
         });
         let idle = self.slots.values().filter_map(|slot| self.idle_at(slot));
-        times.chain(graces).chain(idle.filter(|&at| at > self.now)).min()
+        let waits =
+            |message: &&Message| matches!(message.state, State::Ready | State::Delayed { .. });
+        let expiries = self.messages.iter().filter(waits).filter_map(|m| self.expires_at_latest(m));
+        times.chain(expiries).chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
 
     /// Messages by state, in the order of [`STATES`].
-    pub fn counts(&self) -> [u64; 8] {
-        let mut counts = [0; 8];
+    pub fn counts(&self) -> [u64; 10] {
+        let mut counts = [0; 10];
         for message in &self.messages {
             counts[match message.state {
                 State::Ready => 0,
@@ -106,6 +117,8 @@ impl Reference {
                 State::Rejected => 5,
                 State::Exhausted => 6,
                 State::Purged => 7,
+                State::Expired => 8,
+                State::Dropped => 9,
             }] += 1;
         }
         counts
