@@ -151,7 +151,9 @@ impl Message {
         // 0 on the wire is none.
         let ttl_ms = self.ttl.map_or(0, |ttl| millis(ttl).max(1));
         let priority = self.priority.into();
-        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority };
+        let group_key = self.group_key.clone();
+        let of =
+            v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key };
         if properties.is_empty() {
             if of == (v1::Properties { count: 1, ..<_>::default() }) {
                 return;
@@ -170,9 +172,17 @@ impl Message {
     pub(crate) fn into_proto(self) -> v1::Message {
         let mut properties = Vec::new();
         self.add_properties(&mut properties, 0);
-        let v1::Properties { delay_ms, deliver_at_ms, .. } = properties.pop().unwrap_or_default();
+        let of: v1::Properties = properties.pop().unwrap_or_default();
         let headers = self.headers.into_iter().map(|(key, value)| v1::Header { key, value });
-        v1::Message { body: self.body, headers: headers.collect(), delay_ms, deliver_at_ms }
+        v1::Message {
+            body: self.body,
+            headers: headers.collect(),
+            delay_ms: of.delay_ms,
+            deliver_at_ms: of.deliver_at_ms,
+            ttl_ms: of.ttl_ms,
+            priority: of.priority,
+            group_key: of.group_key,
+        }
     }
 
     /// The payload.
