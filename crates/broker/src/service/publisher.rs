@@ -544,3 +544,45 @@ fn receipt(count: u32, level: AckLevel) -> v1::Receipt {
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000_000;
+
+    fn of(delay_ms: u64, deliver_at_ms: u64, ttl_ms: u64, priority: u32) -> v1::Properties {
+        v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority }
+    }
+
+    #[test]
+    fn a_time_to_live_counts_from_when_a_message_may_be_delivered() {
+        let expires = |properties| {
+            let runs = properties_of(&[properties], 1, NOW).expect("good properties");
+            runs[0].expires.map(|expires| expires.0 - NOW)
+        };
+        assert_eq!(expires(of(0, 0, 500, 0)), Some(501), "this millisecond has begun");
+        assert_eq!(expires(of(200, 0, 500, 0)), Some(701));
+        assert_eq!(expires(of(0, NOW + 200, 500, 0)), Some(700));
+        assert_eq!(expires(of(0, NOW - 200, 500, 0)), Some(501), "what is due counts from now");
+        assert_eq!(expires(of(0, 0, 0, 9)), None);
+    }
+
+    #[test]
+    fn neighbours_that_are_alike_are_one_run_and_plain_ones_have_none() {
+        let plain = of(0, 0, 0, 0);
+        assert_eq!(properties_of(&[plain, of(0, 1, 0, 0)], 2, NOW).expect("good"), []);
+        let all = [plain, plain, of(0, 0, 7, 1), of(0, 0, 7, 1), of(0, 0, 7, 2)];
+        let runs = properties_of(&all, 5, NOW).expect("good");
+        let runs: Vec<_> = runs.iter().map(|run| (run.count, run.priority)).collect();
+        assert_eq!(runs, [(2, 0), (2, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn what_no_queue_takes_is_refused() {
+        for wrong in [of(0, 0, DELAY_MS_MAX + 1, 0), of(0, 0, 0, 10), of(0, 0, 0, 256 + 1)] {
+            let refusal = properties_of(&[wrong], 1, NOW).expect_err("wrong");
+            assert_eq!(refusal.reason, quorate_proto::reason::INVALID_ARGUMENT);
+        }
+    }
+}
