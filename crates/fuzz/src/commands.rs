@@ -148,6 +148,7 @@ fn grouped() -> Command {
         count,
         due: due.map(Millis),
         group: Some(group),
+        ..Properties::default()
     };
     let properties = vec![of(1, 7, None), of(20, 9, Some(90_000)), of(frame.count - 21, 7, None)];
     let (count, frame) = (frame.count, frame.messages);

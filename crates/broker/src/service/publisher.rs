@@ -552,7 +552,8 @@ mod tests {
     const NOW: u64 = 1_000_000;
 
     fn of(delay_ms: u64, deliver_at_ms: u64, ttl_ms: u64, priority: u32) -> v1::Properties {
-        v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority }
+        let group_key = String::new();
+        v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key }
     }
 
     #[test]
@@ -570,9 +571,9 @@ mod tests {
 
     #[test]
     fn neighbours_that_are_alike_are_one_run_and_plain_ones_have_none() {
-        let plain = of(0, 0, 0, 0);
-        assert_eq!(properties_of(&[plain, of(0, 1, 0, 0)], 2, NOW).expect("good"), []);
-        let all = [plain, plain, of(0, 0, 7, 1), of(0, 0, 7, 1), of(0, 0, 7, 2)];
+        let plain = || of(0, 0, 0, 0);
+        assert_eq!(properties_of(&[plain(), of(0, 1, 0, 0)], 2, NOW).expect("good"), []);
+        let all = [plain(), plain(), of(0, 0, 7, 1), of(0, 0, 7, 1), of(0, 0, 7, 2)];
         let runs = properties_of(&all, 5, NOW).expect("good");
         let runs: Vec<_> = runs.iter().map(|run| (run.count, run.priority)).collect();
         assert_eq!(runs, [(2, 0), (2, 1), (1, 2)]);
