@@ -5,6 +5,7 @@
 
 use super::Queue;
 use super::ready::Span;
+use super::retry::UNCHARGED_MAX;
 use super::slots::SLOTS_MAX;
 use crate::planted::{self, Bug};
 
@@ -22,7 +23,8 @@ impl Queue {
         self.check_slots()?;
         self.check_messages()?;
         self.check_counts()?;
-        self.check_consumers()
+        self.check_consumers()?;
+        self.check_retries()
     }
 
     fn check_batches(&self) -> Check {
@@ -124,6 +126,26 @@ impl Queue {
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         rule(sum == Some(self.ready.next()), "every message published is held or gone")
+    }
+
+    /// What is not to be charged is held, and who leaves it open has said that he tells.
+    fn check_retries(&self) -> Check {
+        let tells = |session| self.consumers.get(session).is_some_and(|c| c.tells_starts);
+        let mut unstarted = self.leased.iter().filter(|(_, _, lease)| !lease.started);
+        rule(unstarted.all(|(session, _, _)| tells(session)), "who tells nothing is charged")?;
+        if self.uncharged.is_empty() {
+            return Ok(());
+        }
+        let spans = self.spans();
+        for (first, count, times) in self.uncharged.iter() {
+            rule((1..=UNCHARGED_MAX).contains(&times), "what came back uncharged is counted")?;
+            let after = spans.partition_point(|span| span.end() <= first);
+            let within = spans[after..].iter().take_while(|span| span.first < first + count);
+            let held: u64 =
+                within.map(|span| span.end().min(first + count) - span.first.max(first)).sum();
+            rule(held == count && first + count <= self.ready.cursor(), "what came back is held")?;
+        }
+        Ok(())
     }
 
     fn check_consumers(&self) -> Check {

@@ -7,7 +7,7 @@
 //!       └──── detach ──────┘
 //! ```
 //!
-//! A consumer is in the turn while it is connected and has credit, and only then; so handing out
+//! A consumer is in the turn while it is connected, not paused, and has credit, and only then; so handing out
 //! never has to look at those that can take nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +31,10 @@ pub(super) struct Consumer {
     pub attachment: Attachment,
     /// When the session ends; none while it is connected.
     pub grace: Option<Millis>,
+    /// It is handed nothing until it is resumed.
+    pub paused: bool,
+    /// It tells which messages it has begun to handle.
+    pub tells_starts: bool,
     /// Whether it waits for its turn.
     pub in_turn: bool,
 }
@@ -39,8 +43,8 @@ impl Consumer {
     /// Messages that it can be handed now.
     pub fn credit(&self) -> u32 {
         match self.grace {
-            None => self.prefetch.saturating_sub(self.leased),
-            Some(_) => 0,
+            None if !self.paused => self.prefetch.saturating_sub(self.leased),
+            _ => 0,
         }
     }
 }
@@ -107,6 +111,8 @@ impl Consumers {
             leased: before.as_ref().map_or(0, |before| before.leased),
             attachment,
             grace: None,
+            paused: before.as_ref().is_some_and(|before| before.paused),
+            tells_starts: attach.tells_starts,
             in_turn: false,
         };
         self.sessions.insert(attach.session, consumer);
@@ -124,6 +130,24 @@ impl Consumers {
             self.turn.retain(|&waiting| waiting != session);
         }
         Some(consumer)
+    }
+
+    /// Pauses a session, or resumes it.
+    pub fn pause(&mut self, session: Session, paused: bool) {
+        let Some(consumer) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        consumer.paused = paused;
+        if paused && std::mem::take(&mut consumer.in_turn) {
+            self.turn.retain(|&waiting| waiting != session);
+        }
+        self.join_turn(session);
+    }
+
+    /// What a snapshot says of a session, if it is known.
+    pub fn restore_flags(&mut self, session: Session, paused: bool, tells_starts: bool) -> bool {
+        let consumer = self.sessions.get_mut(&session);
+        consumer.map(|c| (c.paused, c.tells_starts) = (paused, tells_starts)).is_some()
     }
 
     /// Starts the grace period of a session, if it is connected.

@@ -37,6 +37,8 @@ pub enum CloseReason {
     Moved,
     /// It was not attached again within the grace period.
     GraceExpired,
+    /// An administrator ended it.
+    Kicked,
 }
 
 /// Neighbouring messages of one batch, delivered equally often.

@@ -24,6 +24,7 @@ use crate::planted::{self, Bug};
 impl Queue {
     /// Messages leave the queue; a batch that they were the last of may be retained.
     pub(super) fn leave(&mut self, span: Span) {
+        self.uncharged.forget(span);
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {
             if settings.retains() || slots.need(&batch) {
@@ -218,6 +219,7 @@ mod tests {
                 name: String::new(),
                 prefetch: 1,
                 lease_ms: None,
+                tells_starts: false,
             }),
         );
         let batches = RETAINED_MAX as u64 + 2;

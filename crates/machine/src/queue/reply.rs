@@ -48,6 +48,11 @@ pub enum Reply {
         /// As it is now.
         slot: SlotInfo,
     },
+    /// Consumers were paused, resumed or ended.
+    Controlled {
+        /// How many were meant.
+        consumers: u32,
+    },
     /// Refused; nothing has changed.
     Rejected(Rejection),
 }
@@ -137,6 +142,9 @@ pub enum Rejection {
         /// The prefetch asked for.
         prefetch: u32,
     },
+    /// No session of this id or name.
+    #[error("there is no such consumer")]
+    ConsumerNotFound,
     /// No slot of this name.
     #[error("there is no such slot")]
     SlotNotFound,

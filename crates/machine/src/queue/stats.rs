@@ -47,6 +47,8 @@ pub struct Stats {
     pub consumers: Vec<ConsumerInfo>,
     /// Slots, by name.
     pub slots: Vec<SlotInfo>,
+    /// Nobody is handed anything until everyone is resumed.
+    pub paused: bool,
 }
 
 /// A session.
@@ -64,6 +66,10 @@ pub struct ConsumerInfo {
     pub leased: u32,
     /// False while it is waited for.
     pub connected: bool,
+    /// It is handed nothing until it is resumed.
+    pub paused: bool,
+    /// It tells which messages it has begun to handle.
+    pub tells_starts: bool,
 }
 
 impl Queue {
@@ -91,6 +97,7 @@ impl Queue {
             producers: self.dedup.len() as u64,
             consumers: self.consumer_infos(),
             slots: self.slots(),
+            paused: self.paused,
         }
     }
 
@@ -140,6 +147,8 @@ impl Queue {
                 prefetch: consumer.prefetch,
                 leased: consumer.leased,
                 connected: consumer.grace.is_none(),
+                paused: consumer.paused,
+                tells_starts: consumer.tells_starts,
             })
             .collect()
     }

@@ -3,9 +3,9 @@
 //! A small world: two consumers, a producer, messages in ones and twos. The replica that is
 //! restored is restored before every step that is compared, so that needs no letter.
 
-use quorate_machine::queue::{Settings, SettleKind};
+use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Numbered, Op, Pick, Target, Whom};
 use super::settings;
 
 const A: u8 = 1;
@@ -20,6 +20,7 @@ pub fn alphabet() -> Vec<Entry> {
         retain_bytes: Some(40),
         ..settings()
     };
+    let patient = Settings { max_deliveries: 2, retry_ms: 80, retry_max_ms: 100, ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -50,6 +51,13 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, settle(A, SettleKind::Reject, Target::Held, 1)),
         after(1, settle(A, extend, Target::Held, 1)),
         after(1, settle(A, SettleKind::Extend { lease_ms: 10 }, Target::Held, 1)),
+        after(1, settle(A, SettleKind::Start, Target::Held, 1)),
+        after(1, settle(A, SettleKind::Return, Target::Held, 1)),
+        after(1, telling(A, 1, 2)),
+        after(1, control(Whom::Session(A), Control::Pause)),
+        after(1, control(Whom::Namesakes(A), Control::Resume)),
+        after(1, control(Whom::Session(A), Control::Kick)),
+        after(1, Op::Configure { settings: patient, stale: false }),
         after(-60, Op::Tick),
         after(60, Op::Tick),
         after(199, Op::Tick),
@@ -69,10 +77,16 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
     let both = vec![after(1, attach(A, 1, 2)), after(1, attach(B, 1, 1))];
     let leased = [both.clone(), vec![after(1, publish(2, Some(0))), after(1, publish(2, None))]];
     let expired = [leased.concat(), vec![after(200, Op::Tick)]];
+    let told = vec![
+        after(1, telling(A, 1, 3)),
+        after(1, publish(3, None)),
+        after(1, settle(A, SettleKind::Start, Target::Held, 1)),
+    ];
     vec![
         ("an empty queue", Vec::new()),
         ("leases", leased.concat()),
         ("second deliveries", expired.concat()),
+        ("some started", told),
     ]
 }
 
@@ -100,7 +114,15 @@ fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {
-    Op::Attach { session, node, prefetch, lease_ms: None }
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: false }
+}
+
+fn telling(session: u8, node: u64, prefetch: u32) -> Op {
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: true }
+}
+
+fn control(target: Whom, what: Control) -> Op {
+    Op::Control { target, what }
 }
 
 fn settle(session: u8, kind: SettleKind, target: Target, count: u32) -> Op {

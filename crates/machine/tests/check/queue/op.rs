@@ -3,10 +3,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
+    Publish, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
-use quorate_machine::{Machine, Millis, NodeId};
+use quorate_machine::{Machine, Millis, NodeId, queue};
 
 use super::reference::Reference;
 use super::settings as usual_settings;
@@ -36,6 +36,7 @@ pub enum Op {
         node: u64,
         prefetch: u32,
         lease_ms: Option<u32>,
+        tells: bool,
     },
     Detach {
         session: u8,
@@ -70,6 +71,19 @@ pub enum Op {
     DropSlot {
         slot: u8,
     },
+    Control {
+        target: Whom,
+        what: Control,
+    },
+}
+
+/// Whom an administrator means.
+#[derive(Clone, Copy, Debug)]
+pub enum Whom {
+    Session(u8),
+    /// Those that have the name of this one.
+    Namesakes(u8),
+    Everyone,
 }
 
 /// Where a slot begins.
@@ -125,12 +139,13 @@ impl Op {
                 properties: properties(*count, delays, now.now),
                 ..Publish::plain(*count, frame_of(ids, *padding))
             }),
-            Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
+            Self::Attach { session, node, prefetch, lease_ms, tells } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),
-                name: format!("consumer {session}"),
+                name: consumer_name(*session),
                 prefetch: *prefetch,
                 lease_ms: *lease_ms,
+                tells_starts: *tells,
             }),
             Self::Detach { session, stale } => {
                 let (session, attachment) = attachment(now, *session, *stale);
@@ -174,6 +189,14 @@ impl Op {
                 Command::AdvanceSlot { name, made_at, to }
             }
             Self::DropSlot { slot } => Command::DropSlot { name: slot_name(*slot) },
+            Self::Control { target, what } => {
+                let target = match target {
+                    Whom::Session(session) => queue::Target::Session(Session((*session).into())),
+                    Whom::Namesakes(session) => queue::Target::Named(consumer_name(*session)),
+                    Whom::Everyone => queue::Target::Everyone,
+                };
+                Command::ControlConsumer { target, what: *what }
+            }
         }
     }
 
@@ -240,6 +263,11 @@ fn properties(count: u32, delays: &[u64], now: u64) -> Vec<Properties> {
     runs
 }
 
+/// Two neighbours have the same.
+fn consumer_name(session: u8) -> String {
+    format!("consumer {}", session / 2)
+}
+
 fn slot_name(slot: u8) -> SlotName {
     SlotName::parse(&format!("slot-{slot}")).unwrap()
 }
@@ -291,6 +319,8 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.max_messages = None),
         of(|settings, _| settings.max_bytes = None),
         of(|settings, _| settings.max_deliveries = 0),
+        of(|settings, _| (settings.retry_ms, settings.retry_max_ms) = (0, 0)),
+        of(|settings, _| settings.retry_max_ms = 0),
         of(|settings, usual| settings.lease_ms = usual.lease_ms),
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),

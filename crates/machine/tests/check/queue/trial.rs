@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
-    SlotInfo, SlotState, Token, body,
+    Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled, SlotInfo,
+    SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -69,7 +69,7 @@ impl<'a> Trial<'a> {
             self.restore();
         }
         let expected: Vec<Expected> = entry.ops.iter().map(|op| self.expect(op)).collect();
-        self.reference.advance(self.now);
+        self.reference.advance(self.index, self.now);
         self.reference.end_of_entry();
         let at_end = self.take_notices();
 
@@ -98,7 +98,7 @@ impl<'a> Trial<'a> {
     fn expect(&mut self, op: &Op) -> Expected {
         let ids: Vec<u64> = (self.next_id..self.next_id + op.publishes()).collect();
         self.next_id += op.publishes();
-        self.reference.advance(self.now);
+        self.reference.advance(self.index, self.now);
         let command = op.command(&self.reference, &self.handed, &ids);
         let reply = self.reference.apply(self.index, &command, &ids);
         self.tally.add("commands", 1);
@@ -145,8 +145,8 @@ impl<'a> Trial<'a> {
             match effect {
                 Effect::Closed { session, node, attachment, reason } => {
                     let (session, node, attachment) = (*session, node.0, attachment.0);
-                    let moved = *reason == CloseReason::Moved;
-                    notices.push(Notice::Closed { session, node, attachment, moved });
+                    let reason = (*reason).into();
+                    notices.push(Notice::Closed { session, node, attachment, reason });
                 }
                 Effect::Deliver { session, node, token, runs } => {
                     let (session, node, token) = (*session, node.0, token.0);
@@ -229,7 +229,11 @@ impl<'a> Trial<'a> {
         self.check_view();
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
+        assert_eq!(stats.paused, self.reference.paused, "whether the queue is paused");
         self.check_consumers(&stats.consumers);
+        for (event, times) in std::mem::take(&mut self.reference.happened) {
+            self.tally.add(event, times);
+        }
         self.tally.add("exhausted", stats.exhausted - self.exhausted);
         self.exhausted = stats.exhausted;
     }
@@ -267,6 +271,8 @@ impl<'a> Trial<'a> {
             assert_eq!(info.name, consumer.name);
             assert_eq!((info.node.0, info.prefetch), (consumer.node, consumer.prefetch));
             assert_eq!(info.connected, consumer.grace.is_none(), "who is connected");
+            assert_eq!(info.paused, consumer.paused, "who is paused");
+            assert_eq!(info.tells_starts, consumer.tells, "who tells");
             let held: Vec<_> = self.reference.leased_by(*session).collect();
             assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
             for (offset, token) in held {
@@ -298,6 +304,7 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Purged { count } => tally.add("purged", *count),
         Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
+        Reply::Controlled { consumers } => tally.add("controlled", (*consumers).into()),
         Reply::Rejected(_) => tally.add("refused", 1),
     }
 }

@@ -1,18 +1,19 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `retry` what comes back, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Rejection, Reply, Run, Session, Settings, SettleItem,
-    SettleKind, Settled, SlotName,
+    Attach, Attachment, CloseReason, Command, Offset, Rejection, Reply, Run, Session, Settings,
+    SettleItem, SettleKind, Settled, SlotName,
 };
 
 mod publish;
 mod questions;
+mod retry;
 mod slots;
 
 pub use questions::STATES;
@@ -24,8 +25,17 @@ const LEASE_MS_MAX: u32 = 43_200_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
-    Delayed { due: u64 },
-    Leased { session: Session, token: u64, deadline: u64 },
+    Delayed {
+        due: u64,
+    },
+    /// `run` is the first message of those that were leased together and have not parted since.
+    Leased {
+        session: Session,
+        token: u64,
+        deadline: u64,
+        started: bool,
+        run: u64,
+    },
     Acked,
     Rejected,
     Exhausted,
@@ -36,6 +46,8 @@ pub enum State {
 pub struct Message {
     pub state: State,
     pub deliveries: u32,
+    /// Times in a row that it came back uncharged from a consumer's death.
+    pub uncharged: u32,
     pub id: u64,
     batch: usize,
 }
@@ -60,6 +72,8 @@ pub struct Consumer {
     pub lease_ms: Option<u32>,
     pub attachment: u64,
     pub grace: Option<u64>,
+    pub paused: bool,
+    pub tells: bool,
 }
 
 #[derive(Debug)]
@@ -71,16 +85,39 @@ struct Producer {
     offsets: BTreeMap<u64, u64>,
 }
 
+/// Why a stream is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    Moved,
+    Grace,
+    Kicked,
+}
+
+impl From<CloseReason> for Reason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Moved => Self::Moved,
+            CloseReason::GraceExpired => Self::Grace,
+            CloseReason::Kicked => Self::Kicked,
+        }
+    }
+}
+
 /// Something that a node must be told, beside new deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    Closed { session: Session, node: u64, attachment: u64, moved: bool },
+    Closed { session: Session, node: u64, attachment: u64, reason: Reason },
     Again { session: Session, node: u64, token: u64, offset: u64, attempt: u32, id: u64 },
 }
 
 #[derive(Debug, Default)]
 pub struct Reference {
     pub now: u64,
+    /// Index of the entry that is applied.
+    index: u64,
+    pub paused: bool,
+    /// What came of messages that came back, for the tally.
+    pub happened: BTreeMap<&'static str, u64>,
     pub settings: Settings,
     pub messages: Vec<Message>,
     pub consumers: BTreeMap<Session, Consumer>,
@@ -95,11 +132,13 @@ pub struct Reference {
 
 impl Reference {
     /// Does all that is due.
-    pub fn advance(&mut self, now: u64) {
+    pub fn advance(&mut self, index: u64, now: u64) {
+        self.index = index;
         self.now = self.now.max(now);
         let now = self.now;
         self.return_where(
             |state| matches!(state, State::Leased { deadline, .. } if *deadline <= now),
+            true,
         );
         for message in &mut self.messages {
             if matches!(message.state, State::Delayed { due } if due <= now) {
@@ -111,28 +150,20 @@ impl Reference {
             self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
         for session in ended {
             let Consumer { node, attachment, .. } = self.consumers[&session];
-            self.notices.push(Notice::Closed { session, node, attachment, moved: false });
-            self.end(session);
+            self.notices.push(Notice::Closed { session, node, attachment, reason: Reason::Grace });
+            self.end(session, true);
         }
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
         self.trim();
     }
 
-    fn end(&mut self, ended: Session) {
+    fn end(&mut self, ended: Session, died: bool) {
         self.consumers.remove(&ended);
         self.return_where(
             |state| matches!(state, State::Leased { session, .. } if *session == ended),
+            died,
         );
-    }
-
-    fn return_where(&mut self, which: impl Fn(&State) -> bool) {
-        let max = self.settings.max_deliveries;
-        for message in &mut self.messages {
-            if which(&message.state) {
-                message.state = returned(message.deliveries, max, State::Ready);
-            }
-        }
     }
 
     /// What the reply must be, and the state after it.
@@ -143,7 +174,7 @@ impl Reference {
             Command::Attach(attach) => self.attach(attach),
             Command::Detach { session, attachment } => {
                 if self.is_present(*session, *attachment) {
-                    self.end(*session);
+                    self.end(*session, false);
                 }
                 Reply::Done
             }
@@ -165,6 +196,7 @@ impl Reference {
             Command::CreateSlot(create) => self.create_slot(index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(name, *made_at, to.0),
             Command::DropSlot { name } => self.drop_slot(name),
+            Command::ControlConsumer { target, what } => self.control(target, *what),
         }
     }
 
@@ -194,12 +226,17 @@ impl Reference {
             lease_ms: attach.lease_ms,
             attachment: self.attachments,
             grace: None,
+            paused: self.consumers.get(&session).is_some_and(|before| before.paused),
+            tells: attach.tells_starts,
         };
+        if !attach.tells_starts {
+            self.start_all(session);
+        }
         let before = self.consumers.insert(session, consumer);
         if let Some(Consumer { node, attachment, .. }) = before
             && node != attach.node.0
         {
-            self.notices.push(Notice::Closed { session, node, attachment, moved: true });
+            self.notices.push(Notice::Closed { session, node, attachment, reason: Reason::Moved });
         }
         let again: Vec<Notice> = self.again(session).collect();
         self.notices.extend(again);
@@ -218,6 +255,7 @@ impl Reference {
     fn settle(&mut self, session: Session, items: &[SettleItem]) -> Reply {
         let mut outcome = Settled::default();
         for item in items {
+            self.part(session, item);
             for offset in item.first.0..item.first.0 + u64::from(item.count) {
                 if self.settle_one(session, item, offset) {
                     outcome.settled += 1;
@@ -230,11 +268,11 @@ impl Reference {
     }
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
-        let (now, max) = (self.now, self.settings.max_deliveries);
+        let now = self.now;
         let Some(message) = self.messages.get_mut(offset as usize) else {
             return false;
         };
-        let State::Leased { session, token, deadline } = message.state else {
+        let State::Leased { session, token, deadline, run, started } = message.state else {
             return false;
         };
         if session != by || token != item.token.0 {
@@ -243,13 +281,18 @@ impl Reference {
         message.state = match item.kind {
             SettleKind::Ack => State::Acked,
             SettleKind::Reject => State::Rejected,
-            SettleKind::Nack { delay_ms: 0 } => returned(message.deliveries, max, State::Ready),
             SettleKind::Nack { delay_ms } => {
-                returned(message.deliveries, max, State::Delayed { due: now + u64::from(delay_ms) })
+                self.charge(offset, run, delay_ms);
+                return true;
             }
+            SettleKind::Return => {
+                message.deliveries -= 1;
+                State::Ready
+            }
+            SettleKind::Start => State::Leased { session, token, deadline, run, started: true },
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
-                State::Leased { session, token, deadline: deadline.max(until) }
+                State::Leased { session, token, deadline: deadline.max(until), run, started }
             }
         };
         true
@@ -271,12 +314,15 @@ impl Reference {
         let consumer = &self.consumers[&session];
         assert_eq!(consumer.grace, None, "only a connected consumer is handed messages");
         let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
+        assert!(!consumer.paused && !self.paused, "who is paused is handed nothing");
+        let started = !consumer.tells;
         let deadline = self.now + u64::from(lease_ms);
+        let run_first = self.run_of(session, token, run);
         let first = run.first_offset.0 as usize;
         let mut ids = Vec::new();
         for message in &mut self.messages[first..first + run.count as usize] {
             assert_eq!(message.state, State::Ready, "what is delivered was ready");
-            message.state = State::Leased { session, token, deadline };
+            message.state = State::Leased { session, token, deadline, started, run: run_first };
             message.deliveries += 1;
             assert_eq!(message.deliveries, run.attempt, "deliveries are counted");
             assert_eq!(self.batches[message.batch].index, run.index.0);
@@ -284,10 +330,6 @@ impl Reference {
         }
         ids
     }
-}
-
-fn returned(deliveries: u32, max: u32, otherwise: State) -> State {
-    if max > 0 && deliveries >= max { State::Exhausted } else { otherwise }
 }
 
 fn is_held(message: &Message) -> bool {

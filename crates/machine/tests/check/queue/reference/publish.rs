@@ -41,7 +41,7 @@ impl Reference {
                 Some(due) if due.0 > self.now => State::Delayed { due: due.0 },
                 _ => State::Ready,
             };
-            self.messages.push(Message { state, deliveries: 0, id, batch });
+            self.messages.push(Message { state, deliveries: 0, uncharged: 0, id, batch });
         }
         self.touch_slots_at(first);
         self.remember(publish, first);

@@ -20,7 +20,7 @@ impl Reference {
     pub fn credit(&self, session: Session) -> u64 {
         let consumer = &self.consumers[&session];
         let leased = self.leased_by(session).count() as u64;
-        if consumer.grace.is_some() {
+        if consumer.grace.is_some() || consumer.paused || self.paused {
             0
         } else {
             u64::from(consumer.prefetch).saturating_sub(leased)
