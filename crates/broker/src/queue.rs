@@ -38,7 +38,7 @@ pub(crate) enum Outgoing {
     /// Messages were leased to it by the entry at `index`, or are repeated by it.
     Deliver { index: u64, token: Token, runs: Vec<Run> },
     /// The session, attached before the entry at `index`, has ended.
-    Ended { index: u64 },
+    Ended { index: u64, refusal: Refusal },
     /// The stream ends; the client attaches again where the refusal says.
     Close(Refusal),
 }
@@ -148,7 +148,12 @@ impl Queue {
                 self.tell(session, Outgoing::Deliver { index, token, runs });
             }
             Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
-                self.tell(session, Outgoing::Ended { index });
+                let refusal = Refusal::session_closed("its grace is over");
+                self.tell(session, Outgoing::Ended { index, refusal });
+            }
+            Effect::Closed { session, reason: CloseReason::Kicked, .. } => {
+                let refusal = Refusal::consumer_kicked(&self.name);
+                self.tell(session, Outgoing::Ended { index, refusal });
             }
             // The new stream took the old one's place when it opened.
             Effect::Closed { reason: CloseReason::Moved, .. } => {}

@@ -34,6 +34,7 @@ mod admin;
 mod backoff;
 mod client;
 mod consumer;
+mod consumers;
 mod error;
 mod fault;
 mod link;
@@ -48,13 +49,14 @@ mod slots;
 pub use admin::CreatedQueue;
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
+pub use consumers::{ConsumerList, Consumers};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
-    AckLevel, ChangeReplicasRequest, ConsumerDescription,
+    AckLevel, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
     LogPosition, NodeDescription, PlacedNode, PlacedRole, PlacementFinding, PlacementFindingKind,
     PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts, QueueDescription,

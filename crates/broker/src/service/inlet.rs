@@ -59,11 +59,9 @@ impl Inlet {
             match self.outgoing.recv().await {
                 Some(Outgoing::Deliver { index, .. }) if index < self.since => {}
                 // The session that came back in the entry of its end is a new one.
-                Some(Outgoing::Ended { index }) if index <= self.since => {}
+                Some(Outgoing::Ended { index, .. }) if index <= self.since => {}
                 Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
-                Some(Outgoing::Ended { .. }) => {
-                    return Err(Refusal::session_closed("its grace is over"));
-                }
+                Some(Outgoing::Ended { refusal, .. }) => return Err(refusal),
                 Some(Outgoing::Close(refusal)) => return Err(refusal),
                 None => return Err(Refusal::not_leader(None)),
             }

@@ -548,6 +548,40 @@ impl AdminService for Node {
         Ok(Response::new(v1::ListSlotsResponse { slots: slots.collect() }))
     }
 
+    async fn list_consumers(
+        &self,
+        request: Request<v1::ListConsumersRequest>,
+    ) -> Result<Response<v1::ListConsumersResponse>, Status> {
+        let request = request.into_inner();
+        self.exists(&request.queue)?;
+        // Two pages of one, whoever is meant.
+        let second = !request.page_token.is_empty();
+        let name = if second { "second" } else { "first" }.to_owned();
+        Ok(Response::new(v1::ListConsumersResponse {
+            consumers: vec![v1::ConsumerDescription { name, ..Default::default() }],
+            next_page_token: if second { String::new() } else { "first".to_owned() },
+            queue_paused: true,
+        }))
+    }
+
+    async fn control_consumer(
+        &self,
+        request: Request<v1::ControlConsumerRequest>,
+    ) -> Result<Response<v1::ControlConsumerResponse>, Status> {
+        use v1::control_consumer_request::Target;
+        let request = request.into_inner();
+        self.exists(&request.queue)?;
+        match request.target {
+            Some(Target::Name(name)) if name == "nobody" => {
+                Err(refusal(reason::CONSUMER_NOT_FOUND))
+            }
+            Some(Target::Everyone(true)) => {
+                Ok(Response::new(v1::ControlConsumerResponse { consumers: 2 }))
+            }
+            _ => Ok(Response::new(v1::ControlConsumerResponse { consumers: 1 })),
+        }
+    }
+
     async fn drop_slot(
         &self,
         _: Request<v1::DropSlotRequest>,

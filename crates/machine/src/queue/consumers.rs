@@ -11,6 +11,7 @@
 //! never has to look at those that can take nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::command::Attach;
 use super::ids::{Attachment, Session};
@@ -81,6 +82,14 @@ impl Consumers {
     /// All sessions, in order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (Session, &Consumer)> {
         self.sessions.iter().map(|(&session, consumer)| (session, consumer))
+    }
+
+    /// Sessions beyond `after`, in order of their ids.
+    pub fn after(&self, after: Option<Session>) -> impl Iterator<Item = (Session, &Consumer)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.sessions
+            .range((from, Bound::Unbounded))
+            .map(|(&session, consumer)| (session, consumer))
     }
 
     /// Who waits for messages, the next one first.

@@ -95,7 +95,7 @@ impl Queue {
             oldest: self.backlog.iter().next().map(|batch| batch.since),
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
-            consumers: self.consumer_infos(),
+            consumers: self.consumers_after(None).collect(),
             slots: self.slots(),
             paused: self.paused,
         }
@@ -137,19 +137,23 @@ impl Queue {
         lowest.unwrap_or(self.ready.cursor())
     }
 
-    fn consumer_infos(&self) -> Vec<ConsumerInfo> {
-        self.consumers
-            .iter()
-            .map(|(session, consumer)| ConsumerInfo {
-                session,
-                name: consumer.name.clone(),
-                node: consumer.node,
-                prefetch: consumer.prefetch,
-                leased: consumer.leased,
-                connected: consumer.grace.is_none(),
-                paused: consumer.paused,
-                tells_starts: consumer.tells_starts,
-            })
-            .collect()
+    /// Sessions beyond `after`, by id.
+    pub fn consumers_after(&self, after: Option<Session>) -> impl Iterator<Item = ConsumerInfo> {
+        self.consumers.after(after).map(|(session, consumer)| ConsumerInfo {
+            session,
+            name: consumer.name.clone(),
+            node: consumer.node,
+            prefetch: consumer.prefetch,
+            leased: consumer.leased,
+            connected: consumer.grace.is_none(),
+            paused: consumer.paused,
+            tells_starts: consumer.tells_starts,
+        })
+    }
+
+    /// Whether nobody is handed anything until everyone is resumed.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 }

@@ -93,6 +93,7 @@ fn random_settings() -> QueueSettings {
         in_sync_lag_ms: random.gen_range(100..3_000),
         retain_ms: if random.gen_bool(0.3) { random.gen_range(500..20_000) } else { 0 },
         retain_bytes: if random.gen_bool(0.3) { random.gen_range(1_000..200_000) } else { 0 },
+        retry_ms: if random.gen_bool(0.3) { random.gen_range(10..1_000) } else { 0 },
         ..QueueSettings::default()
     }
 }

@@ -48,6 +48,13 @@ pub struct Args {
     /// Keep settled messages for readers up to so many bytes, e.g. 10GiB; the oldest go first.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     retain_bytes: Option<u64>,
+    /// How long a message waits that comes back, e.g. 1s; doubled each time, half of it jitter. Without it, it is ready at
+    /// once.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    retry: Option<Duration>,
+    /// The longest that it waits; default 5m.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "retry")]
+    retry_max: Option<Duration>,
 }
 
 impl Args {
@@ -64,6 +71,8 @@ impl Args {
             in_sync_lag_ms: millis("--in-sync-lag", self.in_sync_lag)?,
             retain_ms: self.retain.map_or(0, |age| age.as_millis().max(1) as u64),
             retain_bytes: self.retain_bytes.unwrap_or_default(),
+            retry_ms: millis("--retry", self.retry)?,
+            retry_max_ms: millis("--retry-max", self.retry_max)?,
         })
     }
 }
