@@ -92,6 +92,8 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "NO_SURVIVOR" => "start a node that holds the queue; `quorate queue describe` shows which",
         "RECOVERING" => "`quorate queue describe` shows when it is done",
         "UNKNOWN_OUTCOME" => "the message may have entered: consume to see, or publish it again",
+        "CONSUMER_NOT_FOUND" => "`quorate consumer list` shows the consumers of the queue",
+        "CONSUMER_KICKED" => "the same again, if it is to go on",
         "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
         "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",
         "SLOT_LOST" => {

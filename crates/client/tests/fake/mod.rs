@@ -444,7 +444,11 @@ impl ConsumerService for Node {
         let lease_ms = if attach.lease_ms == 0 { 30_000 } else { attach.lease_ms };
         let session = Session { node: self.number, attach, requests, answers: sender };
         let leader = Some(self.leader());
-        session.answer(Answer::Attached(v1::Attached { leader, lease_ms, ..<_>::default() }));
+        // Whoever has this name is at a queue that counts deliveries.
+        let tell_starts = session.attach.tells_starts && session.attach.name == "telling";
+        let (may_return, rest) = (tell_starts, v1::Attached::default());
+        let attached = v1::Attached { leader, lease_ms, tell_starts, may_return, ..rest };
+        session.answer(Answer::Attached(attached));
         let _ = self.sessions.send(session);
         Ok(Response::new(answers(queued)))
     }
