@@ -184,8 +184,10 @@ fn retries_are_set_at_the_command_line_and_refused_if_they_make_no_sense() {
         let created = quorate(&["queue", "create", QUEUE, "--retry", "1s"]).await;
         assert_eq!(created.code, Some(0), "{}", created.err);
         let described = quorate(&["queue", "describe", QUEUE]).await.out;
-        assert!(described.contains("after 1s, doubled up to 5m"), "{described}");
+        assert!(described.contains("after 1.00 s, doubled up to 5 min 00 s"), "{described}");
         // The cap that is the default is no other setting.
+        let args = ["queue", "create", QUEUE, "--retry", "1s", "--retry-max", "5m"];
+        assert_eq!(quorate(&args).await.code, Some(0));
         let args = ["queue", "create", "other", "--retry", "1s", "--retry-max", "10m"];
         assert_eq!(quorate(&args).await.code, Some(0));
         assert_eq!(quorate(&args).await.code, Some(0), "the same once more");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
-use quorate_machine::queue::{Command, Reply, Settings};
+use quorate_machine::queue::{Command, RETRY_MAX_MS_DEFAULT, Reply, Settings};
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
@@ -35,7 +35,11 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         retain_ms: limit(wanted.retain_ms),
         retain_bytes: limit(wanted.retain_bytes),
         retry_ms: wanted.retry_ms,
-        retry_max_ms: wanted.retry_max_ms,
+        // Said or left out, the default is the same setting.
+        retry_max_ms: match wanted.retry_max_ms {
+            max if max == RETRY_MAX_MS_DEFAULT.max(wanted.retry_ms) => 0,
+            max => max,
+        },
         ..default
     }
 }
