@@ -137,9 +137,11 @@ impl Message {
     pub(crate) fn into_proto(self) -> v1::Message {
         let mut properties = Vec::new();
         self.add_properties(&mut properties, 0);
-        let v1::Properties { delay_ms, deliver_at_ms, .. } = properties.pop().unwrap_or_default();
+        let v1::Properties { delay_ms, deliver_at_ms, group_key, .. } =
+            properties.pop().unwrap_or_default();
         let headers = self.headers.into_iter().map(|(key, value)| v1::Header { key, value });
-        v1::Message { body: self.body, headers: headers.collect(), delay_ms, deliver_at_ms }
+        let (body, headers) = (self.body, headers.collect());
+        v1::Message { body, headers, delay_ms, deliver_at_ms, group_key }
     }
 
     /// The payload.

@@ -25,6 +25,7 @@ impl Queue {
     /// Messages leave the queue; a batch that they were the last of may be retained.
     pub(super) fn leave(&mut self, span: Span) {
         self.unblock(span);
+        self.uncharged.forget(span);
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {
             if settings.retains() || slots.need(&batch) {
@@ -219,6 +220,7 @@ mod tests {
                 name: String::new(),
                 prefetch: 1,
                 lease_ms: None,
+                tells_starts: false,
             }),
         );
         let batches = RETAINED_MAX as u64 + 2;

@@ -20,6 +20,8 @@ pub(super) struct Lease {
     pub token: Token,
     /// When it ends.
     pub deadline: Millis,
+    /// Its consumer has begun to handle its messages, or would not tell.
+    pub started: bool,
 }
 
 /// All leases.
@@ -91,22 +93,34 @@ impl Leased {
         }
     }
 
-    /// Takes all leases of a session.
-    pub fn pop_of(&mut self, session: Session) -> Option<Span> {
+    /// Takes a lease of a session, and whether it was started.
+    pub fn pop_of(&mut self, session: Session) -> Option<(Span, bool)> {
         let (first, lease) = self.of(session).next()?;
         self.cut(session, first, first, first + u64::from(lease.count));
-        Some(span(first, &lease))
+        Some((span(first, &lease), lease.started))
     }
 
-    /// Takes a lease whose deadline has come.
-    pub fn pop_expired(&mut self, now: Millis) -> Option<(Session, Span)> {
+    /// All leases of a session count as started.
+    pub fn start_all(&mut self, session: Session) {
+        let all = self.held.range_mut((session, 0)..=(session, u64::MAX));
+        all.for_each(|(_, lease)| lease.started = true);
+    }
+
+    /// Says that a lease was not started.
+    pub fn unstart(&mut self, session: Session, first: u64) -> bool {
+        let lease = self.held.get_mut(&(session, first));
+        lease.map(|lease| lease.started = false).is_some()
+    }
+
+    /// Takes a lease whose deadline has come, and whether it was started.
+    pub fn pop_expired(&mut self, now: Millis) -> Option<(Session, Span, bool)> {
         let &(deadline, first, session) = self.deadlines.first()?;
         if deadline > now {
             return None;
         }
         let lease = self.held[&(session, first)];
         self.cut(session, first, first, first + u64::from(lease.count));
-        Some((session, span(first, &lease)))
+        Some((session, span(first, &lease), lease.started))
     }
 
     /// When the next lease ends.
@@ -132,7 +146,8 @@ mod tests {
 
     fn leased(count: u32) -> Leased {
         let mut leased = Leased::default();
-        let lease = Lease { count, attempt: 1, token: Token(9), deadline: Millis(50) };
+        let lease =
+            Lease { count, attempt: 1, token: Token(9), deadline: Millis(50), started: true };
         leased.insert(A, 10, lease);
         leased
     }
@@ -145,7 +160,7 @@ mod tests {
         assert_eq!(left, [(10, 3), (15, 5)]);
         assert_eq!(leased.len(), 8);
         assert_eq!(leased.pop_expired(Millis(49)), None);
-        let expired = |first, count| Some((A, Span { first, count, attempts: 1 }));
+        let expired = |first, count| Some((A, Span { first, count, attempts: 1 }, true));
         assert_eq!(leased.pop_expired(Millis(50)), expired(10, 3));
         assert_eq!(leased.pop_expired(Millis(50)), expired(15, 5));
         assert_eq!((leased.pop_expired(Millis(50)), leased.len()), (None, 0));

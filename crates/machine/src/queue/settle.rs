@@ -51,12 +51,22 @@ impl Queue {
         first: u64,
         part: std::ops::Range<u64>,
     ) {
+        if kind == SettleKind::Start && lease.started {
+            return;
+        }
         self.leased.cut(session, first, part.start, part.end);
         let count = part.end - part.start;
         let span = Span { first: part.start, count, attempts: lease.attempt };
-        if let SettleKind::Extend { lease_ms } = kind {
-            let deadline = lease.deadline.max(self.now.plus(lease_ms.min(LEASE_MS_MAX).into()));
-            let lease = Lease { count: count as u32, deadline, ..lease };
+        let lease = Lease { count: count as u32, ..lease };
+        let kept = match kind {
+            SettleKind::Extend { lease_ms } => {
+                let until = self.now.plus(lease_ms.min(LEASE_MS_MAX).into());
+                Some(Lease { deadline: lease.deadline.max(until), ..lease })
+            }
+            SettleKind::Start => Some(Lease { started: true, ..lease }),
+            _ => None,
+        };
+        if let Some(lease) = kept {
             return self.leased.insert(session, span.first, lease);
         }
         self.consumers.release(session, count, self.settings.single_active);
@@ -69,17 +79,10 @@ impl Queue {
                 self.leave(span);
                 self.gone.rejected += count;
             }
-            SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),
-            SettleKind::Extend { .. } => unreachable!("it returned above"),
-        }
-    }
-
-    fn nack(&mut self, span: Span, delay_ms: u32) {
-        if delay_ms == 0 || self.is_exhausted(span.attempts) {
-            self.give_back(span);
-        } else {
-            self.overtake(span);
-            self.delayed.insert(self.now.plus(delay_ms.into()), span);
+            SettleKind::Nack { delay_ms: 0 } => self.give_back(span),
+            SettleKind::Nack { delay_ms } => self.hold_back(span, delay_ms.into()),
+            SettleKind::Return => self.give_back_uncharged(span),
+            SettleKind::Extend { .. } | SettleKind::Start => unreachable!("they are kept"),
         }
     }
 }

@@ -51,6 +51,13 @@ pub struct Args {
     /// Hand messages to one consumer at a time; the others stand by to take over.
     #[arg(long)]
     single_active: bool,
+    /// How long a message waits that comes back, e.g. 1s; doubled each time, half of it jitter. Without it, it is ready at
+    /// once.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    retry: Option<Duration>,
+    /// The longest that it waits; default 5m.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "retry")]
+    retry_max: Option<Duration>,
 }
 
 impl Args {
@@ -68,6 +75,8 @@ impl Args {
             retain_ms: self.retain.map_or(0, |age| age.as_millis().max(1) as u64),
             retain_bytes: self.retain_bytes.unwrap_or_default(),
             single_active: self.single_active,
+            retry_ms: millis("--retry", self.retry)?,
+            retry_max_ms: millis("--retry-max", self.retry_max)?,
         })
     }
 }

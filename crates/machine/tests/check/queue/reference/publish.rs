@@ -39,7 +39,7 @@ impl Reference {
         let properties: Vec<_> = of_each.chain(plain).take(ids.len()).collect();
         for (&id, (due, group)) in ids.iter().zip(properties) {
             let state = State::Blocked { due: due.map_or(0, |due| due.0) };
-            self.messages.push(Message { state, deliveries: 0, id, batch, group });
+            self.messages.push(Message { state, deliveries: 0, uncharged: 0, id, batch, group });
         }
         self.let_go();
         self.touch_slots_at(first);
