@@ -54,6 +54,7 @@ pub fn attach(prefetch: u32) -> Command {
         name: "bench".to_owned(),
         prefetch,
         lease_ms: None,
+        tells_starts: false,
     })
 }
 

@@ -4,11 +4,13 @@
 //! `None` says that the request was refused.
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
-use quorate_machine::queue::{Attach, CreateSlot, ProducerId, Properties, SettleItem, SlotName};
+use quorate_machine::queue::{
+    Attach, Control, CreateSlot, ProducerId, Properties, SettleItem, SlotName, Target,
+};
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots};
+use crate::service::{admin, cluster, consumer, consumers, publisher, queue, reader, slots};
 
 /// What a request publishes.
 pub struct Publish {
@@ -71,6 +73,12 @@ pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
 #[must_use]
 pub fn join(request: v1::JoinClusterRequest) -> Option<RegisterNode> {
     cluster::register_of(request, 1).ok()
+}
+
+/// Which consumers are to be controlled, and how.
+#[must_use]
+pub fn control(request: &v1::ControlConsumerRequest) -> Option<(Target, Control)> {
+    Some((consumers::target_of(request).ok()?, consumers::control_of(request).ok()?))
 }
 
 /// A slot to be made.

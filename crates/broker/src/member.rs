@@ -158,7 +158,7 @@ impl Member {
 
     /// Refuses what some node does not know since it runs an older version: a replica would stop at the command.
     pub(crate) fn expect_known(&self, since: u32, what: &str) -> Result<(), Refusal> {
-        if self.catalog.read(Catalog::min_version).unwrap_or(0) >= since {
+        if self.knows(since) {
             return Ok(());
         }
         let message = format!(
@@ -166,6 +166,11 @@ impl Member {
              `quorate cluster status` shows them"
         );
         Err(Refusal::new(reason::UNSUPPORTED_VERSION, message))
+    }
+
+    /// Whether all nodes know what came with a version.
+    pub(crate) fn knows(&self, since: u32) -> bool {
+        self.catalog.read(Catalog::min_version).unwrap_or(0) >= since
     }
 
     /// Queues that this node leads.

@@ -37,8 +37,8 @@ const DISCONNECT_RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum Outgoing {
     /// Messages were leased to it by the entry at `index`, or are repeated by it; none if it has waited in vain.
     Deliver { index: u64, token: Token, runs: Vec<Run> },
-    /// The session, attached before the entry at `index`, has ended.
-    Ended { index: u64 },
+    /// The session, as it was attached then, has been ended by the entry at `index`.
+    Ended { index: u64, attachment: Attachment, refusal: Refusal },
     /// The stream ends; the client attaches again where the refusal says.
     Close(Refusal),
 }
@@ -152,8 +152,13 @@ impl Queue {
             Effect::Deliver { session, token, runs, .. } => {
                 self.tell(session, Outgoing::Deliver { index, token, runs });
             }
-            Effect::Closed { session, reason: CloseReason::GraceExpired, .. } => {
-                self.tell(session, Outgoing::Ended { index });
+            Effect::Closed { session, attachment, reason: CloseReason::GraceExpired, .. } => {
+                let refusal = Refusal::session_closed("its grace is over");
+                self.tell(session, Outgoing::Ended { index, attachment, refusal });
+            }
+            Effect::Closed { session, attachment, reason: CloseReason::Kicked, .. } => {
+                let refusal = Refusal::consumer_kicked(&self.name);
+                self.tell(session, Outgoing::Ended { index, attachment, refusal });
             }
             Effect::Closed { session, reason: CloseReason::WaitOver, .. } => {
                 let (token, runs) = (Token(index), Vec::new());

@@ -140,6 +140,14 @@ impl Refusal {
         Self::new(reason::SESSION_CLOSED, message).retry(RETRY_LEADER)
     }
 
+    pub(crate) fn consumer_kicked(queue: &impl std::fmt::Display) -> Self {
+        let message = format!(
+            "an administrator has ended this consumer of queue `{queue}`: what it had goes to others; begin a new \
+             session if it is to go on"
+        );
+        Self::new(reason::CONSUMER_KICKED, message).with("queue", queue)
+    }
+
     pub(crate) fn shutting_down() -> Self {
         Self::new(reason::SHUTTING_DOWN, "this node is shutting down; ask another")
             .retry(RETRY_LEADER)
@@ -154,9 +162,10 @@ impl Refusal {
     fn code(&self) -> Code {
         match self.reason {
             reason::INVALID_ARGUMENT | reason::MESSAGE_TOO_LARGE => Code::InvalidArgument,
-            reason::QUEUE_NOT_FOUND | reason::SLOT_NOT_FOUND | reason::TOPIC_NOT_FOUND => {
-                Code::NotFound
-            }
+            reason::QUEUE_NOT_FOUND
+            | reason::SLOT_NOT_FOUND
+            | reason::TOPIC_NOT_FOUND
+            | reason::CONSUMER_NOT_FOUND => Code::NotFound,
             reason::QUEUE_EXISTS | reason::SLOT_EXISTS => Code::AlreadyExists,
             reason::QUEUE_FULL
             | reason::DISK_FULL
@@ -168,7 +177,7 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-            reason::SESSION_CLOSED => Code::Aborted,
+            reason::SESSION_CLOSED | reason::CONSUMER_KICKED => Code::Aborted,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
-    settle, sim, slot, topic, verify,
+    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
+    server, settle, sim, slot, topic, verify,
 };
 use crate::units;
 
@@ -82,6 +82,9 @@ pub enum Command {
     /// Create, show, empty and remove queues.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Show, pause, resume and end those that take messages from a queue.
+    #[command(subcommand)]
+    Consumer(consumer::Command),
     /// Create, move, show and remove slots: read positions that keep what they need.
     #[command(subcommand)]
     Slot(slot::Command),

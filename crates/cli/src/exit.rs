@@ -44,7 +44,9 @@ impl Exit {
     /// The code for an error reason as in `google.rpc.ErrorInfo.reason`.
     pub fn of_reason(reason: &str) -> Exit {
         match reason {
-            "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" | "TOPIC_NOT_FOUND" => Exit::NotFound,
+            "QUEUE_NOT_FOUND" | "SLOT_NOT_FOUND" | "TOPIC_NOT_FOUND" | "CONSUMER_NOT_FOUND" => {
+                Exit::NotFound
+            }
             "NO_QUORUM" | "NOT_LEADER" | "SHUTTING_DOWN" | "STALENESS_EXCEEDED" | "NO_SURVIVOR" => {
                 Exit::Unavailable
             }
@@ -64,6 +66,7 @@ impl Exit {
             | "NO_ROUTE"
             | "SLOT_LOST"
             | "SLOT_MOVED"
+            | "CONSUMER_KICKED"
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

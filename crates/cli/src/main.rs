@@ -5,7 +5,7 @@
 //! args ──► commands/* ──► broker::Node            (server)
 //!                   ├───► nodes: child processes  (dev, demo, bench)
 //!                   ├───► group::offline          (log: a stopped node's directory)
-//!                   └───► session ──► client      (publish, consume, queue, slot, cluster, demo, bench)
+//!                   └───► session ──► client      (publish, consume, consumer, queue, slot, cluster, demo, bench)
 //! every command returns Result<(), Failure>; main prints it and turns it into an exit code (exit.rs)
 //! ```
 
@@ -31,8 +31,8 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, receive, server,
-    settle, sim, slot, topic, verify,
+    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
+    server, settle, sim, slot, topic, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -83,6 +83,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Settle(args) => settle::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
         Command::Topic(command) => topic::run(command, global).await,
+        Command::Consumer(command) => consumer::run(command, global).await,
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Log(command) => log::run(&command, global),

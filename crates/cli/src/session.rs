@@ -103,6 +103,8 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         }
         "NO_ROUTE" => "`quorate topic bind` adds a route; --allow-unrouted lets it go nowhere",
         "TOPIC_CHANGED" => "the same again",
+        "CONSUMER_NOT_FOUND" => "`quorate consumer list` shows the consumers of the queue",
+        "CONSUMER_KICKED" => "the same again, if it is to go on",
         "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
         "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",
         "SLOT_LOST" => {

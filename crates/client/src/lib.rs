@@ -35,6 +35,7 @@ mod admin;
 mod backoff;
 mod client;
 mod consumer;
+mod consumers;
 mod error;
 mod fault;
 mod link;
@@ -52,6 +53,7 @@ mod worker;
 pub use admin::CreatedQueue;
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
+pub use consumers::{ConsumerList, Consumers};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
@@ -59,7 +61,7 @@ pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
-    AckLevel, ChangeReplicasRequest, ConsumerDescription,
+    AckLevel, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
     LogPosition, NodeDescription, Overflow, PlacedNode, PlacedRole, PlacementFinding,
     PlacementFindingKind, PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts,

@@ -152,8 +152,7 @@ impl Message {
         let ttl_ms = self.ttl.map_or(0, |ttl| millis(ttl).max(1));
         let priority = self.priority.into();
         let group_key = self.group_key.clone();
-        let of =
-            v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key };
+        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key };
         if properties.is_empty() {
             if of == (v1::Properties { count: 1, ..<_>::default() }) {
                 return;

@@ -111,8 +111,11 @@ impl FromStr for Held {
 pub enum Settlement {
     /// Done: it is never delivered again.
     Ack,
-    /// It goes back to its place in the queue, not before a delay if one is given.
+    /// It goes back to its place in the queue, not before a delay if one is given, and otherwise after the queue's
+    /// back-off, if it has one.
     Nack(Option<Duration>),
+    /// It was not handled: it is at its place in the queue at once, and this delivery does not count.
+    PutBack,
     /// Not wanted: it leaves the queue.
     Reject,
     /// Not done yet: the lease lasts so much longer from now, 100 ms to 12 h.
@@ -124,6 +127,7 @@ impl Settlement {
         match self {
             Self::Ack => (v1::SettleKind::Ack, 0),
             Self::Nack(delay) => (v1::SettleKind::Nack, millis(delay.unwrap_or_default())),
+            Self::PutBack => (v1::SettleKind::Return, 0),
             Self::Reject => (v1::SettleKind::Reject, 0),
             Self::Extend(lease) => (v1::SettleKind::Extend, millis(lease)),
         }

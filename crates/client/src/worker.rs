@@ -205,7 +205,7 @@ where
     }
 
     /// Handles messages until `stop` is done; then begins with no more, lets handlers finish, and gives back what it was
-    /// handed meanwhile.
+    /// handed and has not begun; in a queue with `max_deliveries` or `retry_ms` that is no delivery that counts.
     ///
     /// # Errors
     /// As [`ConsumerBuilder::build`] and the stream of a [`Consumer`].

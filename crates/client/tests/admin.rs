@@ -6,7 +6,9 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Cluster, QUEUE};
-use quorate_client::{Client, ConnectError, Error, QueueSettings, SlotSettings, reason};
+use quorate_client::{
+    Client, ConnectError, ConsumerControl, Consumers, Error, QueueSettings, SlotSettings, reason,
+};
 
 #[tokio::test]
 async fn queues_are_created_described_listed_purged_and_deleted() {
@@ -103,4 +105,19 @@ async fn connecting_says_what_was_tried() {
     ));
     let none: [&str; 0] = [];
     assert!(matches!(Client::connect(none).await.unwrap_err(), ConnectError::NoAddress));
+}
+
+#[tokio::test]
+async fn consumers_are_listed_page_by_page_and_controlled() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let list = client.list_consumers(QUEUE, Consumers::All).await.unwrap();
+    let names: Vec<&str> = list.consumers.iter().map(|consumer| consumer.name.as_str()).collect();
+    assert_eq!((names.as_slice(), list.queue_paused), (["first", "second"].as_slice(), true));
+    let control =
+        async |which| client.control_consumers(QUEUE, which, ConsumerControl::Pause).await;
+    assert_eq!(control(Consumers::All).await.unwrap(), 2);
+    assert_eq!(control(Consumers::Session([7; 16])).await.unwrap(), 1);
+    let nobody = control(Consumers::Named("nobody".to_owned())).await.unwrap_err();
+    assert_eq!(nobody.reason(), Some(reason::CONSUMER_NOT_FOUND));
 }

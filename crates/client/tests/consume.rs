@@ -300,3 +300,75 @@ async fn a_batch_takes_what_is_there() {
     assert_eq!(batch.len(), 3);
     assert_eq!(consumer.next_batch(10).await.len(), 2);
 }
+
+async fn telling(cluster: &mut Cluster) -> (Consumer, Session) {
+    let client = cluster.client().await;
+    let consumer =
+        client.consumer(QUEUE).name("telling").prefetch(10).build().await.expect("build");
+    let session = cluster.session().await;
+    (consumer, session)
+}
+
+#[tokio::test]
+async fn what_the_application_is_given_is_told_with_the_next_settle_if_the_queue_counts_it() {
+    let mut cluster = Cluster::start(1);
+    let (mut consumer, mut session) = telling(&mut cluster).await;
+    session.deliver(7, 0, 10, 1);
+    let first = next(&mut consumer).await;
+    // Nothing else is to be said: it is told at once, and nothing of what was prefetched.
+    let told = session.settle().await;
+    assert_eq!(items(&told), [(SettleKind::Start, 7, 0, 1, 0)]);
+    let second = next(&mut consumer).await;
+    second.ack_later();
+    let third = next(&mut consumer).await;
+    let put_back = tokio::spawn(first.put_back());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    session.confirm(&told);
+    // What is settled by now need not be told as begun.
+    let settle = session.settle().await;
+    let expected = [
+        (SettleKind::Ack, 7, 1, 1, 0),
+        (SettleKind::Return, 7, 0, 1, 0),
+        (SettleKind::Start, 7, 2, 1, 0),
+    ];
+    assert_eq!(items(&settle), expected);
+    session.confirm(&settle);
+    assert_eq!(put_back.await.unwrap(), Ok(()));
+    drop(third);
+}
+
+#[tokio::test]
+async fn what_was_begun_is_told_again_when_the_answer_is_lost_and_before_a_consumer_closes() {
+    let mut cluster = Cluster::start(1);
+    let (mut consumer, mut session) = telling(&mut cluster).await;
+    session.deliver(7, 0, 2, 1);
+    let first = next(&mut consumer).await;
+    assert_eq!(items(&session.settle().await), [(SettleKind::Start, 7, 0, 1, 0)]);
+    session.break_off();
+    let mut session = cluster.session().await;
+    let told = session.settle().await;
+    assert!(items(&told).contains(&(SettleKind::Start, 7, 0, 1, 0)), "{told:?}");
+    session.confirm(&told);
+    let second = next(&mut consumer).await;
+    let closing = tokio::spawn(consumer.close());
+    let told = session.settle().await;
+    assert_eq!(items(&told), [(SettleKind::Start, 7, 1, 1, 0)], "before it detaches");
+    session.confirm(&told);
+    assert!(matches!(session.request().await, Some(Request::Detach(_))));
+    drop(session);
+    closing.await.unwrap();
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn a_queue_that_counts_nothing_is_told_nothing_and_putting_back_is_a_nack_where_it_is_not_known()
+ {
+    let mut cluster = Cluster::start(1);
+    let (mut consumer, mut session) = attached(&mut cluster).await;
+    session.deliver(7, 0, 2, 1);
+    let first = next(&mut consumer).await;
+    let second = next(&mut consumer).await;
+    second.put_back_later();
+    assert_eq!(items(&session.settle().await), [(SettleKind::Nack, 7, 1, 1, 0)]);
+    first.ack_later();
+}

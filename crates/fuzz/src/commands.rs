@@ -8,8 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
+    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
+    Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -91,6 +92,22 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
         Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
+        Command::Configure(Settings {
+            max_deliveries: 3,
+            retry_ms: 1_000,
+            retry_max_ms: 60_000,
+            version: 3,
+            ..Settings::default()
+        }),
+        telling(Session(9)),
+        publish(None, 2),
+        told(19, SettleKind::Start, 3),
+        told(20, SettleKind::Start, 1_000),
+        told(19, SettleKind::Return, 2),
+        control(Target::Session(Session(9)), Control::Pause),
+        control(Target::Named("consumer".to_owned()), Control::Resume),
+        control(Target::Everyone, Control::Pause),
+        control(Target::Session(SESSION), Control::Kick),
         Command::Tick,
         Command::Configure(Settings { single_active: true, version: 3, ..Settings::default() }),
         grouped(),
@@ -112,8 +129,25 @@ fn create_slot(name: &str, from: SlotStart, max_idle_ms: u64) -> Command {
 }
 
 fn attach(session: Session, prefetch: u32, lease_ms: Option<u32>) -> Command {
-    let name = "consumer".to_owned();
-    Command::Attach(Attach { session, node: NodeId(1), name, prefetch, lease_ms })
+    let (name, node) = ("consumer".to_owned(), NodeId(1));
+    Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts: false })
+}
+
+/// A consumer that tells what it has begun to handle.
+fn telling(session: Session) -> Command {
+    let (name, node) = ("telling".to_owned(), NodeId(2));
+    let (prefetch, lease_ms, tells_starts) = (10, None, true);
+    Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts })
+}
+
+/// What the telling consumer says of its first messages.
+fn told(token: u64, kind: SettleKind, count: u32) -> Command {
+    let item = SettleItem { kind, token: Token(token), first: Offset(0), count };
+    Command::Settle { session: Session(9), items: vec![item] }
+}
+
+fn control(target: Target, what: Control) -> Command {
+    Command::ControlConsumer { target, what }
 }
 
 fn receive(session: Session, count: u32, wait_ms: u32) -> Command {

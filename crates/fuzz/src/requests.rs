@@ -23,7 +23,7 @@ use crate::raft_codec;
 
 pub fn check(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    match choice % 16 {
+    match choice % 17 {
         0 => read(data, publish),
         1 => read(data, publish_stream),
         2 => read(data, consume),
@@ -39,7 +39,8 @@ pub fn check(data: &[u8]) {
         12 => read(data, delivery),
         13 => read(data, create_slot),
         14 => read(data, advance_slot),
-        _ => read(data, |request: v1::ReadRequest| drop(broker::read(&request))),
+        15 => read(data, |request: v1::ReadRequest| drop(broker::read(&request))),
+        _ => read(data, control),
     }
 }
 
@@ -145,6 +146,12 @@ fn join(request: v1::JoinClusterRequest) {
     }
 }
 
+fn control(request: v1::ControlConsumerRequest) {
+    if let Some((target, what)) = broker::control(&request) {
+        proposable::<Queue>(Command::ControlConsumer { target, what });
+    }
+}
+
 fn create_slot(request: v1::CreateSlotRequest) {
     if let Some(create) = broker::create_slot(&request) {
         proposable::<Queue>(Command::CreateSlot(create));
@@ -220,6 +227,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         prefetch: 100,
         lease_ms: 5_000,
         max_lag_ms: 700,
+        tells_starts: true,
     };
     let item = |kind: v1::SettleKind, delay_ms| v1::SettleItem {
         kind: kind.into(),
@@ -228,7 +236,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         count: 3,
         delay_ms,
     };
-    let kinds = [v1::SettleKind::Ack, v1::SettleKind::Nack, v1::SettleKind::Extend];
+    let kinds = [
+        v1::SettleKind::Ack,
+        v1::SettleKind::Nack,
+        v1::SettleKind::Extend,
+        v1::SettleKind::Return,
+        v1::SettleKind::Start,
+    ];
     let settle = v1::Settle { id: 1, items: kinds.map(|kind| item(kind, 500)).to_vec() };
     let consume = |request| v1::ConsumeRequest { request: Some(request) };
     let settings = v1::QueueSettings {
@@ -238,6 +252,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ttl_ms: 60_000,
         overflow: v1::Overflow::DropHead.into(),
         priorities: true,
+        retry_ms: 1_000,
+        retry_max_ms: 60_000,
         ..Default::default()
     };
     let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings) };
@@ -276,6 +292,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
             },
         ),
         seed(15, &v1::ReadRequest { queue: queue(), slot, follow: true, ..Default::default() }),
+        seed(
+            16,
+            &v1::ControlConsumerRequest {
+                queue: queue(),
+                target: Some(v1::control_consumer_request::Target::Name("consumer".to_owned())),
+                what: v1::ConsumerControl::Kick.into(),
+            },
+        ),
     ]
 }
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
 use quorate_machine::queue::{
-    Attach, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue, Session,
-    Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Command, Control, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue,
+    Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -103,7 +103,8 @@ impl Life {
 
 fn attach(session: u128) -> Command {
     let (name, node) = (String::new(), NodeId(3));
-    Command::Attach(Attach { session: Session(session), node, name, prefetch: 9, lease_ms: None })
+    let (session, tells_starts) = (Session(session), session == 7);
+    Command::Attach(Attach { session, node, name, prefetch: 9, lease_ms: None, tells_starts })
 }
 
 fn slot_name(name: &str) -> SlotName {
@@ -142,6 +143,8 @@ fn settle_all(queue: Queue) {
         SettleKind::Nack { delay_ms: 0 },
         SettleKind::Reject,
         SettleKind::Nack { delay_ms: u32::MAX },
+        SettleKind::Start,
+        SettleKind::Return,
     ];
     let mut kinds = kinds.into_iter().cycle();
     for effect in std::mem::take(&mut life.effects) {
@@ -154,6 +157,14 @@ fn settle_all(queue: Queue) {
     for name in ["a", "b"].map(slot_name) {
         let to = life.queue.slot(&name).map_or(Offset(0), |slot| Offset(slot.position.0 + 1));
         life.step(0, Command::AdvanceSlot { name, made_at: 0, to });
+    }
+    for (target, what) in [
+        (Target::Everyone, Control::Resume),
+        (Target::Session(Session(7)), Control::Pause),
+        (Target::Named(String::new()), Control::Resume),
+        (Target::Session(Session(u128::MAX)), Control::Kick),
+    ] {
+        life.step(0, Command::ControlConsumer { target, what });
     }
     life.step(0, Command::DropSlot { name: slot_name("b") });
     let all = SettleItem {
@@ -174,7 +185,8 @@ fn expire_all(queue: Queue) {
         let now = life.queue.next_deadline().map_or(0, |at| at.0);
         life.step(now, Queue::tick());
     }
-    let limited = Settings { max_deliveries: 1, version: u64::MAX, ..Settings::default() };
+    let (max_deliveries, retry_ms, version) = (2, 5, u64::MAX);
+    let limited = Settings { max_deliveries, retry_ms, version, ..Settings::default() };
     life.step(0, Command::Configure(limited));
     life.step(0, Queue::leader_changed(2));
     life.step(u64::MAX, Queue::tick());

@@ -99,6 +99,7 @@ fn attach(session: u128) -> Command {
         name: "steady".to_owned(),
         prefetch: 1000,
         lease_ms: None,
+        tells_starts: false,
     })
 }
 

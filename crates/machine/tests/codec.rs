@@ -4,8 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
+    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
+    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
+    Target, Token, body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -28,6 +29,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             ttl_ms: max_bytes,
             drop_head: words[1].is_multiple_of(2),
             priorities: words[0].is_multiple_of(2),
+            retry_ms: words[2] / 3,
+            retry_max_ms: words[3] / 5,
             version: longs[1],
         },
     )
@@ -70,6 +73,7 @@ fn attaches() -> impl Strategy<Value = Attach> {
             name,
             prefetch,
             lease_ms,
+            tells_starts: prefetch % 2 == 1,
         },
     )
 }
@@ -80,6 +84,8 @@ fn items() -> impl Strategy<Value = SettleItem> {
         any::<u32>().prop_map(|delay_ms| SettleKind::Nack { delay_ms }),
         Just(SettleKind::Reject),
         any::<u32>().prop_map(|lease_ms| SettleKind::Extend { lease_ms }),
+        Just(SettleKind::Return),
+        Just(SettleKind::Start),
     ];
     (kind, any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(kind, token, first, count)| {
         SettleItem { kind, token: Token(token), first: Offset(first), count }
@@ -93,7 +99,7 @@ fn commands() -> impl Strategy<Value = Command> {
         publishes().prop_map(Command::Publish),
         attaches().prop_map(Command::Attach),
         (attaches(), any::<u32>()).prop_map(|(attach, wait_ms)| {
-            let Attach { session, node, name, prefetch: count, lease_ms } = attach;
+            let Attach { session, node, name, prefetch: count, lease_ms, .. } = attach;
             Command::Receive(Receive { session, node, name, count, lease_ms, wait_ms })
         }),
         session().prop_map(|(session, attachment)| Command::Detach { session, attachment }),
@@ -116,7 +122,18 @@ fn commands() -> impl Strategy<Value = Command> {
             Command::AdvanceSlot { name, made_at, to: Offset(to) }
         }),
         slot_names().prop_map(|name| Command::DropSlot { name }),
+        controls(),
     ]
+}
+
+fn controls() -> impl Strategy<Value = Command> {
+    let target = prop_oneof![
+        any::<u128>().prop_map(|session| Target::Session(Session(session))),
+        ".{0,60}".prop_map(Target::Named),
+        Just(Target::Everyone),
+    ];
+    let what = prop_oneof![Just(Control::Pause), Just(Control::Resume), Just(Control::Kick)];
+    (target, what).prop_map(|(target, what)| Command::ControlConsumer { target, what })
 }
 
 fn slot_names() -> impl Strategy<Value = SlotName> {

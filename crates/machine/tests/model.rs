@@ -2,11 +2,11 @@
 //! that is faster, and every short one. What they have in common is in `check`.
 
 use proptest::prelude::*;
-use quorate_machine::queue::{Settings, SettleKind};
+use quorate_machine::queue::{Control, Settings, SettleKind};
 
 mod check;
 use check::catalog::Catalog;
-use check::queue::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
+use check::queue::op::{Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
 use check::queue::{Queue, alphabet, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
@@ -16,6 +16,8 @@ fn kinds() -> impl Strategy<Value = SettleKind> {
         2 => prop_oneof![Just(0u32), 1..300u32].prop_map(|delay_ms| SettleKind::Nack { delay_ms }),
         1 => Just(SettleKind::Reject),
         1 => (0..400u32).prop_map(|lease_ms| SettleKind::Extend { lease_ms }),
+        1 => Just(SettleKind::Return),
+        2 => Just(SettleKind::Start),
     ]
 }
 
@@ -37,6 +39,7 @@ fn limits() -> impl Strategy<Value = Settings> {
             max_messages,
             max_bytes,
             max_deliveries,
+            retry_ms: max_deliveries * 40,
             retain_ms: retain.filter(|retain| retain % 2 == 0),
             retain_bytes: retain,
             single_active: max_deliveries == 2,
@@ -45,6 +48,10 @@ fn limits() -> impl Strategy<Value = Settings> {
             priorities: max_bytes.is_none_or(|max| max % 4 > 0),
             ..settings()
         })
+}
+
+fn controls() -> impl Strategy<Value = Control> {
+    prop_oneof![1 => Just(Control::Pause), 2 => Just(Control::Resume), 1 => Just(Control::Kick)]
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -65,8 +72,10 @@ fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (1..9u32, 0..40usize, prop::option::of(numbered), kinds).prop_map(
             |(count, padding, producer, kinds)| Op::Publish { count, padding, producer, kinds }),
-        4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
-            |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
+        4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32), any::<bool>()).prop_map(
+            |(session, node, prefetch, lease_ms, tells)| {
+                Op::Attach { session, node, prefetch, lease_ms, tells }
+            }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Disconnect { session, stale }),
         10 => (0..4u8, picks()).prop_map(|(session, picks)| Op::Settle { session, picks }),
@@ -78,6 +87,11 @@ fn ops() -> impl Strategy<Value = Op> {
                 let from = From::First;
                 Op::CreateSlot { slot, from, max_retained_bytes, max_idle_ms }
             }),
+        1 => (0..5u8, controls()).prop_map(|(session, what)| {
+            let everyone = session == 4;
+            let target = if everyone { Whom::Everyone } else { Whom::Session(session) };
+            Op::Control { target, what }
+        }),
         2 => (0..3u8, -1..9i64).prop_map(|(slot, by)| Op::AdvanceSlot { slot, by }),
         1 => stale().prop_map(|change| if change { Op::LeaderChanged } else { Op::Tick }),
     ]
@@ -118,6 +132,9 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["expired", "dropped", "notices", "resumed", "restores", "settled"]);
     happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
     happened(&figures, &["slots unreserved", "slots lost", "blocked", "stood by", "took over"]);
+    happened(&figures, &["receivers paused", "paused out of line", "groups backed off"]);
+    happened(&figures, &["groups uncharged"]);
+    happened(&figures, &["controlled", "backed off", "uncharged", "charged after all"]);
 }
 
 #[test]

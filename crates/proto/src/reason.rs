@@ -91,6 +91,11 @@ pub const SLOT_MOVED: &str = "SLOT_MOVED";
 /// A consumer's stream is closed: its session was attached again by another stream, or has ended since its grace is over
 /// and what it had leased went back. Retry: attach again, unless that was done elsewhere.
 pub const SESSION_CLOSED: &str = "SESSION_CLOSED";
+/// An administrator has ended the consumer's session; what it had leased went back. Retry: not by itself. Cure: a new
+/// session, if it is to go on.
+pub const CONSUMER_KICKED: &str = "CONSUMER_KICKED";
+/// The queue has no consumer of this session or name. Retry: no. Cure: correct it; the listing shows who is there.
+pub const CONSUMER_NOT_FOUND: &str = "CONSUMER_NOT_FOUND";
 /// The queue has a majority of its voters, or may have: there is nothing to recover. Retry: no. Cure: replace
 /// single replicas (`queue replica replace`), or wait for an election.
 pub const HAS_QUORUM: &str = "HAS_QUORUM";
@@ -135,6 +140,8 @@ pub const ALL: &[&str] = &[
     SLOT_LOST,
     SLOT_MOVED,
     SESSION_CLOSED,
+    CONSUMER_KICKED,
+    CONSUMER_NOT_FOUND,
     HAS_QUORUM,
     NO_SURVIVOR,
     RECOVERING,

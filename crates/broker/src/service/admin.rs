@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
-use quorate_machine::queue::{Command, Reply, Settings};
+use quorate_machine::queue::{Command, RETRY_MAX_MS_DEFAULT, Reply, Settings};
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
@@ -14,8 +14,8 @@ use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on, queue_name};
 
-const PAGE_DEFAULT: u32 = 1_000;
-const PAGE_MAX: u32 = 10_000;
+pub(super) const PAGE_DEFAULT: u32 = 1_000;
+pub(super) const PAGE_MAX: u32 = 10_000;
 /// Time between two looks whether a new queue has a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -38,6 +38,12 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         drop_head: wanted.overflow() == v1::Overflow::DropHead,
         priorities: wanted.priorities,
         single_active: wanted.single_active,
+        retry_ms: wanted.retry_ms,
+        // Said or left out, the default is the same setting.
+        retry_max_ms: match wanted.retry_max_ms {
+            max if max == RETRY_MAX_MS_DEFAULT.max(wanted.retry_ms) => 0,
+            max => max,
+        },
         ..default
     }
 }
@@ -62,6 +68,8 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         },
         priorities: settings.priorities,
         single_active: settings.single_active,
+        retry_ms: settings.retry_ms,
+        retry_max_ms: if settings.retry_ms > 0 { settings.retry_max_ms() } else { 0 },
     }
 }
 
@@ -95,12 +103,31 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
     if settings.in_sync_lag_ms > max {
         return Err(Refusal::invalid(format!("`in_sync_lag_ms` is at most {max}")));
     }
+    check_retries(settings)
+}
+
+fn check_retries(settings: &v1::QueueSettings) -> Result<(), Refusal> {
+    let v1::QueueSettings { retry_ms, retry_max_ms, .. } = *settings;
+    let max = quorate_machine::queue::RETRY_MS_MAX;
+    if retry_ms > max || retry_max_ms > max {
+        return Err(Refusal::invalid(format!("`retry_ms` and `retry_max_ms` are at most {max}")));
+    }
+    if retry_max_ms > 0 && retry_ms == 0 {
+        return Err(Refusal::invalid(
+            "`retry_max_ms` is the longest of the delays that begin with `retry_ms`; give that too",
+        ));
+    }
+    if retry_max_ms > 0 && retry_max_ms < retry_ms {
+        return Err(Refusal::invalid(format!(
+            "`retry_max_ms` is {retry_max_ms}, less than the first delay, `retry_ms` = {retry_ms}"
+        )));
+    }
     Ok(())
 }
 
 impl Member {
     /// A queue as this node knows it: counts and consumers from its own replica, if it has one.
-    fn describe(&self, queue: &catalog::Queue) -> v1::QueueDescription {
+    pub(super) fn describe(&self, queue: &catalog::Queue) -> v1::QueueDescription {
         let local = self.queues.get(queue.group.0);
         let mut description = v1::QueueDescription {
             name: queue.name.as_str().into(),
@@ -178,19 +205,10 @@ impl Member {
             expired: stats.expired,
             dropped: stats.dropped,
         });
-        description.consumers = stats
-            .consumers
-            .into_iter()
-            .map(|consumer| v1::ConsumerDescription {
-                name: consumer.name,
-                session: consumer.session.0.to_be_bytes().to_vec().into(),
-                node_id: consumer.node.0,
-                prefetch: consumer.prefetch,
-                leased: consumer.leased,
-                connected: consumer.connected,
-                active: consumer.active,
-            })
-            .collect();
+        description.paused = stats.paused;
+        let consumers = stats.consumers.into_iter();
+        description.consumers =
+            consumers.map(|it| self.consumer(it, &description.replicas)).collect();
     }
 
     pub(super) fn known(&self, name: &QueueName) -> Option<catalog::Queue> {
@@ -455,6 +473,20 @@ impl v1::admin_service_server::AdminService for Services {
     ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
         let hops = hops(request.metadata());
         Ok(Response::new(self.node.explain_placement(&request.into_inner(), hops).await?))
+    }
+
+    async fn list_consumers(
+        &self,
+        request: Request<v1::ListConsumersRequest>,
+    ) -> Result<Response<v1::ListConsumersResponse>, Status> {
+        self.consumers_listed(request).await
+    }
+
+    async fn control_consumer(
+        &self,
+        request: Request<v1::ControlConsumerRequest>,
+    ) -> Result<Response<v1::ControlConsumerResponse>, Status> {
+        self.consumers_controlled(request).await
     }
 
     async fn delete_queue(

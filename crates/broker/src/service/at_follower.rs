@@ -93,7 +93,7 @@ impl Services {
         let Some(v1::ConsumeResponse { response: Some(Kind::Attached(attached)) }) = &first else {
             return Err(Refusal::not_leader(None).into());
         };
-        inlet.attached_at(attached.attached_at);
+        inlet.attached_at(attached.attached_at, None);
         let mut lagging = watch_lag(self.node.clone(), queue, leader, max_lag);
         let answers = async_stream::stream! {
             let _held = (permit, answering);

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::inlet::Inlet;
 use super::queue::FIRST_MESSAGE;
 use super::{Answers, Services, requests};
-use crate::member::Member;
+use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, deliver_at, forwarded, hops, passed_on};
@@ -37,7 +37,7 @@ pub(super) const SETTLES_IN_FLIGHT: usize = 1024;
 /// Shortest lease that a consumer may ask for, in milliseconds.
 const LEASE_MS_MIN: u32 = 100;
 /// Longest name of a consumer, in bytes.
-const NAME_BYTES_MAX: usize = 128;
+pub(super) const NAME_BYTES_MAX: usize = 128;
 /// What a replica that makes deliveries may lag, in milliseconds.
 const MAX_LAG_MS: RangeInclusive<u32> = 100..=3_600_000;
 
@@ -52,6 +52,8 @@ pub(super) struct Attached {
     pub since: u64,
     /// The node that makes its deliveries.
     pub delivered_by: u64,
+    /// It is to tell which messages it has begun to handle.
+    pub tells_starts: bool,
     /// What is told of its deliveries.
     pub traces: Arc<Deliveries>,
     /// There is nothing to tell the machine of.
@@ -105,6 +107,7 @@ pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusa
         name: attach.name.clone(),
         prefetch: attach.prefetch,
         lease_ms,
+        tells_starts: attach.tells_starts,
     })
 }
 
@@ -119,6 +122,8 @@ pub(crate) fn item_of(item: &v1::SettleItem) -> Result<SettleItem, Refusal> {
         v1::SettleKind::Extend => {
             return Err(Refusal::invalid(format!("an extension is at least {LEASE_MS_MIN} ms")));
         }
+        v1::SettleKind::Return => SettleKind::Return,
+        v1::SettleKind::Start => SettleKind::Start,
         v1::SettleKind::Unspecified => return Err(Refusal::invalid("a settle needs its `kind`")),
     };
     if item.count == 0 {
@@ -147,6 +152,10 @@ pub(super) async fn submit(
         return Err(Refusal::invalid(format!("a settle has at most {max} items")));
     }
     let items = items.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
+    let is_new = |item: &SettleItem| matches!(item.kind, SettleKind::Return | SettleKind::Start);
+    if items.iter().any(is_new) {
+        node.expect_known(BEHAVIOUR_VERSION, "RETURN and START")?;
+    }
     let bytes = ITEM_BYTES * (items.len() + 1);
     let command = Command::Settle { session, items };
     let limit = node.config.limits.request_timeout();
@@ -339,7 +348,10 @@ impl Services {
         // A node that is no replica, as far as is known here, gets what this one delivers.
         let has_replica = |node: &u64| self.has_replica(&queue, *node);
         let deliver_at = deliver_at.filter(has_replica).unwrap_or(self.node.id());
-        let command = attach_of(attach, deliver_at)?;
+        let mut command = attach_of(attach, deliver_at)?;
+        // Nobody is asked to tell what the queue makes no use of, or some node would not understand.
+        let charges = || queue.handle.read(|machine| machine.settings().charges());
+        command.tells_starts &= self.node.knows(BEHAVIOUR_VERSION) && charges();
         let lease_ms = command.lease_ms;
         let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
         let (node, session) = (self.node.clone(), command.session);
@@ -353,7 +365,7 @@ impl Services {
         match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
             Ok(Ok(attached)) => {
                 let attached = attached?;
-                inlet.attached_at(attached.since);
+                inlet.attached_at(attached.since, Some(attached.attachment));
                 let default = || queue.handle.read(|machine| machine.settings().lease_ms);
                 Ok((attached, lease_ms.unwrap_or_else(default), inlet))
             }
@@ -379,6 +391,7 @@ pub(super) async fn attached(
     delivered_by: u64,
     command: Command,
 ) -> Result<Attached, Refusal> {
+    let tells_starts = matches!(&command, Command::Attach(attach) if attach.tells_starts);
     let refusal = match queue.handle.propose_small(command).await {
         Ok(Applied { position, reply: Reply::Attached { attachment, .. } }) => {
             return Ok(Attached {
@@ -388,6 +401,7 @@ pub(super) async fn attached(
                 attachment,
                 since: position.index,
                 delivered_by,
+                tells_starts,
                 traces,
                 is_over: false,
             });
@@ -404,7 +418,9 @@ impl Attached {
         let term = self.queue.handle.leadership().term;
         let leader = self.node.leader(self.node.id(), term);
         let (delivered_by, attached_at) = (self.delivered_by, self.since);
-        let attached = v1::Attached { leader, lease_ms, delivered_by, attached_at };
+        let (tell_starts, may_return) = (self.tells_starts, self.node.knows(BEHAVIOUR_VERSION));
+        let attached =
+            v1::Attached { leader, lease_ms, delivered_by, attached_at, tell_starts, may_return };
         v1::ConsumeResponse { response: Some(v1::consume_response::Response::Attached(attached)) }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::Stream;
-use quorate_machine::queue::{Offset, Run, Session, Token};
+use quorate_machine::queue::{Attachment, Offset, Run, Session, Token};
 use quorate_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -22,6 +22,8 @@ pub(super) struct Inlet {
     stream: u64,
     /// Log index of the attach. What was leased to the session before it is repeated by it.
     since: u64,
+    /// Which attachment it is; none if only the leader knows, which then ends the stream.
+    attachment: Option<Attachment>,
     outgoing: mpsc::UnboundedReceiver<Outgoing>,
     /// What is told of its deliveries.
     traces: Arc<Deliveries>,
@@ -45,12 +47,17 @@ impl Inlet {
         traces: Arc<Deliveries>,
     ) -> Self {
         let (stream, outgoing) = queue.open(session);
-        Self { node, queue, session, stream, since: 0, outgoing, traces }
+        Self { node, queue, session, stream, since: 0, attachment: None, outgoing, traces }
     }
 
     /// The session was attached by the entry at `index`: what came before it is passed over.
-    pub fn attached_at(&mut self, index: u64) {
-        self.since = index;
+    pub fn attached_at(&mut self, index: u64, attachment: Option<Attachment>) {
+        (self.since, self.attachment) = (index, attachment);
+    }
+
+    /// Whether what ended was the session before: one that comes back in the entry of its end is a new one.
+    fn was_before(&self, index: u64, ended: Attachment) -> bool {
+        index < self.since || (index == self.since && self.attachment != Some(ended))
     }
 
     /// What was leased next, or why the stream ends. Dropping the future loses nothing.
@@ -58,12 +65,10 @@ impl Inlet {
         loop {
             match self.outgoing.recv().await {
                 Some(Outgoing::Deliver { index, .. }) if index < self.since => {}
-                // The session that came back in the entry of its end is a new one.
-                Some(Outgoing::Ended { index }) if index <= self.since => {}
+                Some(Outgoing::Ended { index, attachment, .. })
+                    if self.was_before(index, attachment) => {}
                 Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
-                Some(Outgoing::Ended { .. }) => {
-                    return Err(Refusal::session_closed("its grace is over"));
-                }
+                Some(Outgoing::Ended { refusal, .. }) => return Err(refusal),
                 Some(Outgoing::Close(refusal)) => return Err(refusal),
                 None => return Err(Refusal::not_leader(None)),
             }

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod at_follower;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
+pub(crate) mod consumers;
 mod inlet;
 mod placement;
 pub(crate) mod publisher;

@@ -73,6 +73,7 @@ impl Services {
             // Traces follow no further than the answer: what becomes of the messages is told by other calls.
             prefetch: 0,
             lease_ms: receive.lease_ms,
+            tells_starts: false,
         };
         let traces = Arc::new(node.telemetry.deliveries(&queue, &attach));
         let mut inlet = Inlet::open(node.clone(), queue.clone(), session, traces.clone());
@@ -87,7 +88,7 @@ impl Services {
             Ok(Err(_)) => return Err(Refusal::unknown_outcome()),
             Err(_) => return Err(Refusal::no_quorum("receive messages")),
         };
-        inlet.attached_at(attached.since);
+        inlet.attached_at(attached.since, Some(attached.attachment));
         let leased = match tokio::time::timeout(wait + limit, inlet.next()).await {
             Ok(leased) => leased?,
             Err(_) => return Err(Refusal::no_quorum("receive messages")),
@@ -141,10 +142,11 @@ async fn received(
     Ok(messages)
 }
 
-/// What the answer has no room for is nobody's any more. If it comes to nothing, the leases end in any case.
+/// What the answer has no room for was never delivered: it goes back uncharged. If it comes to nothing, the leases end in
+/// any case. That all nodes know the kind was seen to before anything was received.
 fn give_back(attached: Attached, token: Token, runs: impl Iterator<Item = Run>) {
     let item = |run: Run| SettleItem {
-        kind: SettleKind::Nack { delay_ms: 0 },
+        kind: SettleKind::Return,
         token,
         first: run.first_offset,
         count: run.count,

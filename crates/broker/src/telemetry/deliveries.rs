@@ -149,7 +149,8 @@ fn operation(kind: SettleKind) -> Option<Operation> {
         SettleKind::Ack => Some(Operation::ACK),
         SettleKind::Nack => Some(Operation::NACK),
         SettleKind::Reject => Some(Operation::REJECT),
-        SettleKind::Extend | SettleKind::Unspecified => None,
+        SettleKind::Return => Some(Operation::NACK),
+        SettleKind::Extend | SettleKind::Start | SettleKind::Unspecified => None,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cluster;
 pub mod completions;
 pub mod consume;
+pub mod consumer;
 pub mod demo;
 pub mod dev;
 pub mod log;

@@ -9,7 +9,7 @@ use crate::args::{Format, Global};
 use crate::failure::Failure;
 use crate::{session, units};
 
-/// Options of `settle`; without one of --nack, --reject and --extend the messages are acknowledged.
+/// Options of `settle`; without one of --nack, --put-back, --reject and --extend the messages are acknowledged.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The queue.
@@ -17,10 +17,13 @@ pub struct Args {
     /// What `receive --output json` shows as `held`.
     #[arg(required = true)]
     held: Vec<Held>,
-    /// Give them back to the queue, not before TIME; 0s for at once.
+    /// Give them back to the queue, not before TIME; 0s for at once, or after the queue's back-off.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    #[arg(conflicts_with_all = ["reject", "extend"])]
+    #[arg(conflicts_with_all = ["put_back", "reject", "extend"])]
     nack: Option<Duration>,
+    /// Give them back untouched: at once, and as if they had not been delivered.
+    #[arg(long, conflicts_with_all = ["reject", "extend"])]
+    put_back: bool,
     /// They are not wanted, and leave the queue.
     #[arg(long, conflicts_with = "extend")]
     reject: bool,
@@ -31,6 +34,9 @@ pub struct Args {
 
 impl Args {
     fn settlement(&self) -> (Settlement, &'static str) {
+        if self.put_back {
+            return (Settlement::PutBack, "put back");
+        }
         match (self.nack, self.reject, self.extend) {
             (Some(delay), _, _) => (Settlement::Nack(Some(delay)), "given back"),
             (None, true, _) => (Settlement::Reject, "rejected"),

@@ -143,6 +143,7 @@ impl ConsumerBuilder {
             prefetch: self.prefetch,
             lease_ms,
             max_lag_ms,
+            tells_starts: true,
         };
         Ok(v1::ConsumeRequest { request: Some(Request::Attach(attach)) })
     }

@@ -12,6 +12,8 @@ use crate::error::SettleError;
 
 pub(crate) enum Command {
     Settle(Settle),
+    /// The application has it.
+    Started(Lease),
     /// The delivery was dropped unsettled.
     Dropped(Lease),
 }
@@ -19,7 +21,8 @@ pub(crate) enum Command {
 /// A message leased to this consumer. While it is held, its lease is extended in time; settle it with
 /// [`ack`](Self::ack), [`nack`](Self::nack) or [`reject`](Self::reject).
 ///
-/// **Dropping it unsettled is a `nack` without delay**: the message goes back to its place in the queue.
+/// **Dropping it unsettled is a `nack` without delay**: the message goes back to its place in the queue, after the
+/// queue's back-off if it has one.
 ///
 /// ```no_run
 /// # use quorate_client::{Delivery, SettleError};
@@ -37,7 +40,9 @@ pub(crate) enum Command {
 pub struct Delivery {
     /// The message's place in the queue.
     pub offset: u64,
-    /// 1 at the first delivery of the message, one more at each further one.
+    /// 1 at the first delivery of the message, one more after each that counted: all but those that were given back with
+    /// [`put_back`](Self::put_back), and those that a consumer had not begun to handle when it died, in a queue with
+    /// `max_deliveries` or `retry_ms`.
     pub attempt: u32,
     /// Names the lease: what fences off a consumer that was too slow.
     pub token: u64,
@@ -64,12 +69,21 @@ impl Delivery {
     }
 
     /// Gives the message back to its place in the queue, to be delivered again, not before `delay` if one
-    /// is given (at most 49 days).
+    /// is given (at most 49 days), and otherwise after the queue's back-off (`retry_ms`), if it has one.
     ///
     /// # Errors
     /// See [`SettleError`].
     pub async fn nack(self, delay: Option<Duration>) -> Result<(), SettleError> {
         self.handle.settle(nack(delay)).await
+    }
+
+    /// Gives the message back untouched, since it will not be handled here after all: it is at its place in the queue at once,
+    /// and this delivery does not count. While some node of the cluster does not know how, as [`nack`](Self::nack).
+    ///
+    /// # Errors
+    /// See [`SettleError`].
+    pub async fn put_back(self) -> Result<(), SettleError> {
+        self.handle.settle(Kind::Return).await
     }
 
     /// Not wanted: the message leaves the queue.
@@ -97,6 +111,11 @@ impl Delivery {
         self.handle.settle_later(nack(delay));
     }
 
+    /// As [`put_back`](Self::put_back), without waiting.
+    pub fn put_back_later(self) {
+        self.handle.settle_later(Kind::Return);
+    }
+
     /// As [`reject`](Self::reject), without waiting. If it fails, the message is delivered again.
     pub fn reject_later(self) {
         self.handle.settle_later(Kind::Reject);
@@ -113,13 +132,22 @@ fn nack(delay: Option<Duration>) -> Kind {
 #[derive(Debug)]
 pub(crate) struct Handle {
     lease: Lease,
+    /// The queue wants to know when it is begun.
+    tells: bool,
     /// Taken when settled.
     commands: Option<mpsc::UnboundedSender<Command>>,
 }
 
 impl Handle {
-    pub fn new(lease: Lease, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { lease, commands: Some(commands) }
+    pub fn new(lease: Lease, tells: bool, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { lease, tells, commands: Some(commands) }
+    }
+
+    /// The application gets the delivery.
+    pub fn started(&self) {
+        if let Some(commands) = self.commands.as_ref().filter(|_| self.tells) {
+            let _ = commands.send(Command::Started(self.lease));
+        }
     }
 
     async fn settle(mut self, kind: Kind) -> Result<(), SettleError> {

@@ -108,6 +108,12 @@ impl Ledger {
         self.held.get(&lease.offset).is_some_and(|held| held.token == lease.token && !held.lost)
     }
 
+    /// Whether the application has a message and has not settled it.
+    pub fn is_worked_on(&self, lease: Lease) -> bool {
+        let held = self.held.get(&lease.offset);
+        held.is_some_and(|held| held.token == lease.token && !held.lost && !held.settling)
+    }
+
     /// Leases of `age` or more that the application still works on; they count as extended from now.
     pub fn extend(&mut self, now: Instant, age: Duration) -> Vec<Lease> {
         let mut due = Vec::new();

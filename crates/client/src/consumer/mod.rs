@@ -29,7 +29,11 @@ use task::Shown;
 /// leased stays leased, and is not shown twice. With [`max_lag`](ConsumerBuilder::max_lag) it takes from the nearest
 /// replica instead.
 ///
-/// The stream ends after an error that retrying does not cure, such as a queue that was deleted.
+/// Where the queue counts deliveries (`max_deliveries`) or waits between them (`retry_ms`), the consumer says which messages
+/// the application has been given: if the program dies, the others come back as if they had not been delivered.
+///
+/// The stream ends after an error that retrying does not cure, such as a queue that was deleted, or `CONSUMER_KICKED`, when
+/// an administrator has ended the consumer.
 /// Dropping the consumer is closing it without waiting.
 ///
 /// ```no_run
@@ -68,6 +72,7 @@ impl Consumer {
     pub async fn next_batch(&mut self, most: usize) -> Vec<Result<Delivery, ConsumeError>> {
         let mut batch = Vec::new();
         self.deliveries.recv_many(&mut batch, most).await;
+        batch.iter().flatten().for_each(|delivery| delivery.handle.started());
         batch
     }
 
@@ -89,6 +94,10 @@ impl Stream for Consumer {
     type Item = Result<Delivery, ConsumeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.deliveries.poll_recv(context)
+        let shown = self.deliveries.poll_recv(context);
+        if let Poll::Ready(Some(Ok(delivery))) = &shown {
+            delivery.handle.started();
+        }
+        shown
     }
 }

@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     Ack,
     Nack { delay_ms: u32 },
     Reject,
+    Return,
 }
 
 pub(crate) type Waiter = oneshot::Sender<Result<(), SettleError>>;
@@ -57,6 +58,7 @@ struct Sent {
     at: Instant,
     settles: Vec<Settle>,
     extended: Vec<Lease>,
+    started: Vec<Lease>,
 }
 
 /// What an answer has decided.
@@ -72,6 +74,8 @@ pub(crate) struct Answered {
 #[derive(Default)]
 pub(crate) struct Settles {
     waiting: Vec<Settle>,
+    /// What the application has begun to handle, and the server does not know yet.
+    started: Vec<Lease>,
     sent: Option<Sent>,
     next_id: u64,
 }
@@ -81,8 +85,18 @@ impl Settles {
         self.waiting.push(settle);
     }
 
+    /// The application has begun to handle a message.
+    pub fn started(&mut self, lease: Lease) {
+        self.started.push(lease);
+    }
+
+    /// Forgets what was begun and is settled by now, or lost.
+    pub fn retain_started(&mut self, is_worked_on: impl Fn(Lease) -> bool) {
+        self.started.retain(|&lease| is_worked_on(lease));
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_none()
+        self.waiting.is_empty() && self.started.is_empty() && self.sent.is_none()
     }
 
     pub fn may_send(&self) -> bool {
@@ -100,12 +114,16 @@ impl Settles {
         lease_ms: u32,
         now: Instant,
     ) -> Option<v1::Settle> {
-        if self.sent.is_some() || (self.waiting.is_empty() && extended.is_empty()) {
+        let nothing = self.waiting.is_empty() && self.started.is_empty() && extended.is_empty();
+        if self.sent.is_some() || nothing {
             return None;
         }
+        let rest = self.started.split_off(self.started.len().min(SETTLES));
+        let started = std::mem::replace(&mut self.started, rest);
         let rest = self.waiting.split_off(self.waiting.len().min(SETTLES));
         let settles = std::mem::replace(&mut self.waiting, rest);
-        let mut settles = newest_of_each_message(settles, &extended);
+        let kept = [extended.as_slice(), &started].concat();
+        let mut settles = newest_of_each_message(settles, &kept);
         settles.sort_by_key(|settle| (settle.kind, settle.lease));
         let mut items = Vec::new();
         for settle in &settles {
@@ -113,21 +131,20 @@ impl Settles {
                 Kind::Ack => (v1::SettleKind::Ack, 0),
                 Kind::Nack { delay_ms } => (v1::SettleKind::Nack, delay_ms),
                 Kind::Reject => (v1::SettleKind::Reject, 0),
+                Kind::Return => (v1::SettleKind::Return, 0),
             };
             append(&mut items, kind, settle.lease, delay_ms);
         }
-        let settled_items = items.len();
-        let mut by_token = extended.clone();
-        by_token.sort_unstable();
-        let mut extends = Vec::new();
-        for lease in by_token {
-            append(&mut extends, v1::SettleKind::Extend, lease, lease_ms);
+        for (kind, leases, delay_ms) in
+            [(v1::SettleKind::Extend, &extended, lease_ms), (v1::SettleKind::Start, &started, 0)]
+        {
+            let mut by_token = leases.clone();
+            by_token.sort_unstable();
+            by_token.into_iter().for_each(|lease| append(&mut items, kind, lease, delay_ms));
         }
-        items.truncate(settled_items);
-        items.append(&mut extends);
         let id = self.next_id;
         self.next_id += 1;
-        self.sent = Some(Sent { id, at: now, settles, extended });
+        self.sent = Some(Sent { id, at: now, settles, extended, started });
         Some(v1::Settle { id, items })
     }
 
@@ -141,6 +158,7 @@ impl Settles {
         match answer.failure.map(Fault::from) {
             None => Ok(sent.answered(answer.lost)),
             Some(fault) if fault.is_retryable() => {
+                self.started.extend(sent.started);
                 self.again(sent.settles, fault.verdict == Verdict::Unknown);
                 Ok(Answered { retry: Some(fault), ..Answered::default() })
             }
@@ -151,6 +169,7 @@ impl Settles {
     /// The stream is gone: what was on it is sent again on the next one.
     pub fn stream_lost(&mut self) {
         if let Some(sent) = self.sent.take() {
+            self.started.extend(sent.started);
             self.again(sent.settles, true);
         }
     }
@@ -191,7 +210,7 @@ fn newest_of_each_message(settles: Vec<Settle>, extended: &[Lease]) -> Vec<Settl
     for settle in lost {
         // It was leased again, so no earlier copy of an ack or a reject took effect.
         let error = match settle.kind {
-            Kind::Nack { .. } => settle.lost(),
+            Kind::Nack { .. } | Kind::Return => settle.lost(),
             Kind::Ack | Kind::Reject => SettleError::LeaseLost,
         };
         settle.finish(Err(error));
@@ -246,7 +265,12 @@ impl Sent {
         };
         Answered {
             settled: self.settles.into_iter().map(outcome).collect(),
-            lost: self.extended.into_iter().filter(|lease| is_lost(lease.offset)).collect(),
+            lost: self
+                .extended
+                .into_iter()
+                .chain(self.started)
+                .filter(|lease| is_lost(lease.offset))
+                .collect(),
             retry: None,
         }
     }

@@ -66,6 +66,10 @@ pub(crate) struct Task {
     deliveries: mpsc::UnboundedSender<Shown>,
     lease: Duration,
     grace: Duration,
+    /// The queue wants to know what the application has begun to handle.
+    tells: bool,
+    /// Messages can be given back uncharged.
+    may_return: bool,
     /// When the leases held are to be looked through.
     next_look: Instant,
     /// When the stream broke; `None` while it is open, and once the leases are given up.
@@ -102,6 +106,8 @@ impl Task {
             deliveries,
             lease: Duration::from_secs(30),
             grace,
+            tells: false,
+            may_return: false,
             next_look: Instant::now(),
             broken: None,
             phase: Phase::Open,
@@ -131,7 +137,13 @@ impl Task {
 
     fn take(&mut self, command: Command) {
         let settle = match command {
-            Command::Settle(settle) => settle,
+            Command::Started(lease) => return self.settles.started(lease),
+            Command::Settle(mut settle) => {
+                if settle.kind == Kind::Return && !self.may_return {
+                    settle.kind = Kind::Nack { delay_ms: 0 };
+                }
+                settle
+            }
             // Detaching returns it, and does not have it delivered to us again first.
             Command::Dropped(_) if !matches!(self.phase, Phase::Open) => return,
             Command::Dropped(lease) => Settle::new(Kind::Nack { delay_ms: 0 }, lease, None),
@@ -151,6 +163,7 @@ impl Task {
         if self.settles.may_send() {
             let now = Instant::now();
             let extended = self.leases_to_extend(now);
+            self.settles.retain_started(|lease| self.ledger.is_worked_on(lease));
             let lease_ms = u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX);
             if let Some(settle) = self.settles.request(extended, lease_ms, now) {
                 self.send(Request::Settle(settle));
@@ -209,7 +222,7 @@ impl Task {
     fn close(&mut self, done: Option<oneshot::Sender<()>>) {
         // What the application settled before it closed is in the channel.
         while let Ok(command) = self.commands.try_recv() {
-            if matches!(command, Command::Settle(_)) {
+            if matches!(command, Command::Settle(_) | Command::Started(_)) {
                 self.take(command);
             }
         }
@@ -239,6 +252,7 @@ impl Task {
         if attached.lease_ms > 0 {
             self.lease = Duration::from_millis(attached.lease_ms.into());
         }
+        (self.tells, self.may_return) = (attached.tell_starts, attached.may_return);
         self.broken = None;
         // Nobody has extended what was held while the stream was away.
         self.next_look = Instant::now();
@@ -285,7 +299,7 @@ impl Task {
                     token,
                     headers: message.headers,
                     body: message.body,
-                    handle: Handle::new(lease, self.handle.clone()),
+                    handle: Handle::new(lease, self.tells, self.handle.clone()),
                 }));
             }
         }

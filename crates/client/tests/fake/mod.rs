@@ -458,7 +458,11 @@ impl ConsumerService for Node {
         let lease_ms = if attach.lease_ms == 0 { 30_000 } else { attach.lease_ms };
         let session = Session { node: self.number, attach, requests, answers: sender };
         let leader = Some(self.leader());
-        session.answer(Answer::Attached(v1::Attached { leader, lease_ms, ..<_>::default() }));
+        // Whoever has this name is at a queue that counts deliveries.
+        let tell_starts = session.attach.tells_starts && session.attach.name == "telling";
+        let (may_return, rest) = (tell_starts, v1::Attached::default());
+        let attached = v1::Attached { leader, lease_ms, tell_starts, may_return, ..rest };
+        session.answer(Answer::Attached(attached));
         let _ = self.sessions.send(session);
         Ok(Response::new(answers(queued)))
     }
@@ -560,6 +564,40 @@ impl AdminService for Node {
         let slots = self.queue().slot.into_iter();
         let slots = slots.map(|position| v1::SlotDescription { position, ..Default::default() });
         Ok(Response::new(v1::ListSlotsResponse { slots: slots.collect() }))
+    }
+
+    async fn list_consumers(
+        &self,
+        request: Request<v1::ListConsumersRequest>,
+    ) -> Result<Response<v1::ListConsumersResponse>, Status> {
+        let request = request.into_inner();
+        self.exists(&request.queue)?;
+        // Two pages of one, whoever is meant.
+        let second = !request.page_token.is_empty();
+        let name = if second { "second" } else { "first" }.to_owned();
+        Ok(Response::new(v1::ListConsumersResponse {
+            consumers: vec![v1::ConsumerDescription { name, ..Default::default() }],
+            next_page_token: if second { String::new() } else { "first".to_owned() },
+            queue_paused: true,
+        }))
+    }
+
+    async fn control_consumer(
+        &self,
+        request: Request<v1::ControlConsumerRequest>,
+    ) -> Result<Response<v1::ControlConsumerResponse>, Status> {
+        use v1::control_consumer_request::Target;
+        let request = request.into_inner();
+        self.exists(&request.queue)?;
+        match request.target {
+            Some(Target::Name(name)) if name == "nobody" => {
+                Err(refusal(reason::CONSUMER_NOT_FOUND))
+            }
+            Some(Target::Everyone(true)) => {
+                Ok(Response::new(v1::ControlConsumerResponse { consumers: 2 }))
+            }
+            _ => Ok(Response::new(v1::ControlConsumerResponse { consumers: 1 })),
+        }
     }
 
     async fn drop_slot(

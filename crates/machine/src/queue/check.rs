@@ -6,6 +6,7 @@
 use super::Queue;
 use super::leased;
 use super::ready::Span;
+use super::retry::UNCHARGED_MAX;
 use super::slots::SLOTS_MAX;
 use crate::Millis;
 use crate::planted::{self, Bug};
@@ -26,7 +27,8 @@ impl Queue {
         self.check_groups()?;
         self.check_counts()?;
         self.check_consumers()?;
-        self.check_lives()
+        self.check_lives()?;
+        self.check_retries()
     }
 
     fn check_batches(&self) -> Check {
@@ -191,6 +193,26 @@ impl Queue {
         Ok(())
     }
 
+    /// What is not to be charged is held, and who leaves it open has said that he tells.
+    fn check_retries(&self) -> Check {
+        let tells = |session| self.consumers.get(session).is_some_and(|c| c.tells_starts);
+        let mut unstarted = self.leased.iter().filter(|(_, _, lease)| !lease.started);
+        rule(unstarted.all(|(session, _, _)| tells(session)), "who tells nothing is charged")?;
+        if self.uncharged.is_empty() {
+            return Ok(());
+        }
+        let spans = self.spans();
+        for (first, count, times) in self.uncharged.iter() {
+            rule((1..=UNCHARGED_MAX).contains(&times), "what came back uncharged is counted")?;
+            let after = spans.partition_point(|span| span.end() <= first);
+            let within = spans[after..].iter().take_while(|span| span.first < first + count);
+            let held: u64 =
+                within.map(|span| span.end().min(first + count) - span.first.max(first)).sum();
+            rule(held == count && first + count <= self.ready.cursor(), "what came back is held")?;
+        }
+        Ok(())
+    }
+
     fn check_consumers(&self) -> Check {
         for (session, consumer) in self.consumers.iter() {
             let leased: u64 =
@@ -198,7 +220,7 @@ impl Queue {
             rule(leased == u64::from(consumer.leased), "a consumer counts its leases")?;
             let waits = consumer.credit() > 0;
             rule(consumer.in_turn == waits, "who has credit waits for a turn, nobody else")?;
-            let wanted = consumer.receiver.is_none_or(|_| consumer.leased > 0 || waits);
+            let wanted = consumer.receiver.is_none_or(|of| consumer.leased > 0 || of.wants > 0);
             rule(wanted, "a receiver holds something or wants something")?;
         }
         let known = |session| self.consumers.get(session).is_some();

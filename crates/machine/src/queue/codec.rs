@@ -5,11 +5,13 @@
 //! 1 Configure      settings
 //! 2 Publish        producer? | count u32 | layout u8 | frame (length u32, bytes)
 //!     producer     id (length u32, bytes) | epoch u32 | sequence u64
-//! 3 Attach         session u128 | node u64 | name (length u32, UTF-8) | prefetch u32 | lease_ms? u32
+//! 3 Attach         session u128 | node u64 | name (length u32, UTF-8) | prefetch u32
+//!                  | flags u8 | lease_ms u32 if flag 1 is set          flag 2: it tells what it has started
 //! 4 Detach         session u128 | attachment u64
 //! 5 Disconnect     session u128 | attachment u64
 //! 6 Settle         session u128 | items u32 | item*
 //!     item         kind u8 | argument u32 | token u64 | first u64 | count u32
+//!     kind         1 ack, 2 nack (argument: delay), 3 reject, 4 extend (lease), 5 return, 6 start
 //! 7 Tick   8 Purge   9 LeaderChanged  node u64
 //! 10 CreateSlot    slot | from u8 | offset u64 | max_retained_bytes u64 | max_idle_ms u64
 //!     from         1 first, 2 next, 3 offset; the offset is 0 but for 3
@@ -18,6 +20,8 @@
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set | expires u64 if flag 2 is | priority u8 if flag 4 is
 //!                  | group u64 if flag 8 is; instead of 2, where there are any
+//! 17 ControlConsumer   target u8 | session u128 if it is 1, name (length u32, UTF-8) if it is 2 | what u8
+//!     target       1 session, 2 name, 3 everyone        what   1 pause, 2 resume, 3 kick
 //! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -28,6 +32,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::command::{
     Attach, Command, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
 };
+use super::control::{Control, Target};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
@@ -52,6 +57,21 @@ const DROP_SLOT: u8 = 12;
 const PUBLISH_WITH: u8 = 13;
 const RECEIVE: u8 = 19;
 
+const CONTROL_CONSUMER: u8 = 17;
+
+/// The length of the consumer's leases follows.
+const HAS_LEASE: u8 = 1;
+/// The consumer tells which messages it has begun to handle.
+const TELLS_STARTS: u8 = 2;
+
+const ONE_SESSION: u8 = 1;
+const NAMED: u8 = 2;
+const EVERYONE: u8 = 3;
+
+const PAUSE: u8 = 1;
+const RESUME: u8 = 2;
+const KICK: u8 = 3;
+
 /// The messages have a due time.
 const HAS_DUE: u8 = 1;
 /// They have a time from which on they are not delivered.
@@ -69,6 +89,8 @@ const ACK: u8 = 1;
 const NACK: u8 = 2;
 const REJECT: u8 = 3;
 const EXTEND: u8 = 4;
+const RETURN: u8 = 5;
+const START: u8 = 6;
 
 /// Most bytes of encoded [`Properties`].
 const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8 + 1 + 8;
@@ -111,7 +133,28 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u8(DROP_SLOT);
             put_slot_name(out, name);
         }
+        Command::ControlConsumer { target, what } => encode_control(target, *what, out),
     }
+}
+
+fn encode_control(target: &Target, what: Control, out: &mut BytesMut) {
+    out.put_u8(CONTROL_CONSUMER);
+    match target {
+        Target::Session(session) => {
+            out.put_u8(ONE_SESSION);
+            out.put_u128_le(session.0);
+        }
+        Target::Named(name) => {
+            out.put_u8(NAMED);
+            wire::put_bytes(out, name.as_bytes());
+        }
+        Target::Everyone => out.put_u8(EVERYONE),
+    }
+    out.put_u8(match what {
+        Control::Pause => PAUSE,
+        Control::Resume => RESUME,
+        Control::Kick => KICK,
+    });
 }
 
 fn encode_create_slot(create: &CreateSlot, out: &mut BytesMut) {
@@ -211,7 +254,11 @@ fn encode_attach(attach: &Attach, out: &mut BytesMut) {
     out.put_u64_le(attach.node.0);
     wire::put_bytes(out, attach.name.as_bytes());
     out.put_u32_le(attach.prefetch);
-    wire::put_option(out, attach.lease_ms, |out, lease_ms| out.put_u32_le(lease_ms));
+    let has_lease = if attach.lease_ms.is_some() { HAS_LEASE } else { 0 };
+    out.put_u8(has_lease | if attach.tells_starts { TELLS_STARTS } else { 0 });
+    if let Some(lease_ms) = attach.lease_ms {
+        out.put_u32_le(lease_ms);
+    }
 }
 
 fn encode_receive(receive: &Receive, out: &mut BytesMut) {
@@ -241,6 +288,8 @@ fn encode_settle(session: Session, items: &[SettleItem], out: &mut BytesMut) {
             SettleKind::Nack { delay_ms } => (NACK, delay_ms),
             SettleKind::Reject => (REJECT, 0),
             SettleKind::Extend { lease_ms } => (EXTEND, lease_ms),
+            SettleKind::Return => (RETURN, 0),
+            SettleKind::Start => (START, 0),
         };
         out.put_u8(kind);
         out.put_u32_le(argument);
@@ -277,10 +326,27 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             to: Offset(wire::u64(buf)?),
         },
         DROP_SLOT => Command::DropSlot { name: slot_name(buf)? },
+        CONTROL_CONSUMER => decode_control(buf)?,
         kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
     };
     wire::expect_end(buf)?;
     Ok(command)
+}
+
+fn decode_control(buf: &mut impl Buf) -> Result<Command, DecodeError> {
+    let target = match wire::u8(buf)? {
+        ONE_SESSION => Target::Session(session(buf)?),
+        NAMED => Target::Named(wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?),
+        EVERYONE => Target::Everyone,
+        kind => return Err(DecodeError::UnknownKind { what: "consumers", kind }),
+    };
+    let what = match wire::u8(buf)? {
+        PAUSE => Control::Pause,
+        RESUME => Control::Resume,
+        KICK => Control::Kick,
+        kind => return Err(DecodeError::UnknownKind { what: "control of consumers", kind }),
+    };
+    Ok(Command::ControlConsumer { target, what })
 }
 
 fn session(buf: &mut impl Buf) -> Result<Session, DecodeError> {
@@ -353,18 +419,26 @@ fn encoded_properties(buf: &mut impl Buf) -> Result<Bytes, DecodeError> {
 }
 
 fn decode_receive(buf: &mut impl Buf) -> Result<Receive, DecodeError> {
-    let Attach { session, node, name, prefetch: count, lease_ms } = decode_attach(buf)?;
+    let Attach { session, node, name, prefetch: count, lease_ms, tells_starts } =
+        decode_attach(buf)?;
+    if tells_starts {
+        return Err(DecodeError::Invalid { what: "receive", why: "a receiver tells no starts" });
+    }
     Ok(Receive { session, node, name, count, lease_ms, wait_ms: wire::u32(buf)? })
 }
 
 fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
-    Ok(Attach {
-        session: session(buf)?,
-        node: NodeId(wire::u64(buf)?),
-        name: wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?,
-        prefetch: wire::u32(buf)?,
-        lease_ms: wire::option(buf, "lease flag", wire::u32)?,
-    })
+    let session = session(buf)?;
+    let node = NodeId(wire::u64(buf)?);
+    let name = wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?;
+    let prefetch = wire::u32(buf)?;
+    let flags = wire::u8(buf)?;
+    if flags & !(HAS_LEASE | TELLS_STARTS) != 0 {
+        return Err(DecodeError::UnknownKind { what: "attach flag", kind: flags });
+    }
+    let lease_ms = (flags & HAS_LEASE != 0).then(|| wire::u32(buf)).transpose()?;
+    let tells_starts = flags & TELLS_STARTS != 0;
+    Ok(Attach { session, node, name, prefetch, lease_ms, tells_starts })
 }
 
 fn decode_items(buf: &mut impl Buf) -> Result<Vec<SettleItem>, DecodeError> {
@@ -383,13 +457,15 @@ fn decode_item(buf: &mut impl Buf) -> Result<SettleItem, DecodeError> {
     let kind = wire::u8(buf)?;
     let argument = wire::u32(buf)?;
     let kind = match kind {
-        ACK | REJECT if argument != 0 => {
+        ACK | REJECT | RETURN | START if argument != 0 => {
             return Err(DecodeError::Invalid { what: "settle item", why: "it takes no argument" });
         }
         ACK => SettleKind::Ack,
         NACK => SettleKind::Nack { delay_ms: argument },
         REJECT => SettleKind::Reject,
         EXTEND => SettleKind::Extend { lease_ms: argument },
+        RETURN => SettleKind::Return,
+        START => SettleKind::Start,
         kind => return Err(DecodeError::UnknownKind { what: "settle item", kind }),
     };
     let token = Token(wire::u64(buf)?);

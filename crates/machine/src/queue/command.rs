@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::control::{Control, Target};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName};
@@ -65,6 +66,13 @@ pub enum Command {
     DropSlot {
         /// The slot.
         name: SlotName,
+    },
+    /// Pauses consumers, resumes them, or ends their sessions.
+    ControlConsumer {
+        /// Who is meant.
+        target: Target,
+        /// What is to become of them.
+        what: Control,
     },
 }
 
@@ -133,6 +141,9 @@ pub struct Attach {
     pub prefetch: u32,
     /// Length of its leases in milliseconds, if not the queue's.
     pub lease_ms: Option<u32>,
+    /// It tells which messages it has begun to handle ([`SettleKind::Start`]); of the others no delivery is counted when
+    /// it ends.
+    pub tells_starts: bool,
 }
 
 /// A request for one batch of messages.
@@ -177,14 +188,14 @@ impl SettleItem {
     pub const ITEMS_MAX: usize = 65_536;
 }
 
-/// The four ways to settle.
+/// The ways to settle, and what else is said about leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettleKind {
     /// Done: the message is gone.
     Ack,
     /// Not done: back to its place in the queue.
     Nack {
-        /// Not before so many milliseconds have passed.
+        /// Not before so many milliseconds have passed; 0: the queue's back-off.
         delay_ms: u32,
     },
     /// Never to be delivered again.
@@ -194,4 +205,8 @@ pub enum SettleKind {
         /// Milliseconds from now; an extension never shortens a lease.
         lease_ms: u32,
     },
+    /// Not begun: back to its place at once, and the delivery does not count.
+    Return,
+    /// Begun to handle: from now on the delivery counts, whatever becomes of the consumer.
+    Start,
 }

@@ -7,16 +7,17 @@
 //!       └──── detach ──────┘
 //! ```
 //!
-//! A consumer is in the turn while it is connected and has credit, and only then; so handing out
+//! A consumer is in the turn while it is connected, not paused, and has credit, and only then; so handing out
 //! never has to look at those that can take nothing.
 //!
 //! **One at a time.** Where one consumer at a time is handed messages, the turn is the line in which they stand by, and the
 //! one in front is *active*, once nobody else holds anything. Who comes goes to the end of the line, and who settles what
 //! it had is in front again; but who lets a lease run out goes to the end, and is handed nothing while another stands
 //! in front of it. So one that hangs with its stream open does not keep the queue for itself, however its leases
-//! overlap, and all that has to be remembered is the line.
+//! overlap, and all that has to be remembered is the line. Who is paused is not in it, and goes to its end when resumed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::command::{Attach, Receive};
 use super::ids::{Attachment, Session};
@@ -37,6 +38,10 @@ pub(super) struct Consumer {
     pub attachment: Attachment,
     /// When the session ends; none while it is connected.
     pub grace: Option<Millis>,
+    /// It is handed nothing until it is resumed.
+    pub paused: bool,
+    /// It tells which messages it has begun to handle.
+    pub tells_starts: bool,
     /// Whether it waits for its turn.
     pub in_turn: bool,
     /// What it waits for, if it has no stream and is handed messages on request.
@@ -56,6 +61,7 @@ impl Consumer {
     /// Messages that it can be handed now.
     pub fn credit(&self) -> u32 {
         match (self.receiver, self.grace) {
+            _ if self.paused => 0,
             (Some(receiver), _) => receiver.wants,
             (None, None) => self.prefetch.saturating_sub(self.leased),
             (None, Some(_)) => 0,
@@ -104,6 +110,14 @@ impl Consumers {
         self.sessions.iter().map(|(&session, consumer)| (session, consumer))
     }
 
+    /// Sessions beyond `after`, in order of their ids.
+    pub fn after(&self, after: Option<Session>) -> impl Iterator<Item = (Session, &Consumer)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.sessions
+            .range((from, Bound::Unbounded))
+            .map(|(&session, consumer)| (session, consumer))
+    }
+
     /// Who waits for messages, the next one first.
     pub fn turn(&self) -> &VecDeque<Session> {
         &self.turn
@@ -132,6 +146,8 @@ impl Consumers {
             leased: before.as_ref().map_or(0, |before| before.leased),
             attachment,
             grace: None,
+            paused: before.as_ref().is_some_and(|before| before.paused),
+            tells_starts: attach.tells_starts,
             in_turn: false,
             receiver: None,
         };
@@ -143,7 +159,7 @@ impl Consumers {
     /// Has a receiver want messages until then; one that does already wants these instead.
     pub fn receive(&mut self, receive: Receive, until: Millis) -> Attachment {
         let Receive { session, node, name, count, lease_ms, wait_ms: _ } = receive;
-        let attach = Attach { session, node, name, prefetch: count, lease_ms };
+        let attach = Attach { session, node, name, prefetch: count, lease_ms, tells_starts: false };
         let (attachment, _) = self.attach(attach);
         self.set_receiver(session, Receiver { wants: count, until });
         self.join_turn(session, false);
@@ -211,6 +227,24 @@ impl Consumers {
             self.turn.retain(|&waiting| waiting != session);
         }
         Some(consumer)
+    }
+
+    /// Pauses a session, or resumes it; then it is behind all others.
+    pub fn pause(&mut self, session: Session, paused: bool) {
+        let Some(consumer) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        consumer.paused = paused;
+        if paused && std::mem::take(&mut consumer.in_turn) {
+            self.turn.retain(|&waiting| waiting != session);
+        }
+        self.join_turn(session, false);
+    }
+
+    /// What a snapshot says of a session, if it is known.
+    pub fn restore_flags(&mut self, session: Session, paused: bool, tells_starts: bool) -> bool {
+        let consumer = self.sessions.get_mut(&session);
+        consumer.map(|c| (c.paused, c.tells_starts) = (paused, tells_starts)).is_some()
     }
 
     /// Starts the grace period of a session, if it is connected; a receiver has none, and stops waiting.

@@ -29,12 +29,13 @@ struct Grant {
     session: Session,
     node: NodeId,
     deadline: Millis,
+    tells_starts: bool,
     span: Span,
 }
 
 impl Queue {
     pub(super) fn deliver(&mut self, token: Token, effects: &mut Vec<Effect>) {
-        if self.ready.len() == 0 || self.consumers.turn().is_empty() {
+        if self.ready.len() == 0 || self.consumers.turn().is_empty() || self.paused {
             return;
         }
         if self.is_expiry_behind() {
@@ -85,17 +86,18 @@ impl Queue {
         let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
         let lease_ms = if planted::is(Bug::ExpireEarly) { lease_ms / 2 } else { lease_ms };
         let deadline = self.now.plus(lease_ms.into());
-        let grant = Grant { session, node: consumer.node, deadline, span };
+        let (node, tells_starts) = (consumer.node, consumer.tells_starts);
+        let grant = Grant { session, node, deadline, tells_starts, span };
         self.consumers.serve(span.count as u32, self.settings.single_active);
         Some(grant)
     }
 
     fn grant(&mut self, token: Token, grant: Grant, grants: &mut Grants) {
-        let Grant { session, node, deadline, span } = grant;
+        let Grant { session, node, deadline, tells_starts, span } = grant;
         let attempt = span.attempts.saturating_add(1);
         // A consumer holds at most its prefetch, which is far below 2^32.
-        let priority = span.priority;
-        let lease = Lease { count: span.count as u32, attempt, token, deadline, priority };
+        let (count, started, priority) = (span.count as u32, !tells_starts, span.priority);
+        let lease = Lease { count, attempt, token, deadline, priority, started };
         self.leased.insert(session, span.first, lease);
         let (_, runs) = grants.entry(session).or_insert_with(|| (node, Vec::new()));
         self.backlog.runs(span.first, span.count, attempt, runs);

@@ -39,6 +39,8 @@ pub enum CloseReason {
     GraceExpired,
     /// It was to be handed messages once, and there were none for as long as it waited.
     WaitOver,
+    /// An administrator ended it.
+    Kicked,
 }
 
 /// Neighbouring messages of one batch, delivered equally often.

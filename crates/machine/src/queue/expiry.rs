@@ -251,7 +251,8 @@ mod tests {
 
     fn attach() -> Command {
         let (session, node, name) = (Session(1), NodeId(1), String::new());
-        Command::Attach(Attach { session, node, name, prefetch: 9, lease_ms: None })
+        let (prefetch, lease_ms, tells_starts) = (9, None, false);
+        Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts })
     }
 
     const MANY: usize = 2 * DUE_MAX + 10;

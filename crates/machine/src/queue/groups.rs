@@ -9,7 +9,7 @@
 //!
 //! A group is a hash of a key (see `docs/FORMATS.md`): keys that share it wait for each other, and lose no order. As no
 //! more than one message of a group is ever outside of this module, no two of them can be in flight, and whatever
-//! becomes of the head (a nack, a lease that ends, a delay) holds back its own group and nothing else.
+//! becomes of the head (a nack, a lease that ends, a delay, a back-off) holds back its own group and nothing else.
 //!
 //! A head is a record, as its group has to be known when it leaves; messages without a key are not known here at all.
 

@@ -26,6 +26,7 @@ impl Queue {
     pub(super) fn leave(&mut self, span: Span) {
         self.expiry.lives.forget(span.first, span.end());
         self.unblock(span);
+        self.uncharged.forget(span);
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {
             if settings.retains() || slots.need(&batch) {
@@ -220,6 +221,7 @@ mod tests {
                 name: String::new(),
                 prefetch: 1,
                 lease_ms: None,
+                tells_starts: false,
             }),
         );
         let batches = RETAINED_MAX as u64 + 2;

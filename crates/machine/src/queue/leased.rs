@@ -22,6 +22,8 @@ pub(super) struct Lease {
     pub deadline: Millis,
     /// That of its messages.
     pub priority: u8,
+    /// Its consumer has begun to handle its messages, or would not tell.
+    pub started: bool,
 }
 
 /// All leases.
@@ -93,22 +95,34 @@ impl Leased {
         }
     }
 
-    /// Takes all leases of a session.
-    pub fn pop_of(&mut self, session: Session) -> Option<Span> {
+    /// Takes a lease of a session, and whether it was started.
+    pub fn pop_of(&mut self, session: Session) -> Option<(Span, bool)> {
         let (first, lease) = self.of(session).next()?;
         self.cut(session, first, first, first + u64::from(lease.count));
-        Some(span(first, &lease))
+        Some((span(first, &lease), lease.started))
     }
 
-    /// Takes a lease whose deadline has come.
-    pub fn pop_expired(&mut self, now: Millis) -> Option<(Session, Span)> {
+    /// All leases of a session count as started.
+    pub fn start_all(&mut self, session: Session) {
+        let all = self.held.range_mut((session, 0)..=(session, u64::MAX));
+        all.for_each(|(_, lease)| lease.started = true);
+    }
+
+    /// Says that a lease was not started.
+    pub fn unstart(&mut self, session: Session, first: u64) -> bool {
+        let lease = self.held.get_mut(&(session, first));
+        lease.map(|lease| lease.started = false).is_some()
+    }
+
+    /// Takes a lease whose deadline has come, and whether it was started.
+    pub fn pop_expired(&mut self, now: Millis) -> Option<(Session, Span, bool)> {
         let &(deadline, first, session) = self.deadlines.first()?;
         if deadline > now {
             return None;
         }
         let lease = self.held[&(session, first)];
         self.cut(session, first, first, first + u64::from(lease.count));
-        Some((session, span(first, &lease)))
+        Some((session, span(first, &lease), lease.started))
     }
 
     /// Says which priority the messages of a restored lease have. False if there is none that begins at `first`.
@@ -141,7 +155,8 @@ mod tests {
 
     fn leased(count: u32) -> Leased {
         let mut leased = Leased::default();
-        let lease = Lease { count, attempt: 1, token: Token(9), deadline: Millis(50), priority: 0 };
+        let (attempt, token, deadline) = (1, Token(9), Millis(50));
+        let lease = Lease { count, attempt, token, deadline, priority: 0, started: true };
         leased.insert(A, 10, lease);
         leased
     }
@@ -154,7 +169,8 @@ mod tests {
         assert_eq!(left, [(10, 3), (15, 5)]);
         assert_eq!(leased.len(), 8);
         assert_eq!(leased.pop_expired(Millis(49)), None);
-        let expired = |first, count| Some((A, Span { first, count, attempts: 1, priority: 0 }));
+        let span = |first, count| Span { first, count, attempts: 1, priority: 0 };
+        let expired = |first, count| Some((A, span(first, count), true));
         assert_eq!(leased.pop_expired(Millis(50)), expired(10, 3));
         assert_eq!(leased.pop_expired(Millis(50)), expired(15, 5));
         assert_eq!((leased.pop_expired(Millis(50)), leased.len()), (None, 0));

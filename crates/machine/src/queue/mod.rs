@@ -7,6 +7,7 @@
 //!                          │ └───────────────────────────────┘ │ └──────────► rejected
 //!                          │ due                    nack later │  deliveries
 //!   publish for later ───► └────────────── delayed ◄───────────┘  used up ──► exhausted
+//!                                                  or back-off
 //!   publish behind another of its key ──► blocked ──► ready or delayed, once that other one has left
 //! ```
 //!
@@ -31,6 +32,7 @@ mod check;
 mod codec;
 mod command;
 mod consumers;
+mod control;
 mod dedup;
 mod delayed;
 mod delivery;
@@ -49,6 +51,7 @@ mod ready;
 mod receive;
 mod reply;
 mod retained;
+mod retry;
 mod sessions;
 mod settings;
 mod settle;
@@ -61,6 +64,7 @@ pub use command::{
     Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
 };
 pub use consumers::CONSUMERS_MAX;
+pub use control::{Control, Target};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
@@ -69,15 +73,17 @@ pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
-pub use settings::{IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, Settings};
+pub use retry::UNCHARGED_MAX;
+pub use settings::{
+    IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, RETRY_MAX_MS_DEFAULT, RETRY_MS_MAX, Settings,
+};
 pub use slots::{
     CreateSlot, SLOT_RETAINED_BYTES_DEFAULT, SLOTS_MAX, SlotInfo, SlotName, SlotNameError,
     SlotStart, SlotState,
 };
 pub use stats::{ConsumerInfo, Stats};
 
-use ending::Cause;
-use ready::Span;
+use retry::Ending;
 
 /// State of a queue.
 #[derive(Debug, Default)]
@@ -96,6 +102,11 @@ pub struct Queue {
     gone: Gone,
     retained: retained::Retained,
     slots: slots::Slots,
+    uncharged: retry::Uncharged,
+    /// Nobody is handed anything.
+    paused: bool,
+    /// Index of the entry that is applied; not part of the state.
+    entry: u64,
     /// The publish command before this one, in the same entry, was accepted.
     merge: bool,
 }
@@ -139,15 +150,17 @@ impl Queue {
             Command::CreateSlot(create) => self.create_slot(at.index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
             Command::DropSlot { name } => self.drop_slot(&name),
+            Command::ControlConsumer { target, what } => self.control(&target, what, effects),
         }
     }
 
     /// Does all that is due by now.
-    fn advance(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        self.now = self.now.max(now);
-        while let Some((session, span)) = self.leased.pop_expired(self.now) {
+    fn advance(&mut self, at: At, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(at.now);
+        self.entry = at.index;
+        while let Some((session, span, started)) = self.leased.pop_expired(self.now) {
             self.consumers.release_expired(session, span.count, self.settings.single_active);
-            self.give_back(span);
+            self.take_back(span, started, Ending::Death);
         }
         for _ in 0..delayed::DUE_MAX {
             let Some(span) = self.delayed.pop_due(self.now) else { break };
@@ -157,19 +170,6 @@ impl Queue {
         self.end_graces(effects);
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
         self.trim();
-    }
-
-    /// Takes messages back from a consumer: to their place, or out if they were delivered often
-    /// enough or have outlived their time.
-    fn give_back(&mut self, span: Span) {
-        if self.is_exhausted(span.attempts) {
-            self.end_unacked(span, Cause::Exhausted);
-        } else {
-            for span in self.outlived(span) {
-                self.overtake(span);
-                self.ready.give_back(span);
-            }
-        }
     }
 
     fn is_exhausted(&self, attempts: u32) -> bool {
@@ -194,6 +194,7 @@ impl Queue {
             self.ready.clear() + self.delayed.clear() + self.leased.clear() + self.groups.clear();
         self.backlog.clear();
         self.expiry.lives.clear();
+        self.uncharged.clear();
         self.retained.clear();
         self.slots.all_gone(self.ready.next());
         self.merge = false;
@@ -231,14 +232,14 @@ impl Machine for Queue {
         command: Command,
         effects: &mut Vec<Effect>,
     ) -> Reply {
-        self.advance(at.now, effects);
+        self.advance(at, effects);
         let reply = self.execute(at, ordinal, command, effects);
         self.assert_conservation();
         reply
     }
 
     fn finish(&mut self, at: At, effects: &mut Vec<Effect>) {
-        self.advance(at.now, effects);
+        self.advance(at, effects);
         self.deliver(Token(at.index), effects);
         self.end_waits(effects);
         self.merge = false;

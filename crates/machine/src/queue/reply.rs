@@ -48,6 +48,11 @@ pub enum Reply {
         /// As it is now.
         slot: SlotInfo,
     },
+    /// Consumers were paused, resumed or ended.
+    Controlled {
+        /// How many were meant.
+        consumers: u32,
+    },
     /// Refused; nothing has changed.
     Rejected(Rejection),
 }
@@ -149,6 +154,9 @@ pub enum Rejection {
     /// A batch was asked for in the name of a consumer.
     #[error("the session is a consumer's, attached with a stream")]
     SessionHasStream,
+    /// No session of this id or name.
+    #[error("there is no such consumer")]
+    ConsumerNotFound,
     /// No slot of this name.
     #[error("there is no such slot")]
     SlotNotFound,

@@ -6,6 +6,7 @@ use super::consumers::CONSUMERS_MAX;
 use super::effect::{CloseReason, Effect};
 use super::ids::{Attachment, Session};
 use super::reply::{Rejection, Reply};
+use super::retry::Ending;
 
 impl Queue {
     /// A session that comes back keeps its leases, and is handed them again: its client may never
@@ -15,7 +16,7 @@ impl Queue {
         if !(1..=Attach::PREFETCH_MAX).contains(&prefetch) {
             return Reply::Rejected(Rejection::InvalidPrefetch { prefetch });
         }
-        let (session, node) = (attach.session, attach.node);
+        let (session, node, tells) = (attach.session, attach.node, attach.tells_starts);
         let is_new = self.consumers.get(session).is_none();
         if is_new && self.consumers.len() >= CONSUMERS_MAX as usize {
             return Reply::Rejected(Rejection::TooManyConsumers { limit: CONSUMERS_MAX });
@@ -25,13 +26,16 @@ impl Queue {
             let (node, attachment) = (before.node, before.attachment);
             effects.push(Effect::Closed { session, node, attachment, reason: CloseReason::Moved });
         }
+        if !tells {
+            self.leased.start_all(session);
+        }
         self.deliver_again(session, node, effects);
         Reply::Attached { attachment, resumed: !is_new }
     }
 
     pub(super) fn detach(&mut self, session: Session, attachment: Attachment) -> Reply {
         if self.is_present(session, attachment) {
-            self.end(session);
+            self.end(session, Ending::Told);
         }
         Reply::Done
     }
@@ -58,7 +62,7 @@ impl Queue {
                 let reason = CloseReason::GraceExpired;
                 effects.push(Effect::Closed { session, node, attachment, reason });
             }
-            self.end(session);
+            self.end(session, Ending::Death);
         }
     }
 
@@ -67,10 +71,10 @@ impl Queue {
         self.consumers.get(session).is_some_and(|consumer| consumer.attachment == attachment)
     }
 
-    fn end(&mut self, session: Session) {
+    pub(super) fn end(&mut self, session: Session, ending: Ending) {
         self.consumers.remove(session);
-        while let Some(span) = self.leased.pop_of(session) {
-            self.give_back(span);
+        while let Some((span, started)) = self.leased.pop_of(session) {
+            self.take_back(span, started, ending);
         }
     }
 }

@@ -7,6 +7,12 @@ use crate::wire::{self, DecodeError};
 /// The longest lease: 12 hours, in milliseconds. A longer one is shortened to it.
 pub const LEASE_MS_MAX: u32 = 12 * 60 * 60 * 1000;
 
+/// The longest delay of a retry: 7 days, in milliseconds.
+pub const RETRY_MS_MAX: u32 = 7 * 24 * 60 * 60 * 1000;
+
+/// `retry_max_ms` where it is not set and `retry_ms` is no longer: 5 minutes.
+pub const RETRY_MAX_MS_DEFAULT: u32 = 5 * 60 * 1000;
+
 /// The longest `in_sync_lag_ms`.
 pub const IN_SYNC_LAG_MS_MAX: u32 = 8_000;
 
@@ -21,6 +27,8 @@ const SINGLE_ACTIVE: u8 = 1;
 const TTL_MS: u8 = 2;
 const DROP_HEAD: u8 = 3;
 const PRIORITIES: u8 = 4;
+const RETRY_MS: u8 = 5;
+const RETRY_MAX_MS: u8 = 6;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +71,11 @@ pub struct Settings {
     pub drop_head: bool,
     /// Messages may have priorities.
     pub priorities: bool,
+    /// How long a message waits that comes back for the first time, in milliseconds; doubled each time, with jitter of a
+    /// half. 0: it is ready at once.
+    pub retry_ms: u32,
+    /// The longest that it waits, in milliseconds; 0: [`RETRY_MAX_MS_DEFAULT`], or `retry_ms` if that is longer.
+    pub retry_max_ms: u32,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -86,6 +99,8 @@ impl Default for Settings {
             ttl_ms: None,
             drop_head: false,
             priorities: false,
+            retry_ms: 0,
+            retry_max_ms: 0,
             version: 0,
         }
     }
@@ -115,11 +130,14 @@ impl Settings {
     fn numbered(&self) -> Vec<(u8, Bytes)> {
         let flag = |is_set: bool| is_set.then(|| Bytes::from_static(&[1]));
         let number = |number: u64| Bytes::copy_from_slice(&number.to_le_bytes());
+        let millis = |value: u32| (value > 0).then(|| Bytes::copy_from_slice(&value.to_le_bytes()));
         let fields = [
             (SINGLE_ACTIVE, flag(self.single_active)),
             (TTL_MS, self.ttl_ms.filter(|&ttl_ms| ttl_ms > 0).map(number)),
             (DROP_HEAD, flag(self.drop_head)),
             (PRIORITIES, flag(self.priorities)),
+            (RETRY_MS, millis(self.retry_ms)),
+            (RETRY_MAX_MS, millis(self.retry_max_ms)),
         ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
     }
@@ -130,6 +148,8 @@ impl Settings {
             TTL_MS => self.ttl_ms = Some(wire::u64(value)?).filter(|&ttl_ms| ttl_ms > 0),
             DROP_HEAD => self.drop_head = wire::flag(value, "drop head")?,
             PRIORITIES => self.priorities = wire::flag(value, "priorities")?,
+            RETRY_MS => self.retry_ms = wire::u32(value)?,
+            RETRY_MAX_MS => self.retry_max_ms = wire::u32(value)?,
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
         wire::expect_end(value)
@@ -219,6 +239,21 @@ impl Settings {
     #[must_use]
     pub fn retains(&self) -> bool {
         self.retain_ms.is_some() || self.retain_bytes.is_some()
+    }
+
+    /// The longest that a message waits that comes back, in milliseconds.
+    #[must_use]
+    pub fn retry_max_ms(&self) -> u32 {
+        match self.retry_max_ms {
+            0 => RETRY_MAX_MS_DEFAULT.max(self.retry_ms),
+            most => most,
+        }
+    }
+
+    /// Whether it matters which deliveries are counted, so that consumers had better tell what they have begun.
+    #[must_use]
+    pub fn charges(&self) -> bool {
+        self.max_deliveries > 0 || self.retry_ms > 0
     }
 
     /// Voters that must be in sync for a publish that asks for all, among `voters`.

@@ -52,13 +52,23 @@ impl Queue {
         first: u64,
         part: std::ops::Range<u64>,
     ) {
+        if kind == SettleKind::Start && lease.started {
+            return;
+        }
         self.leased.cut(session, first, part.start, part.end);
         let count = part.end - part.start;
         let (attempts, priority) = (lease.attempt, lease.priority);
         let span = Span { first: part.start, count, attempts, priority };
-        if let SettleKind::Extend { lease_ms } = kind {
-            let deadline = lease.deadline.max(self.now.plus(lease_ms.min(LEASE_MS_MAX).into()));
-            let lease = Lease { count: count as u32, deadline, ..lease };
+        let lease = Lease { count: count as u32, ..lease };
+        let kept = match kind {
+            SettleKind::Extend { lease_ms } => {
+                let until = self.now.plus(lease_ms.min(LEASE_MS_MAX).into());
+                Some(Lease { deadline: lease.deadline.max(until), ..lease })
+            }
+            SettleKind::Start => Some(Lease { started: true, ..lease }),
+            _ => None,
+        };
+        if let Some(lease) = kept {
             return self.leased.insert(session, span.first, lease);
         }
         self.consumers.release(session, count, self.settings.single_active);
@@ -68,20 +78,10 @@ impl Queue {
                 self.gone.acked += count;
             }
             SettleKind::Reject => self.end_unacked(span, Cause::Rejected),
-            SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),
-            SettleKind::Extend { .. } => unreachable!("it returned above"),
-        }
-    }
-
-    fn nack(&mut self, span: Span, delay_ms: u32) {
-        if delay_ms == 0 || self.is_exhausted(span.attempts) {
-            self.give_back(span);
-        } else {
-            let due = self.now.plus(delay_ms.into());
-            for span in self.outlived(span) {
-                self.overtake(span);
-                self.delayed.insert(due, span);
-            }
+            SettleKind::Nack { delay_ms: 0 } => self.give_back(span),
+            SettleKind::Nack { delay_ms } => self.hold_back(span, delay_ms.into()),
+            SettleKind::Return => self.give_back_uncharged(span),
+            SettleKind::Extend { .. } | SettleKind::Start => unreachable!("they are kept"),
         }
     }
 }

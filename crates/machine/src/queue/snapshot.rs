@@ -25,6 +25,10 @@
 //! 3 groups  = head* | blocked*
 //! head      = offset (difference to the one before) | group u64
 //! blocked   = group u64 | first | count | due? | priority u8
+//! 7 consumers = flags u8 (1 the queue is paused) | extra* | unstarted* | uncharged*
+//! extra     = session | flags u8 (1 it is paused, 2 it tells what it has started), not 0
+//! unstarted = session | first (of a lease)
+//! uncharged = first | count | times
 //! 8 receivers = count | (session | wants | until) ...
 //! ```
 //!
@@ -47,6 +51,7 @@ use super::leased::{self, Lease, Leased};
 use super::lives::Life;
 use super::ready::{Ready, Span};
 use super::retained::Retained;
+use super::retry::UNCHARGED_MAX;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SLOTS_MAX, Slot, Slots};
 use crate::digest::digest;
@@ -62,7 +67,12 @@ const VERSION: u8 = 4;
 
 /// Tags of the sections.
 const GROUPS: u8 = 3;
+const CONSUMERS: u8 = 7;
 const RECEIVERS: u8 = 8;
+
+/// Flags of a consumer, of which the queue has the first.
+const PAUSED: u8 = 1;
+const TELLS: u8 = 2;
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -137,6 +147,7 @@ fn sections(queue: &Queue) -> Vec<Section> {
         (PRIORITIES, priorities_section(queue)),
         (EXPIRY, expiry_section(queue)),
         (GROUPS, write_groups(&queue.groups)),
+        (CONSUMERS, write_extras(queue)),
         (RECEIVERS, write_receivers(&queue.consumers)),
     ];
     sections.into_iter().filter_map(|(tag, section)| Some((tag, section?))).collect()
@@ -146,8 +157,9 @@ fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     match tag {
         PRIORITIES => read_priorities(buf, queue)?,
         EXPIRY => read_expiry(buf, queue)?,
-        RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
         GROUPS => queue.groups = read_groups(buf, &queue.ready)?,
+        CONSUMERS => read_extras(buf, queue)?,
+        RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
         kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
     }
     Ok(())
@@ -210,6 +222,79 @@ fn read_groups(buf: &mut &[u8], ready: &Ready) -> Decoded<Groups> {
         groups.block(group, first, Blocked { count, due, priority });
     }
     if groups.blocked().len() == runs { Ok(groups) } else { Err(DIVIDED) }
+}
+
+/// What is said of consumers and their leases beyond what every queue has; nothing, if that is all.
+fn write_extras(queue: &Queue) -> Option<Vec<u8>> {
+    let flags = |consumer: &Consumer| {
+        (if consumer.paused { PAUSED } else { 0 }) | (if consumer.tells_starts { TELLS } else { 0 })
+    };
+    let extras = queue.consumers.iter().map(|(session, consumer)| (session, flags(consumer)));
+    let extras: Vec<_> = extras.filter(|(_, flags)| *flags != 0).collect();
+    if extras.is_empty() && queue.uncharged.is_empty() && !queue.paused {
+        return None;
+    }
+    let mut out = vec![if queue.paused { PAUSED } else { 0 }];
+    put_varint(&mut out, extras.len() as u64);
+    for (session, flags) in extras {
+        out.put_u128_le(session.0);
+        out.put_u8(flags);
+    }
+    let unstarted = queue.leased.iter().filter(|(_, _, lease)| !lease.started);
+    let unstarted: Vec<_> = unstarted.collect();
+    put_varint(&mut out, unstarted.len() as u64);
+    for (session, first, _) in unstarted {
+        out.put_u128_le(session.0);
+        put_varint(&mut out, first);
+    }
+    put_varint(&mut out, queue.uncharged.iter().len() as u64);
+    for (first, count, times) in queue.uncharged.iter() {
+        put_varint(&mut out, first);
+        put_varint(&mut out, count);
+        out.put_u8(times);
+    }
+    Some(out)
+}
+
+fn read_extras(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    queue.paused = match wire::u8(buf)? {
+        0 => false,
+        PAUSED => true,
+        kind => return Err(DecodeError::UnknownKind { what: "queue flag", kind }),
+    };
+    let mut last = None;
+    for _ in 0..item_count(buf, 17)? {
+        let (session, flags) = (Session(wire::u128(buf)?), wire::u8(buf)?);
+        ascending(last.as_ref(), &session, "session")?;
+        last = Some(session);
+        if flags == 0 || flags & !(PAUSED | TELLS) != 0 {
+            return Err(DecodeError::UnknownKind { what: "consumer flag", kind: flags });
+        }
+        if !queue.consumers.restore_flags(session, flags & PAUSED != 0, flags & TELLS != 0) {
+            return Err(DecodeError::Invalid { what: "consumer flag", why: "it is nobody's" });
+        }
+    }
+    let mut last = None;
+    for _ in 0..item_count(buf, 17)? {
+        let lease = (Session(wire::u128(buf)?), varint(buf)?);
+        ascending(last.as_ref(), &lease, "lease")?;
+        last = Some(lease);
+        if !queue.leased.unstart(lease.0, lease.1) {
+            return Err(DecodeError::Invalid { what: "lease", why: "there is none" });
+        }
+    }
+    let (count, mut end) = (item_count(buf, 3)?, 0);
+    for _ in 0..count {
+        let (first, count, times) = (varint(buf)?, varint(buf)?, wire::u8(buf)?);
+        let cursor = queue.ready.cursor();
+        let fits = first.checked_add(count).is_some_and(|end| end <= cursor);
+        if first < end || count == 0 || !fits || !(1..=UNCHARGED_MAX).contains(&times) {
+            return Err(DecodeError::Invalid { what: "uncharged", why: "it is out of range" });
+        }
+        end = first + count;
+        queue.uncharged.set(Span { first, count, attempts: 0, priority: 0 }, times);
+    }
+    if queue.uncharged.iter().len() == count { Ok(()) } else { Err(DIVIDED) }
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -448,7 +533,7 @@ fn read_leases(buf: &mut &[u8], cursor: u64) -> Decoded<Leased> {
         let Ok(count) = u32::try_from(count) else {
             return Err(DecodeError::Invalid { what: "lease", why: "it is too long" });
         };
-        let lease = Lease { count, attempt, token, deadline, priority };
+        let lease = Lease { count, attempt, token, deadline, priority, started: true };
         if u64::from(count) > cursor - leased.len()
             || leased.overlapping(session, first, first + 1).is_some()
         {
@@ -649,6 +734,8 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
         leased: 0,
         attachment: Attachment(varint(buf)?),
         grace: wire::option(buf, "grace flag", varint)?.map(Millis),
+        paused: false,
+        tells_starts: false,
         in_turn: false,
         receiver: None,
     })
@@ -763,6 +850,7 @@ mod tests {
                 name: "consumer".to_owned(),
                 prefetch: 9,
                 lease_ms: (node == 2).then_some(5_000),
+                tells_starts: node == 2,
             })
         };
         let log = [
@@ -912,6 +1000,7 @@ mod tests {
                 name: String::new(),
                 prefetch,
                 lease_ms: None,
+                tells_starts: false,
             };
             queue.consumers.attach(attach);
             let why = "no consumer may have it";

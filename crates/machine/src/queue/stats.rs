@@ -54,6 +54,8 @@ pub struct Stats {
     pub consumers: Vec<ConsumerInfo>,
     /// Slots, by name.
     pub slots: Vec<SlotInfo>,
+    /// Nobody is handed anything until everyone is resumed.
+    pub paused: bool,
 }
 
 /// A session.
@@ -73,6 +75,10 @@ pub struct ConsumerInfo {
     pub connected: bool,
     /// Where one consumer at a time is handed messages, that it is this one.
     pub active: bool,
+    /// It is handed nothing until it is resumed.
+    pub paused: bool,
+    /// It tells which messages it has begun to handle.
+    pub tells_starts: bool,
 }
 
 impl Queue {
@@ -101,12 +107,12 @@ impl Queue {
             oldest: self.backlog.iter().next().map(|batch| batch.since),
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
-            consumers: self.consumer_infos(),
+            consumers: self.consumers_after(None).collect(),
             slots: self.slots(),
+            paused: self.paused,
         }
     }
 
-    /// Never delivered messages begin at the cursor; everything else held is before it.
     /// Whether `session` holds the message at `offset` under `token`.
     #[must_use]
     pub fn holds(&self, session: Session, token: Token, offset: Offset) -> bool {
@@ -140,7 +146,8 @@ impl Queue {
         self.now
     }
 
-    /// What is blocked comes after the head of its group, which is looked at.
+    /// Never delivered messages begin at the cursor; everything else held is before it. What is blocked comes after the
+    /// head of its group, which is looked at.
     fn first_offset(&self) -> u64 {
         let leased = self.leased.iter().map(|(_, first, _)| first);
         let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
@@ -148,27 +155,34 @@ impl Queue {
         lowest.unwrap_or(self.ready.cursor())
     }
 
-    /// Who holds something, as nobody else is served meanwhile, or else who is in front.
+    /// Who holds something, as nobody else is served meanwhile, or else who is in front. One that is paused is neither:
+    /// it is followed by the next one once it holds nothing.
     fn is_active(&self, session: Session, consumer: &Consumer) -> bool {
         let holds_or_is_next = match self.leased.len() {
             0 => self.consumers.is_next(session),
-            _ => consumer.leased > 0,
+            _ => consumer.leased > 0 && !consumer.paused,
         };
         self.settings.single_active && holds_or_is_next
     }
 
-    fn consumer_infos(&self) -> Vec<ConsumerInfo> {
-        self.consumers
-            .iter()
-            .map(|(session, consumer)| ConsumerInfo {
-                session,
-                name: consumer.name.clone(),
-                node: consumer.node,
-                prefetch: consumer.prefetch,
-                leased: consumer.leased,
-                connected: consumer.is_connected(),
-                active: self.is_active(session, consumer),
-            })
-            .collect()
+    /// Sessions beyond `after`, by id.
+    pub fn consumers_after(&self, after: Option<Session>) -> impl Iterator<Item = ConsumerInfo> {
+        self.consumers.after(after).map(|(session, consumer)| ConsumerInfo {
+            session,
+            name: consumer.name.clone(),
+            node: consumer.node,
+            prefetch: consumer.prefetch,
+            leased: consumer.leased,
+            connected: consumer.is_connected(),
+            active: self.is_active(session, consumer),
+            paused: consumer.paused,
+            tells_starts: consumer.tells_starts,
+        })
+    }
+
+    /// Whether nobody is handed anything until everyone is resumed.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 }

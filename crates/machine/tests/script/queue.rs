@@ -4,12 +4,13 @@
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
 //!         [due=COUNT@MS,...] [groups=N,...]        0: at once; a group for each message, 0: none
 //!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY:gGROUP,...]      each of the four may be left out
-//! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
+//! attach A [node=N] [prefetch=N] [lease=MS] [tells=1]       detach|disconnect A [attachment=N]
 //! receive A [node=N] [count=N] [lease=MS] [wait=MS]
-//! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
+//! pause|resume|kick A|name=NAME|everyone=1
+//! ack|nack|reject|extend|return|start A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
-//!           [window=N] [age=MS] [single=true] [retain_ms=MS] [retain_bytes=N] [version=N]
-//!           [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
+//!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [retry=MS] [retry_max=MS]
+//!           [single=true] [version=N] [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
@@ -21,9 +22,9 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Receive, Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo,
-    SlotName, SlotStart, Token,
+    Attach, Attachment, Command, Control, CreateSlot, Effect, Offset, Producer, ProducerId,
+    Properties, Publish, Queue, Receive, Reply, Run, Session, SettleItem, SettleKind, Settled,
+    SlotInfo, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -53,7 +54,8 @@ impl Script {
                 let (session, attachment) = self.attachment(&words);
                 Command::Disconnect { session, attachment }
             }
-            "ack" | "nack" | "reject" | "extend" => settle(&words),
+            "ack" | "nack" | "reject" | "extend" | "return" | "start" => settle(&words),
+            "pause" | "resume" | "kick" => control(&words),
             "configure" => self.configure(&words),
             "tick" => Command::Tick,
             "purge" => Command::Purge,
@@ -81,6 +83,8 @@ impl Script {
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
+        settings.retry_ms = or("retry", settings.retry_ms);
+        settings.retry_max_ms = or("retry_max", settings.retry_max_ms);
         settings.single_active = or_flag(words, "single", settings.single_active);
         settings.ttl_ms = words.get("ttl").or(settings.ttl_ms).filter(|&ttl_ms| ttl_ms > 0);
         let is_on = |key, old| words.get(key).map_or(old, |is_on: u8| is_on > 0);
@@ -205,6 +209,7 @@ fn attach(words: &Words) -> Command {
         name: words.word(0).to_owned(),
         prefetch: words.get("prefetch").unwrap_or(10),
         lease_ms: words.get("lease"),
+        tells_starts: words.get("tells").unwrap_or(0) != 0,
     })
 }
 
@@ -224,6 +229,8 @@ fn settle(words: &Words) -> Command {
         "ack" => SettleKind::Ack,
         "nack" => SettleKind::Nack { delay_ms: words.get("delay").unwrap_or(0) },
         "reject" => SettleKind::Reject,
+        "return" => SettleKind::Return,
+        "start" => SettleKind::Start,
         _ => SettleKind::Extend { lease_ms: words.get("lease").expect("extend needs lease=") },
     };
     let range = words.word(1);
@@ -233,6 +240,20 @@ fn settle(words: &Words) -> Command {
     let count = (last - first + 1) as u32;
     let item = SettleItem { kind, token, first: Offset(first), count };
     Command::Settle { session: session(words), items: vec![item] }
+}
+
+fn control(words: &Words) -> Command {
+    let target = match (words.text("name"), words.text("everyone")) {
+        (Some(name), _) => Target::Named(name.to_owned()),
+        (None, Some(_)) => Target::Everyone,
+        (None, None) => Target::Session(session(words)),
+    };
+    let what = match words.verb {
+        "pause" => Control::Pause,
+        "resume" => Control::Resume,
+        _ => Control::Kick,
+    };
+    Command::ControlConsumer { target, what }
 }
 
 fn slot(words: &Words) -> Command {
@@ -280,6 +301,7 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
             format!("slot {how} at {}", slot.position.0)
         }
         Reply::SlotAdvanced { slot } => format!("slot at {}", slot.position.0),
+        Reply::Controlled { consumers } => format!("{consumers} consumers"),
         Reply::Rejected(rejection) => format!("rejected: {rejection}"),
     };
     writeln!(output, "[{index}] {text}").unwrap();
@@ -331,12 +353,20 @@ fn show_stats(queue: &Queue, output: &mut String) {
         s.first_offset.0, s.next_offset.0, s.bytes, s.batches, s.producers
     )
     .unwrap();
+    if s.paused {
+        writeln!(output, "paused").unwrap();
+    }
     for consumer in s.consumers {
         let state = if consumer.connected { "connected" } else { "waited for" };
         let state = if consumer.active { format!("{state}, active") } else { state.to_owned() };
+        let paused = if consumer.paused { ", paused" } else { "" };
         let (name, leased, prefetch) = (consumer.name, consumer.leased, consumer.prefetch);
-        writeln!(output, "{name} at node {}: {leased} of {prefetch}, {state}", consumer.node.0)
-            .unwrap();
+        writeln!(
+            output,
+            "{name} at node {}: {leased} of {prefetch}, {state}{paused}",
+            consumer.node.0
+        )
+        .unwrap();
     }
 }
 

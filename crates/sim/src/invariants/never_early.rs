@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Effect, Reply, Session, Settings, SettleItem, SettleKind, Token,
+    Attach, Attachment, Command, Control, Effect, Reply, Session, Settings, SettleItem, SettleKind,
+    Target, Token,
 };
 
 use super::{Invariant, dues, must};
@@ -82,6 +83,11 @@ impl Queue {
                     self.free_from.insert(offset, Free { session, token, at_ms: due.0 });
                 }
             }
+            (Command::ControlConsumer { target, what: Control::Kick }, _) => match target {
+                Target::Session(session) => self.free_all_of(*session, 0),
+                // Nobody does that here.
+                Target::Named(_) | Target::Everyone => self.free_from.clear(),
+            },
             (Command::Purge, _) => self.free_from.clear(),
             (Command::Settle { session, items }, Reply::Settled(settled)) => {
                 for item in items {
@@ -122,11 +128,17 @@ impl Queue {
             return;
         }
         match item.kind {
+            // The least of a back-off: half of its first delay.
+            SettleKind::Nack { delay_ms: 0 } if self.settings.retry_ms > 0 => {
+                let first = self.settings.retry_ms.min(self.settings.retry_max_ms());
+                free.at_ms = now_ms + u64::from(first).div_ceil(2);
+            }
             SettleKind::Nack { delay_ms } => free.at_ms = now_ms + u64::from(delay_ms),
+            SettleKind::Return => free.at_ms = now_ms,
             SettleKind::Extend { lease_ms } => {
                 free.at_ms = free.at_ms.max(now_ms + u64::from(lease_ms));
             }
-            SettleKind::Ack | SettleKind::Reject => {}
+            SettleKind::Ack | SettleKind::Reject | SettleKind::Start => {}
         }
     }
 

@@ -36,7 +36,8 @@ impl OneLeasePerMessage {
         // What is held is repeated to a consumer that comes back.
         let again = (before.session, before.token, before.attempt)
             == (lease.session, lease.token, lease.attempt);
-        must(again || (lease.token > before.token && attempt > before.attempt), || {
+        // The attempt stays as it was after a delivery that was not counted.
+        must(again || (lease.token > before.token && attempt >= before.attempt), || {
             format!(
                 "group {group} offset {offset}: lease {} attempt {attempt} after lease {} attempt {}",
                 lease.token, before.token, before.attempt

@@ -1,9 +1,10 @@
 //! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
-//! shown first deliveries in the order of the queue, but for messages that were published for later or with a group key.
+//! shown first deliveries in the order of the queue, but for messages that were published for later or with a group key,
+//! and those that came back from a delivery that was not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_machine::queue::{Command, Reply};
+use quorate_machine::queue::{Command, Effect, Reply};
 
 use super::{Invariant, entered, must};
 use crate::events::Event;
@@ -16,8 +17,10 @@ pub struct OrderKept {
     /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
     /// consumer gave up for lost may be shown to it again.
     shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
-    /// By group and offset: what was published for later or with a key.
+    /// By group and offset: what was published for later or with a key, or leased more than once.
     later: BTreeSet<(u64, u64)>,
+    /// By group and offset: the token of the first lease.
+    leased: BTreeMap<(u64, u64), u64>,
 }
 
 impl Invariant for OrderKept {
@@ -38,6 +41,17 @@ impl Invariant for OrderKept {
                         let later = (first_offset.0..).zip(each);
                         let later = later.filter(|(_, of)| of.due.is_some() || of.group.is_some());
                         self.later.extend(later.map(|(offset, _)| (group, offset)));
+                    }
+                }
+                for effect in entry.effects {
+                    let Effect::Deliver { token, runs, .. } = effect else { continue };
+                    for run in runs {
+                        let first = run.first_offset.0;
+                        for offset in first..first + u64::from(run.count) {
+                            if *self.leased.entry((group, offset)).or_insert(token.0) != token.0 {
+                                self.later.insert((group, offset));
+                            }
+                        }
                     }
                 }
                 for (offset, id) in entered(entry) {

@@ -86,6 +86,7 @@ impl Load {
 
 fn random_settings() -> QueueSettings {
     let mut random = thread_rng();
+    let retry_ms = if random.gen_bool(0.3) { random.gen_range(10..1_000) } else { 0 };
     QueueSettings {
         replicas: 3,
         max_messages: if random.gen_bool(0.15) { random.gen_range(20..200) } else { 0 },
@@ -97,6 +98,9 @@ fn random_settings() -> QueueSettings {
         retain_ms: if random.gen_bool(0.3) { random.gen_range(500..20_000) } else { 0 },
         retain_bytes: if random.gen_bool(0.3) { random.gen_range(1_000..200_000) } else { 0 },
         single_active: random.gen_bool(0.15),
+        retry_ms,
+        // Short, so that a run's end need not wait for the last attempts.
+        retry_max_ms: if retry_ms > 0 { 1_500 } else { 0 },
         ..QueueSettings::default()
     }
 }

@@ -159,6 +159,7 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             let facts = facts! {
                 "session": session(&attach.session), "node": attach.node.0, "name": attach.name,
                 "prefetch": attach.prefetch, "lease_ms": attach.lease_ms,
+                "tells_starts": attach.tells_starts,
             };
             Shown::of("attach", facts)
         }
@@ -203,6 +204,20 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             Shown::of("advance slot", facts)
         }
         Command::DropSlot { name } => Shown::of("drop slot", facts! { "slot": name.as_str() }),
+        Command::ControlConsumer { target, what } => {
+            let what = match what {
+                queue::Control::Pause => "pause",
+                queue::Control::Resume => "resume",
+                queue::Control::Kick => "kick",
+            };
+            let mut facts = facts! { "what": what };
+            facts.extend(match target {
+                queue::Target::Session(of) => facts! { "session": session(of) },
+                queue::Target::Named(name) => facts! { "name": name },
+                queue::Target::Everyone => facts! { "everyone": true },
+            });
+            Shown::of("control consumers", facts)
+        }
     }
 }
 
@@ -212,6 +227,8 @@ fn settle_kind(kind: SettleKind) -> (&'static str, Option<(&'static str, u32)>) 
         SettleKind::Nack { delay_ms } => ("nack", Some(("delay_ms", delay_ms))),
         SettleKind::Reject => ("reject", None),
         SettleKind::Extend { lease_ms } => ("extend", Some(("lease_ms", lease_ms))),
+        SettleKind::Return => ("return", None),
+        SettleKind::Start => ("start", None),
     }
 }
 
@@ -307,7 +324,8 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
         "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
         "ttl_ms": settings.ttl_ms, "drop_head": settings.drop_head,
-        "priorities": settings.priorities, "version": settings.version,
+        "priorities": settings.priorities, "retry_ms": settings.retry_ms,
+        "retry_max_ms": settings.retry_max_ms, "version": settings.version,
     }
 }
 

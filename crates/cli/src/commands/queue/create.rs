@@ -51,6 +51,13 @@ pub struct Args {
     /// Hand messages to one consumer at a time; the others stand by to take over.
     #[arg(long)]
     single_active: bool,
+    /// How long a message waits that comes back, e.g. 1s; doubled each time, half of it jitter. Without it, it is ready at
+    /// once.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    retry: Option<Duration>,
+    /// The longest that it waits; default 5m.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "retry")]
+    retry_max: Option<Duration>,
     /// Messages that nobody takes within this time leave the queue, e.g. 1h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     ttl: Option<Duration>,
@@ -92,6 +99,8 @@ impl Args {
                 Overflow::DropHead => quorate_client::Overflow::DropHead.into(),
             },
             priorities: self.priorities,
+            retry_ms: millis("--retry", self.retry)?,
+            retry_max_ms: millis("--retry-max", self.retry_max)?,
         })
     }
 }

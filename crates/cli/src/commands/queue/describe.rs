@@ -7,6 +7,7 @@ use quorate_client::{Overflow, QueueDescription, QueueSettings, ReplicaRole};
 use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
+use crate::commands::consumer;
 use crate::failure::Failure;
 use crate::session;
 use crate::table::{Facts, Table};
@@ -40,6 +41,9 @@ fn text(queue: &QueueDescription) -> String {
             format!("node {} at {}, term {}", leader.node_id, leader.address, leader.term)
         }),
     );
+    if queue.paused {
+        facts.fact("paused", "hands out nothing; `quorate queue resume` takes that back");
+    }
     if queue.moving {
         facts.fact("replicas", "being changed");
     }
@@ -68,6 +72,7 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("overflow", overflow(settings))
         .fact("priorities", if settings.priorities { "0 to 9" } else { "no" })
         .fact("time to live", limit(settings.ttl_ms, ttl))
+        .fact("retries", retries(settings))
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
@@ -86,6 +91,14 @@ fn overflow(settings: &QueueSettings) -> &'static str {
     match settings.overflow() {
         Overflow::DropHead => "drop-head",
         Overflow::Reject | Overflow::Unspecified => "reject",
+    }
+}
+
+fn retries(settings: &QueueSettings) -> String {
+    let time = |millis: u32| units::duration(Duration::from_millis(u64::from(millis)));
+    match settings.retry_ms {
+        0 => "at once".to_owned(),
+        first => format!("after {}, doubled up to {}", time(first), time(settings.retry_max_ms)),
     }
 }
 
@@ -140,26 +153,10 @@ fn replicas(queue: &QueueDescription) -> Table {
 }
 
 fn consumers(queue: &QueueDescription) -> Table {
-    let mut table = Table::new(&["consumer", ">node", ">leased", ">prefetch", "connected"]);
-    for consumer in &queue.consumers {
-        table.row([
-            consumer.name.clone(),
-            consumer.node_id.to_string(),
-            units::count(consumer.leased.into()),
-            units::count(consumer.prefetch.into()),
-            match (consumer.connected, consumer.active) {
-                (true, true) => "yes, active",
-                (true, false) => "yes",
-                (false, true) => "no, active",
-                (false, false) => "no",
-            }
-            .to_owned(),
-        ]);
-    }
-    table
+    consumer::table(&queue.consumers)
 }
 
-fn role(role: ReplicaRole) -> &'static str {
+pub fn role(role: ReplicaRole) -> &'static str {
     match role {
         ReplicaRole::Leader => "leader",
         ReplicaRole::Follower => "follower",
@@ -192,6 +189,8 @@ pub fn json(queue: &QueueDescription) -> Value {
             "ttl_ms": settings.ttl_ms,
             "overflow": overflow(settings),
             "priorities": settings.priorities,
+            "retry_ms": settings.retry_ms,
+            "retry_max_ms": settings.retry_max_ms,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
@@ -208,10 +207,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "leaving": replica.leaving,
         })).collect::<Vec<_>>(),
         "moving": queue.moving,
-        "consumers": queue.consumers.iter().map(|consumer| json!({
-            "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
-            "leased": consumer.leased, "connected": consumer.connected,
-            "active": consumer.active,
-        })).collect::<Vec<_>>(),
+        "paused": queue.paused,
+        "consumers": queue.consumers.iter().map(consumer::json).collect::<Vec<_>>(),
     })
 }

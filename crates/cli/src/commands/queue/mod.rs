@@ -3,9 +3,10 @@
 pub mod confirm;
 mod create;
 mod delete;
-mod describe;
+pub mod describe;
 mod explain;
 mod list;
+mod pause;
 mod purge;
 mod replica;
 
@@ -28,6 +29,10 @@ pub enum Command {
     /// Change which nodes hold a queue.
     #[command(subcommand)]
     Replica(replica::Command),
+    /// Hand out nothing any more, to nobody, until it is resumed; messages are taken and leases stay.
+    Pause(pause::Args),
+    /// Hand out messages again.
+    Resume(pause::Args),
     /// Drop every message of a queue.
     Purge(purge::Args),
     /// Remove a queue and its messages.
@@ -42,6 +47,8 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
+        Command::Pause(args) => pause::run(&args, true, global).await,
+        Command::Resume(args) => pause::run(&args, false, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

@@ -3,9 +3,9 @@
 //! A small world: two consumers, a producer, messages in ones and twos. The replica that is
 //! restored is restored before every step that is compared, so that needs no letter.
 
-use quorate_machine::queue::{Settings, SettleKind};
+use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
 use super::settings;
 
 const A: u8 = 1;
@@ -30,6 +30,7 @@ pub fn alphabet() -> Vec<Entry> {
         ..settings()
     };
     let short = Settings { ttl_ms: Some(1), priorities: true, ..settings() };
+    let patient = Settings { max_deliveries: 2, retry_ms: 80, retry_max_ms: 100, ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -64,6 +65,13 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, settle(A, SettleKind::Reject, Target::Held, 1)),
         after(1, settle(A, extend, Target::Held, 1)),
         after(1, settle(A, SettleKind::Extend { lease_ms: 10 }, Target::Held, 1)),
+        after(1, settle(A, SettleKind::Start, Target::Held, 1)),
+        after(1, settle(A, SettleKind::Return, Target::Held, 1)),
+        after(1, telling(A, 1, 2)),
+        after(1, control(Whom::Session(A), Control::Pause)),
+        after(1, control(Whom::Namesakes(A), Control::Resume)),
+        after(1, control(Whom::Session(A), Control::Kick)),
+        after(1, Op::Configure { settings: patient, stale: false }),
         after(-60, Op::Tick),
         after(60, Op::Tick),
         after(199, Op::Tick),
@@ -96,11 +104,17 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
         after(1, set_apart(2, &[grouped(1)])),
     ];
     let ordered = [one_at_a_time, both, groups];
+    let told = vec![
+        after(1, telling(A, 1, 3)),
+        after(1, publish(3, None)),
+        after(1, settle(A, SettleKind::Start, Target::Held, 1)),
+    ];
     vec![
         ("an empty queue", Vec::new()),
         ("leases", leased.concat()),
         ("second deliveries", expired.concat()),
         ("groups and one active consumer", ordered.concat()),
+        ("some started", told),
     ]
 }
 
@@ -136,7 +150,15 @@ fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {
-    Op::Attach { session, node, prefetch, lease_ms: None }
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: false }
+}
+
+fn telling(session: u8, node: u64, prefetch: u32) -> Op {
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: true }
+}
+
+fn control(target: Whom, what: Control) -> Op {
+    Op::Control { target, what }
 }
 
 fn receive(session: u8, count: u32, wait_ms: u32) -> Op {

@@ -3,10 +3,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
+    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
-use quorate_machine::{Machine, Millis, NodeId};
+use quorate_machine::{Machine, Millis, NodeId, queue};
 
 use super::reference::Reference;
 use super::settings as usual_settings;
@@ -35,6 +35,7 @@ pub enum Op {
         node: u64,
         prefetch: u32,
         lease_ms: Option<u32>,
+        tells: bool,
     },
     Receive {
         session: u8,
@@ -76,6 +77,19 @@ pub enum Op {
     DropSlot {
         slot: u8,
     },
+    Control {
+        target: Whom,
+        what: Control,
+    },
+}
+
+/// Whom an administrator means.
+#[derive(Clone, Copy, Debug)]
+pub enum Whom {
+    Session(u8),
+    /// Those that have the name of this one.
+    Namesakes(u8),
+    Everyone,
 }
 
 /// What sets a message apart.
@@ -142,7 +156,7 @@ impl Op {
                 Command::Receive(Receive {
                     session: Session((*session).into()),
                     node: NodeId(*node),
-                    name: format!("receiver {session}"),
+                    name: consumer_name(*session),
                     count: *count,
                     lease_ms: *lease_ms,
                     wait_ms: *wait_ms,
@@ -153,12 +167,13 @@ impl Op {
                 properties: properties(*count, kinds, now.now),
                 ..Publish::plain(*count, frame_of(ids, *padding))
             }),
-            Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
+            Self::Attach { session, node, prefetch, lease_ms, tells } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),
-                name: format!("consumer {session}"),
+                name: consumer_name(*session),
                 prefetch: *prefetch,
                 lease_ms: *lease_ms,
+                tells_starts: *tells,
             }),
             Self::Detach { session, stale } => {
                 let (session, attachment) = attachment(now, *session, *stale);
@@ -202,6 +217,14 @@ impl Op {
                 Command::AdvanceSlot { name, made_at, to }
             }
             Self::DropSlot { slot } => Command::DropSlot { name: slot_name(*slot) },
+            Self::Control { target, what } => {
+                let target = match target {
+                    Whom::Session(session) => queue::Target::Session(Session((*session).into())),
+                    Whom::Namesakes(session) => queue::Target::Named(consumer_name(*session)),
+                    Whom::Everyone => queue::Target::Everyone,
+                };
+                Command::ControlConsumer { target, what: *what }
+            }
         }
     }
 
@@ -282,6 +305,11 @@ fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
     runs
 }
 
+/// Two neighbours have the same.
+fn consumer_name(session: u8) -> String {
+    format!("consumer {}", session / 2)
+}
+
 fn slot_name(slot: u8) -> SlotName {
     SlotName::parse(&format!("slot-{slot}")).unwrap()
 }
@@ -333,6 +361,8 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.max_messages = None),
         of(|settings, _| settings.max_bytes = None),
         of(|settings, _| settings.max_deliveries = 0),
+        of(|settings, _| (settings.retry_ms, settings.retry_max_ms) = (0, 0)),
+        of(|settings, _| settings.retry_max_ms = 0),
         of(|settings, usual| settings.lease_ms = usual.lease_ms),
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),

@@ -4,15 +4,15 @@
 //! sequences in which nothing but one thing goes on, which an even mixture would never give.
 //! (Groce and others, "Swarm testing", 2012.)
 
-use quorate_machine::queue::{Settings, SettleKind};
+use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target};
+use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
 use super::{Rng, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 13],
-    kinds: [u64; 4],
+    weights: [u64; 14],
+    kinds: [u64; 6],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
     restore: u64,
@@ -30,13 +30,15 @@ struct Mood {
     ttl: u64,
     /// One in so many batches has messages with a priority.
     priority: u64,
+    /// One in so many consumers tells what it has started.
+    tells: u64,
 }
 
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6].map(&mut weight);
-        let mut kinds = [4, 3, 1, 2].map(&mut weight);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6, 4].map(&mut weight);
+        let mut kinds = [4, 3, 1, 2, 2, 3].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
         weights[1] += 3;
@@ -56,6 +58,7 @@ impl Mood {
             grouped: rng.pick(&[1, 3, 1_000, 1_000]),
             ttl: rng.pick(&[1, 3, 1_000, 1_000]),
             priority: rng.pick(&[1, 3, 1_000, 1_000]),
+            tells: rng.pick(&[1, 2, 1_000]),
         }
     }
 
@@ -63,8 +66,8 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0],
-            kinds: [8, 0, 1, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 0],
+            kinds: [8, 0, 1, 0, 0, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
             pause: 1_000,
@@ -76,6 +79,7 @@ impl Mood {
             grouped: 1_000,
             ttl: 1_000,
             priority: 1_000,
+            tells: 1_000,
         }
     }
 
@@ -112,7 +116,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 /// so records of what is gone pile up between those of what is not.
 fn hoard(rng: &mut Rng) -> Vec<Entry> {
     let (prefetch, lease_ms) = (200, Some(u32::MAX));
-    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms };
+    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms, tells: false };
     let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![attach] }];
     for settles in [false, true] {
         let mood = Mood::hoard(rng, settles);
@@ -156,13 +160,25 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             Op::AdvanceSlot { slot: rng.below(3) as u8, by }
         }
         11 => Op::DropSlot { slot: rng.below(3) as u8 },
-        _ => receive(rng, mood),
+        12 => receive(rng, mood),
+        _ => control(rng, mood),
     }
 }
 
 /// A consumer's or, now and then, a receiver's.
 fn any_session(rng: &mut Rng, mood: &Mood) -> u8 {
     mood.session(rng) + if rng.one_in(4) { 8 } else { 0 }
+}
+
+fn control(rng: &mut Rng, mood: &Mood) -> Op {
+    let target = match rng.below(4) {
+        0 => Whom::Everyone,
+        1 => Whom::Namesakes(any_session(rng, mood)),
+        _ => Whom::Session(any_session(rng, mood)),
+    };
+    // Mostly they go on, as else nothing happens.
+    let what = rng.pick(&[Control::Pause, Control::Resume, Control::Resume, Control::Kick]);
+    Op::Control { target, what }
 }
 
 fn create_slot(rng: &mut Rng) -> Op {
@@ -219,7 +235,8 @@ fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
         _ => rng.within(1, mood.prefetch_max as i64) as u32,
     };
     let lease_ms = rng.one_in(3).then(|| rng.pick(&[0, 1, 50, 150, 300, u32::MAX]));
-    Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms }
+    let tells = rng.one_in(mood.tells);
+    Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms, tells }
 }
 
 /// Mostly in a session of its own, so that it is no consumer's.
@@ -236,6 +253,8 @@ fn pick(rng: &mut Rng, mood: &Mood) -> Pick {
         0 => SettleKind::Ack,
         1 => SettleKind::Nack { delay_ms: rng.pick(&[0, 0, 1, 50, 100, 300]) },
         2 => SettleKind::Reject,
+        4 => SettleKind::Return,
+        5 => SettleKind::Start,
         _ => SettleKind::Extend { lease_ms: rng.pick(&[0, 10, 100, 250, 400, u32::MAX]) },
     };
     let targets = [Target::Held, Target::Handed, Target::Stale, Target::Any];
@@ -254,6 +273,8 @@ fn limits(rng: &mut Rng) -> Settings {
         session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
         dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
+        retry_ms: rng.pick(&[0, 0, 0, 1, 30, 100]),
+        retry_max_ms: rng.pick(&[0, 1, 50, 200]),
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         single_active: rng.one_in(3),

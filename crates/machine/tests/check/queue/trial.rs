@@ -72,7 +72,7 @@ impl<'a> Trial<'a> {
             self.restore();
         }
         let expected: Vec<Expected> = entry.ops.iter().map(|op| self.expect(op)).collect();
-        self.reference.advance(self.now);
+        self.reference.advance(self.index, self.now);
         self.reference.end_of_entry();
         let at_end = self.take_notices();
 
@@ -101,7 +101,7 @@ impl<'a> Trial<'a> {
     fn expect(&mut self, op: &Op) -> Expected {
         let ids: Vec<u64> = (self.next_id..self.next_id + op.publishes()).collect();
         self.next_id += op.publishes();
-        self.reference.advance(self.now);
+        self.reference.advance(self.index, self.now);
         let command = op.command(&self.reference, &self.handed, &ids);
         let reply = self.reference.apply(self.index, &command, &ids);
         self.tally.add("commands", 1);
@@ -155,8 +155,8 @@ impl<'a> Trial<'a> {
             match effect {
                 Effect::Closed { session, node, attachment, reason } => {
                     let (session, node, attachment) = (*session, node.0, attachment.0);
-                    let moved = *reason == CloseReason::Moved;
-                    notices.push(Notice::Closed { session, node, attachment, moved });
+                    let reason = (*reason).into();
+                    notices.push(Notice::Closed { session, node, attachment, reason });
                 }
                 Effect::Deliver { session, node, token, runs } => {
                     let (session, node, token) = (*session, node.0, token.0);
@@ -236,7 +236,8 @@ impl<'a> Trial<'a> {
         let sessions = self.reference.consumers.keys();
         let idle = sessions.clone().any(|&session| self.reference.credit(session) > 0);
         let is_ready = self.reference.messages.iter().any(|m| m.state == State::Ready);
-        let stuck = idle && is_ready && self.reference.leases().next().is_none();
+        let stuck =
+            idle && !self.reference.paused && is_ready && self.reference.leases().next().is_none();
         assert!(!stuck, "a message is ready, nobody holds any, and somebody could take it");
     }
 
@@ -278,13 +279,39 @@ impl<'a> Trial<'a> {
         self.check_view();
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
+        assert_eq!(stats.paused, self.reference.paused, "whether the queue is paused");
         self.check_consumers(&stats.consumers);
         self.tally.add("blocked", stats.blocked);
+        self.count_meetings();
+        for (event, times) in std::mem::take(&mut self.reference.happened) {
+            self.tally.add(event, times);
+        }
         let ended = [stats.exhausted, stats.expired, stats.dropped];
         for (at, event) in ["exhausted", "expired", "dropped"].into_iter().enumerate() {
             self.tally.add(event, ended[at] - self.ended[at]);
         }
         self.ended = ended;
+    }
+
+    /// Where one thing meets another, for the tally.
+    fn count_meetings(&mut self) {
+        let Reference { consumers, messages, settings, .. } = &self.reference;
+        let paused = || consumers.values().filter(|consumer| consumer.paused);
+        let receivers = paused().filter(|consumer| consumer.receiver.is_some()).count();
+        let out_of_line = if settings.single_active { paused().count() } else { 0 };
+        let came_back = |message: &&reference::Message| {
+            message.group.is_some() && (message.deliveries > 0 || message.uncharged > 0)
+        };
+        let of_group = messages.iter().filter(came_back);
+        let (mut wait, mut untouched) = (0, 0);
+        for message in of_group {
+            wait += u64::from(matches!(message.state, State::Delayed { .. }));
+            untouched += u64::from(message.uncharged > 0);
+        }
+        self.tally.add("receivers paused", receivers as u64);
+        self.tally.add("paused out of line", out_of_line as u64);
+        self.tally.add("groups backed off", wait);
+        self.tally.add("groups uncharged", untouched);
     }
 
     /// A reader that takes a few messages at a time sees the same as one that takes all.
@@ -323,6 +350,8 @@ impl<'a> Trial<'a> {
             let connected = consumer.receiver.map_or(consumer.grace.is_none(), waits);
             assert_eq!(info.connected, connected, "who is connected");
             assert_eq!(info.active, self.reference.is_active(*session), "who is active");
+            assert_eq!(info.paused, consumer.paused, "who is paused");
+            assert_eq!(info.tells_starts, consumer.tells, "who tells");
             let held: Vec<_> = self.reference.leased_by(*session).collect();
             assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
             for (offset, token) in held {
@@ -354,6 +383,7 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Purged { count } => tally.add("purged", *count),
         Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
+        Reply::Controlled { consumers } => tally.add("controlled", (*consumers).into()),
         Reply::Rejected(_) => tally.add("refused", 1),
     }
 }

@@ -1,21 +1,22 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `expiry` what
-//! does not live so long, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `retry` what comes
+//! back, `expiry` what does not live so long, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Receive, Rejection, Reply, Run, Session, Settings,
-    SettleItem, SettleKind, Settled, SlotName,
+    Attach, Attachment, CloseReason, Command, Offset, Receive, Rejection, Reply, Run, Session,
+    Settings, SettleItem, SettleKind, Settled, SlotName,
 };
 
 mod expiry;
 mod overflow;
 mod publish;
 mod questions;
+mod retry;
 mod slots;
 
 pub use questions::STATES;
@@ -34,10 +35,13 @@ pub enum State {
     Blocked {
         due: u64,
     },
+    /// `run` is the first message of those that were leased together and have not parted since.
     Leased {
         session: Session,
         token: u64,
         deadline: u64,
+        started: bool,
+        run: u64,
     },
     Acked,
     Rejected,
@@ -51,6 +55,8 @@ pub enum State {
 pub struct Message {
     pub state: State,
     pub deliveries: u32,
+    /// Times in a row that it came back uncharged from a consumer's death.
+    pub uncharged: u32,
     pub id: u64,
     pub priority: u8,
     expires: Option<u64>,
@@ -83,6 +89,8 @@ pub struct Consumer {
     pub grace: Option<u64>,
     /// How many it wants and until when, if it receives without a stream.
     pub receiver: Option<(u32, u64)>,
+    pub paused: bool,
+    pub tells: bool,
 }
 
 #[derive(Debug)]
@@ -94,16 +102,41 @@ struct Producer {
     offsets: BTreeMap<u64, u64>,
 }
 
+/// Why a stream is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    Moved,
+    Grace,
+    Kicked,
+    WaitOver,
+}
+
+impl From<CloseReason> for Reason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Moved => Self::Moved,
+            CloseReason::GraceExpired => Self::Grace,
+            CloseReason::Kicked => Self::Kicked,
+            CloseReason::WaitOver => Self::WaitOver,
+        }
+    }
+}
+
 /// Something that a node must be told, beside new deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    Closed { session: Session, node: u64, attachment: u64, moved: bool },
+    Closed { session: Session, node: u64, attachment: u64, reason: Reason },
     Again { session: Session, node: u64, token: u64, offset: u64, attempt: u32, id: u64 },
 }
 
 #[derive(Debug, Default)]
 pub struct Reference {
     pub now: u64,
+    /// Index of the entry that is applied.
+    index: u64,
+    pub paused: bool,
+    /// What came of messages that came back, for the tally.
+    pub happened: BTreeMap<&'static str, u64>,
     pub settings: Settings,
     pub messages: Vec<Message>,
     pub consumers: BTreeMap<Session, Consumer>,
@@ -122,7 +155,8 @@ pub struct Reference {
 
 impl Reference {
     /// Does all that is due.
-    pub fn advance(&mut self, now: u64) {
+    pub fn advance(&mut self, index: u64, now: u64) {
+        self.index = index;
         self.now = self.now.max(now);
         let now = self.now;
         let mut late: Vec<(u64, Session)> = Vec::new();
@@ -136,6 +170,7 @@ impl Reference {
         late.sort_by_key(|(deadline, _)| *deadline);
         self.return_where(
             |state| matches!(state, State::Leased { deadline, .. } if *deadline <= now),
+            true,
         );
         late.into_iter().for_each(|(_, session)| self.send_back(session));
         for message in &mut self.messages {
@@ -149,8 +184,8 @@ impl Reference {
             self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
         for session in ended {
             let Consumer { node, attachment, .. } = self.consumers[&session];
-            self.notices.push(Notice::Closed { session, node, attachment, moved: false });
-            self.end(session);
+            self.notices.push(Notice::Closed { session, node, attachment, reason: Reason::Grace });
+            self.end(session, true);
         }
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
@@ -158,21 +193,13 @@ impl Reference {
         self.forget_receivers();
     }
 
-    fn end(&mut self, ended: Session) {
+    fn end(&mut self, ended: Session, died: bool) {
         self.leave_line(ended);
         self.consumers.remove(&ended);
         self.return_where(
             |state| matches!(state, State::Leased { session, .. } if *session == ended),
+            died,
         );
-    }
-
-    fn return_where(&mut self, which: impl Fn(&State) -> bool) {
-        for at in 0..self.messages.len() {
-            if which(&self.messages[at].state) {
-                self.messages[at].state = self.returned(at, State::Ready);
-            }
-        }
-        self.let_go(true);
     }
 
     /// The first of each group that is held waits for no other. If its time is over, it is gone, but not if
@@ -203,7 +230,12 @@ impl Reference {
 
     fn send_back(&mut self, session: Session) {
         self.leave_line(session);
-        if self.credit(session) > 0 {
+        self.line_up(session);
+    }
+
+    /// Who can take messages and is not in the line goes to its end.
+    fn line_up(&mut self, session: Session) {
+        if self.credit(session) > 0 && !self.line.contains(&session) {
             self.line.push(session);
         }
     }
@@ -230,7 +262,7 @@ impl Reference {
             Command::Attach(attach) => self.attach(attach),
             Command::Detach { session, attachment } => {
                 if self.is_present(*session, *attachment) {
-                    self.end(*session);
+                    self.end(*session, false);
                 }
                 Reply::Done
             }
@@ -253,6 +285,7 @@ impl Reference {
             Command::CreateSlot(create) => self.create_slot(index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(name, *made_at, to.0),
             Command::DropSlot { name } => self.drop_slot(name),
+            Command::ControlConsumer { target, what } => self.control(target, *what),
         }
     }
 
@@ -290,12 +323,17 @@ impl Reference {
             attachment: self.attachments,
             grace: None,
             receiver: None,
+            paused: self.consumers.get(&session).is_some_and(|before| before.paused),
+            tells: attach.tells_starts,
         };
+        if !attach.tells_starts {
+            self.start_all(session);
+        }
         let before = self.consumers.insert(session, consumer);
         if let Some(Consumer { node, attachment, .. }) = before
             && node != attach.node.0
         {
-            self.notices.push(Notice::Closed { session, node, attachment, moved: true });
+            self.notices.push(Notice::Closed { session, node, attachment, reason: Reason::Moved });
         }
         self.send_back(session);
         let again: Vec<Notice> = self.again(session).collect();
@@ -312,7 +350,7 @@ impl Reference {
         if before.is_some_and(|consumer| consumer.receiver.is_none()) {
             return Reply::Rejected(Rejection::SessionHasStream);
         }
-        let resumed = before.is_some();
+        let (resumed, paused) = (before.is_some(), before.is_some_and(|before| before.paused));
         self.attachments += 1;
         let consumer = Consumer {
             name: name.clone(),
@@ -322,6 +360,8 @@ impl Reference {
             attachment: self.attachments,
             grace: None,
             receiver: Some((prefetch, self.now + u64::from(wait_ms))),
+            paused,
+            tells: false,
         };
         self.consumers.insert(session, consumer);
         self.send_back(session);
@@ -350,7 +390,12 @@ impl Reference {
             if *wants > 0 && *until <= self.now {
                 *wants = 0;
                 let (node, attachment) = (consumer.node, consumer.attachment);
-                notices.push(Notice::Closed { session, node, attachment, moved: false });
+                notices.push(Notice::Closed {
+                    session,
+                    node,
+                    attachment,
+                    reason: Reason::WaitOver,
+                });
             }
         }
         let consumers = &self.consumers;
@@ -377,6 +422,7 @@ impl Reference {
     fn settle(&mut self, session: Session, items: &[SettleItem]) -> Reply {
         let mut outcome = Settled::default();
         for item in items {
+            self.part(session, item);
             for offset in item.first.0..item.first.0 + u64::from(item.count) {
                 if self.settle_one(session, item, offset) {
                     outcome.settled += 1;
@@ -392,10 +438,10 @@ impl Reference {
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
         let now = self.now;
-        let Some(message) = self.messages.get(offset as usize) else {
+        let Some(message) = self.messages.get_mut(offset as usize) else {
             return false;
         };
-        let State::Leased { session, token, deadline } = message.state else {
+        let State::Leased { session, token, deadline, run, started } = message.state else {
             return false;
         };
         if session != by || token != item.token.0 {
@@ -404,30 +450,22 @@ impl Reference {
         let state = match item.kind {
             SettleKind::Ack => State::Acked,
             SettleKind::Reject => State::Rejected,
-            SettleKind::Nack { delay_ms: 0 } => self.returned(offset as usize, State::Ready),
             SettleKind::Nack { delay_ms } => {
-                let due = now + u64::from(delay_ms);
-                self.returned(offset as usize, State::Delayed { due })
+                self.charge(offset, run, delay_ms);
+                return true;
             }
+            SettleKind::Return => {
+                message.deliveries -= 1;
+                self.back(offset, State::Ready)
+            }
+            SettleKind::Start => State::Leased { session, token, deadline, run, started: true },
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
-                State::Leased { session, token, deadline: deadline.max(until) }
+                State::Leased { session, token, deadline: deadline.max(until), run, started }
             }
         };
         self.messages[offset as usize].state = state;
         true
-    }
-
-    /// What becomes of a message that a consumer gives back.
-    fn returned(&self, at: usize, otherwise: State) -> State {
-        let (message, max) = (&self.messages[at], self.settings.max_deliveries);
-        if max > 0 && message.deliveries >= max {
-            State::Exhausted
-        } else if self.expires(message).is_some_and(|expires| expires <= self.now) {
-            State::Expired
-        } else {
-            otherwise
-        }
     }
 
     fn purge(&mut self) -> Reply {
@@ -448,12 +486,15 @@ impl Reference {
         let consumer = &self.consumers[&session];
         assert_eq!(consumer.grace, None, "only a connected consumer is handed messages");
         let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
+        assert!(!consumer.paused && !self.paused, "who is paused is handed nothing");
+        let started = !consumer.tells;
         let deadline = self.now + u64::from(lease_ms);
+        let run_first = self.run_of(session, token, run);
         let first = run.first_offset.0 as usize;
         let mut ids = Vec::new();
         for message in &mut self.messages[first..first + run.count as usize] {
             assert_eq!(message.state, State::Ready, "what is delivered was ready");
-            message.state = State::Leased { session, token, deadline };
+            message.state = State::Leased { session, token, deadline, started, run: run_first };
             message.deliveries += 1;
             assert_eq!(message.deliveries, run.attempt, "deliveries are counted");
             assert_eq!(self.batches[message.batch].index, run.index.0);

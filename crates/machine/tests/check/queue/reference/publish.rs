@@ -49,6 +49,7 @@ impl Reference {
             self.messages.push(Message {
                 state,
                 deliveries,
+                uncharged: 0,
                 id,
                 priority,
                 expires,

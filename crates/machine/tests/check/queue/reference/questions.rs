@@ -15,6 +15,7 @@ impl Reference {
     /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
     pub fn due_deliveries(&self) -> Vec<u64> {
         let credit: u64 = match self.settings.single_active {
+            _ if self.paused => 0,
             false => self.consumers.keys().map(|&session| self.credit(session)).sum(),
             true => self.next_active().map_or(0, |session| self.credit(session)),
         };
@@ -37,14 +38,20 @@ impl Reference {
     /// Where one at a time is handed messages, whether it is this one.
     pub fn is_active(&self, session: Session) -> bool {
         let (all, own) = (self.leases().count(), self.leased_by(session).count());
-        let is_active = if all == 0 { self.line.first() == Some(&session) } else { own > 0 };
+        let is_active = if all == 0 {
+            self.line.first() == Some(&session)
+        } else {
+            own > 0 && !self.consumers[&session].paused
+        };
         self.settings.single_active && is_active
     }
 
     pub fn credit(&self, session: Session) -> u64 {
         let consumer = &self.consumers[&session];
         let leased = self.leased_by(session).count() as u64;
-        if let Some((wants, _)) = consumer.receiver {
+        if consumer.paused {
+            0
+        } else if let Some((wants, _)) = consumer.receiver {
             wants.into()
         } else if consumer.grace.is_some() {
             0
