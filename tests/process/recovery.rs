@@ -472,3 +472,61 @@ fn nodes_of_before_a_catalog_was_recovered_take_it_from_there() {
         assert!(group > 1_000, "group {group}");
     });
 }
+
+/// The catalog goes on with a node that does not run, and what it knew before the loss is there again.
+async fn recover_catalog(cluster: &mut Cluster, node: u64) {
+    let data = cluster.data(node).display().to_string();
+    let catalog = ["cluster", "recover", "--catalog", "--data", &data];
+    let shown = run(&catalog, SOON).await;
+    shown.refused_with(7, &["nothing was changed"]);
+    assert!(shown.out.contains(QUEUE), "{}", shown.out);
+    let taken = run(&[&catalog[..], &["--accept-loss"]].concat(), SOON).await;
+    assert_eq!(taken.code, Some(0), "{}\n{}", taken.out, taken.err);
+    cluster.start_node(node);
+    until("it leads the catalog", async || {
+        cluster.status(node).await.is_some_and(|status| {
+            status.catalog_leader.is_some_and(|leader| leader.node_id == node)
+        })
+    })
+    .await;
+    let recovered = recover("--all", &[cluster.address(node)]).await;
+    assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+}
+
+/// The node that the catalog was recovered on is lost too, after another one was told to take the catalog from there.
+async fn lost_again(is_started_between: bool) {
+    let (mut cluster, survivor) = taken_over().await;
+    let next = cluster.ids().into_iter().find(|id| *id != survivor).expect("another node");
+    cluster.start_node(next);
+    until("it stops", async || !cluster.is_running(next).await).await;
+    assert!(cluster.log(next).contains("the catalog was recovered on another node"));
+    cluster.kill9(next);
+    cluster.kill9(survivor);
+    if is_started_between {
+        cluster.start_node(next);
+        until("it does not start without the other", async || !cluster.is_running(next).await)
+            .await;
+        assert!(cluster.log(next).contains("What this node has of the catalog is kept"));
+        cluster.kill9(next);
+    }
+    recover_catalog(&mut cluster, next).await;
+    let client = Client::connect([cluster.address(next)]).await.expect("connect");
+    let bodies = read(&client).await;
+    assert_eq!((count(&bodies, "all"), count(&bodies, "few")), (ALL_HAVE, FEW_HAVE));
+    let producer = client.producer(QUEUE).build().await.expect("a producer");
+    assert!(confirmed(&producer, "new").await);
+    // It is not told once more to take the catalog from elsewhere.
+    cluster.kill9(next);
+    cluster.start_node(next);
+    until("it confirms after a start", async || confirmed(&producer, "new").await).await;
+}
+
+#[test]
+fn a_node_that_was_to_take_the_catalog_from_another_still_has_its_own_when_that_one_is_lost() {
+    turn::alone(HEAVY, lost_again(false));
+}
+
+#[test]
+fn a_node_keeps_its_catalog_until_the_recovered_one_answers_also_when_it_is_started_again() {
+    turn::alone(HEAVY, lost_again(true));
+}

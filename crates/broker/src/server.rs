@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use quorate_group::recovery::leaves_at_start;
 use quorate_group::{EffectsAt, Handle, Spec, Timing};
 use quorate_machine::catalog::Catalog;
+use quorate_proto::internal as pb;
 use quorate_proto::v1;
 use quorate_storage::{
     DataDir, DirError, Home, Log, Meta, MetaError, OpenError, Opened, Options, Writer,
@@ -34,6 +36,7 @@ use crate::moves;
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
+use crate::recovery;
 use crate::service::Services;
 use crate::shutdown::Shutdown;
 use crate::succession;
@@ -85,6 +88,17 @@ pub enum StartError {
     /// A checkpoint cannot be read.
     #[error("read the checkpoints: {0}")]
     Checkpoints(std::io::Error),
+    /// The node is to take the catalog from where it was recovered, and that does not answer.
+    #[error(
+        "the catalog was recovered on another node, as timeline {timeline}, and no node that this one knows follows a \
+         leader of it. What this node has of the catalog is kept: start the node that leads it first, and give its \
+         address by --peer if it is a new one. If the recovered catalog is lost for ever, go on with this node's: \
+         `quorate cluster recover --catalog --data DIR`"
+    )]
+    CatalogNotLed {
+        /// Timeline of the recovered catalog.
+        timeline: u64,
+    },
     /// The catalog's replica cannot start.
     #[error("start the catalog: {0}")]
     Catalog(#[from] quorate_group::StartError),
@@ -242,8 +256,26 @@ async fn start_member(
         version: COMMANDS_VERSION,
         process: crate::random::random() as u64,
     };
+    let hello = pb::Hello {
+        cluster_id: identity.cluster_id.clone(),
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+        version: COMMANDS_VERSION,
+        ..Default::default()
+    };
     let (connections, changes) =
         Connections::new(myself, addresses.clone(), reconciler::pulse(&config.raft));
+    let leaves = leaves_at_start(&log, &meta, CATALOG).await.map_err(StartError::Checkpoints)?;
+    if let Some(timeline) = leaves {
+        tracing::warn!(
+            node = identity.node_id,
+            timeline,
+            "waits for a leader of the catalog that was recovered on another node"
+        );
+        if !recovery::is_catalog_led(&connections, &addresses, &hello, timeline).await {
+            return Err(StartError::CatalogNotLed { timeline });
+        }
+    }
     let spec = Spec {
         group: CATALOG,
         node: identity.node_id,
