@@ -530,3 +530,82 @@ fn a_node_that_was_to_take_the_catalog_from_another_still_has_its_own_when_that_
 fn a_node_keeps_its_catalog_until_the_recovered_one_answers_also_when_it_is_started_again() {
     turn::alone(HEAVY, lost_again(true));
 }
+
+/// The timeline that a confirmed message is of.
+async fn timeline(producer: &Producer, body: &str) -> u64 {
+    let sent = producer.send(Message::new(body.to_owned())).await.expect("sent");
+    sent.await.expect("confirmed").position.term >> 32
+}
+
+#[test]
+fn a_catalog_from_before_a_queue_was_recovered_does_not_give_its_timeline_again() {
+    turn::alone(HEAVY, async {
+        let mut cluster = Cluster::start(5).await;
+        let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..ALL_HAVE {
+            assert!(confirmed(&producer, &format!("all {n}")).await);
+        }
+        let held: Vec<u64> = voters(&client).await.expect("placed").into_iter().collect();
+        for node in &held {
+            let direct = Client::connect([cluster.address(*node)]).await.expect("connect");
+            assert_eq!(count(&read(&direct).await, "all"), ALL_HAVE);
+        }
+        let (first, second) = (held[0], held[1]);
+        let rest: Vec<u64> =
+            cluster.ids().into_iter().filter(|id| *id != first && *id != second).collect();
+        [first, second].into_iter().for_each(|node| cluster.kill9(node));
+        let servers: Vec<String> = rest.iter().map(|id| cluster.address(*id)).collect();
+        until("the catalog is led", async || {
+            cluster.status(rest[0]).await.is_some_and(|status| status.catalog_leader.is_some())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let recovered = recover(QUEUE, &servers).await;
+        assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+        let client = Client::connect(servers).await.expect("connect");
+        until("three voters", async || {
+            voters(&client).await.is_some_and(|voters| voters.len() == 3)
+        })
+        .await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        let before = timeline(&producer, "second").await;
+        for n in 1..FEW_HAVE {
+            assert!(confirmed(&producer, &format!("second {n}")).await);
+        }
+        rest.iter().for_each(|node| cluster.kill9(*node));
+
+        // It knows of no recovery of the queue.
+        recover_catalog(&mut cluster, first).await;
+        let client = Client::connect([cluster.address(first)]).await.expect("connect");
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        assert!(timeline(&producer, "third").await > before, "timeline {before} once more");
+        for n in 1..FEW_HAVE {
+            assert!(confirmed(&producer, &format!("third {n}")).await);
+        }
+        let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != first).collect();
+        others.iter().for_each(|node| cluster.start_node(*node));
+        for node in &others {
+            until("it stops", async || !cluster.is_running(*node).await).await;
+            cluster.kill9(*node);
+            cluster.start_node(*node);
+        }
+        until("three voters", async || {
+            voters(&client).await.is_some_and(|voters| voters.len() == 3)
+        })
+        .await;
+        let counts = |bodies: &[String]| {
+            (count(bodies, "all"), count(bodies, "second"), count(bodies, "third"))
+        };
+        for node in cluster.ids() {
+            until("it is up", async || cluster.status(node).await.is_some()).await;
+            let near = Client::connect([cluster.address(node)]).await.expect("connect");
+            assert_eq!(counts(&read(&near).await), (ALL_HAVE, 0, FEW_HAVE), "node {node}");
+        }
+        cluster.kill9(first);
+        cluster.start_node(first);
+        until("confirmed after a start", async || confirmed(&producer, "last").await).await;
+        assert_eq!(counts(&read(&client).await), (ALL_HAVE, 0, FEW_HAVE));
+    });
+}

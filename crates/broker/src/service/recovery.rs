@@ -101,7 +101,7 @@ impl Member {
             }
             for (queue, recovery) in &mut recoveries {
                 if recovery.survivor > 0 {
-                    let timeline = next_timeline(queue, &told);
+                    let timeline = next_timeline(queue, &told, self.catalog.replica().timeline());
                     let given_up = self.give_up_others(queue, recovery.survivor, timeline);
                     recovery.placement = given_up.await?;
                 }
@@ -354,12 +354,18 @@ impl Member {
     }
 }
 
+/// Timelines of a queue that are left to each timeline of the catalog.
+const TIMELINES_EACH: u64 = 1 << 16;
+
 /// One that neither the catalog nor a replica knows: a catalog that was recovered itself may know less than the
-/// replicas, and a rewriting that was cut off has left entries of a timeline that no vote tells.
-fn next_timeline(queue: &catalog::Queue, told: &Told) -> u64 {
+/// replicas, and a rewriting that was cut off has left entries of a timeline that no vote tells. Replicas that are not
+/// reached may be of a recovery that this catalog has lost the knowledge of: so those that follow on one of its own begin
+/// higher up, and what comes back is of before.
+fn next_timeline(queue: &catalog::Queue, told: &Told, catalog_timeline: u64) -> u64 {
     let held = told.held.values().filter_map(|held| held.get(&queue.group.0));
     let terms = held.flat_map(|held| [held.term, held.last.as_ref().map_or(0, |last| last.term)]);
-    terms.map(timeline_of).fold(queue.timeline, u64::max) + 1
+    let known = queue.timeline.max(catalog_timeline * TIMELINES_EACH);
+    terms.map(timeline_of).fold(known, u64::max) + 1
 }
 
 /// The replica with the greatest (term, index), a voter rather than another, then the lowest node; 0 = none.
@@ -448,15 +454,28 @@ mod tests {
         let held = |at| holding(Some(at), &[&[1, 2, 3]]);
         assert!(!has(&[(2, held((later, 9))), (3, held((later, 9)))]), "they are not started");
         let mut told = Told::default();
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 1);
+        let next_timeline = |told: &Told| super::next_timeline(&queue(&[1, 2, 3]), told, 0);
+        assert_eq!(next_timeline(&told), 1);
         let told_of = |node, held| (node, BTreeMap::from([(1, held)]));
         // One whose vote was not raised any more, and one that has forgotten all but its vote.
         let cut_off = pb::Holding { term: 2, ..held((later, 9)) };
         let voted = pb::Holding { term: (4 << 32) + 2, ..holding(None, &[]) };
         told.held.extend([told_of(2, cut_off)]);
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 4);
+        assert_eq!(next_timeline(&told), 4);
         told.held.extend([told_of(3, voted)]);
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 5);
+        assert_eq!(next_timeline(&told), 5);
+    }
+
+    #[test]
+    fn timelines_of_queues_after_a_recovery_of_the_catalog_are_beyond_all_from_before() {
+        let mut queue = queue(&[1, 2, 3]);
+        let told = Told::default();
+        let of = |queue: &catalog::Queue, catalog| next_timeline(queue, &told, catalog);
+        // The catalog that knew of the second and the third is lost.
+        assert!((1..=3).all(|lost| of(&queue, 1) > lost));
+        queue.timeline = of(&queue, 1);
+        assert_eq!(of(&queue, 1), queue.timeline + 1);
+        assert!(of(&queue, 2) > queue.timeline + 100);
     }
 
     #[test]
