@@ -207,6 +207,14 @@ pub async fn take_over(
             .collect();
         position = Position { term, index: last + entries.len() as u64 };
         durable(|done| log.append(replica.group, entries, done)).await?;
+    } else if let Some(note) = note
+        && last_term == term
+        && last.checked_sub(1).and_then(|before| log.term_of(replica.group, before)) != Some(term)
+    {
+        // The membership got to the disk and the note did not.
+        position.index = last + 1;
+        let entries = vec![Entry { index: position.index, term, payload: note }];
+        durable(|done| log.append(replica.group, entries, done)).await?;
     }
     if checkpoints.is_leaving().await?.is_some() {
         checkpoints.has_left().await?;

@@ -342,6 +342,23 @@ async fn what_has_lost_its_log_already_takes_nothing_over_with_the_checkpoint_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_that_was_cut_off_behind_the_membership_is_entered_by_the_next_try() {
+    let node = one_of_three().await;
+    // The first of the two entries is there, the other and the vote are not.
+    let alone = entry_of(members(&[&[ME]], &[ME]));
+    node.append(first_term(1), [(10, alone)]).await;
+    let node = node.again();
+    let note = async || {
+        let note = Some(Bytes::from_static(b"note"));
+        take_over(&node.log, &node.meta, ME, GROUP, 1, note).await.expect("taken over")
+    };
+    assert_eq!(note().await, Position { term: 1 << 32, index: 11 });
+    assert_eq!(note().await, Position { term: 1 << 32, index: 11 }, "it is not entered twice");
+    let entries = node.replica().read(11..12, 1).await.expect("read");
+    assert_eq!(entries[0].payload, Bytes::from_static(b"note"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recovery_of_what_was_recovered_is_of_a_later_timeline() {
     let node = one_of_three().await;
     node.take_over(1).await.expect("taken over");
