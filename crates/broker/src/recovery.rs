@@ -24,7 +24,7 @@ use quorate_proto::internal as pb;
 
 use crate::member::{CATALOG, Member};
 use crate::moves;
-use crate::peers::{Addresses, Connections};
+use crate::peers::{Addresses, Connections, REACHABLE_WITHIN};
 use crate::reconciler::knows_all;
 
 /// How long a start waits for a leader of the catalog that this node's own one is to be let go for: all may have been
@@ -198,6 +198,17 @@ async fn knows_led_catalog(
 }
 
 impl Member {
+    /// The other nodes that this one reaches, or was reached by a moment ago.
+    pub(crate) fn reached(&self) -> Vec<u64> {
+        let nodes: Vec<NodeId> =
+            self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
+        let others = nodes.into_iter().filter(|node| node.0 != self.id());
+        let came = |node: u64| {
+            self.versions.said_ago(node).is_some_and(|said_ago| said_ago <= REACHABLE_WITHIN)
+        };
+        others.filter(|node| self.is_there(*node) || came(node.0)).map(|node| node.0).collect()
+    }
+
     /// What this node has of groups.
     pub(crate) async fn holdings_of(&self, groups: Vec<u64>) -> Vec<pb::Holding> {
         let mut holdings = Vec::with_capacity(groups.len());

@@ -5,7 +5,8 @@
 //!  holders, by the catalog ─► Holdings of each node that is reached ─► a majority? refused
 //!                                                                   ├► one does not tell? refused, for now
 //!                                                                   └► the greatest (term, index) survives
-//!  the loss is accepted ─► gone for long enough, all that do not tell? else refused, for now
+//!  the loss is accepted ─► gone for long enough, all that do not tell, and reached by nobody? else refused, for now
+//!                       ─► queue by queue: is it still as it was looked at? else it is left as it is
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,8 @@ const GONE_AT_LEAST: Duration = Duration::from_secs(10);
 struct Told {
     /// By node, of those that answered, and group.
     held: BTreeMap<u64, BTreeMap<u64, pb::Holding>>,
+    /// By node, of those that answered: which others they reach.
+    reached: BTreeMap<u64, BTreeSet<u64>>,
     /// Nodes that were asked, and did not answer in time or failed.
     silent: BTreeSet<u64>,
 }
@@ -56,6 +59,13 @@ impl Told {
 
     fn answered(&self, node: u64) -> bool {
         self.held.contains_key(&node)
+    }
+
+    /// A node that answered, and reaches one that did not: that one is not lost, but only cut off from here, and may
+    /// be led with others that are.
+    fn reached_by(&self, node: u64) -> Option<u64> {
+        let reaches = |(by, reached): (&u64, &BTreeSet<u64>)| reached.contains(&node).then_some(*by);
+        self.reached.iter().find_map(reaches).filter(|_| !self.answered(node))
     }
 }
 
@@ -76,7 +86,7 @@ impl Member {
             false => (self.named(&request.queues)?, String::new()),
         };
         self.wait_for_holders(&queues).await;
-        let told = self.ask_holders(&queues).await;
+        let told = self.ask_nodes(&queues).await;
         let mut recoveries = Vec::with_capacity(queues.len());
         for queue in queues {
             match self.recovery_of(&queue, &told) {
@@ -157,9 +167,13 @@ impl Member {
         let _ = tokio::time::timeout(CONNECT_WAIT, join_all(until_there)).await;
     }
 
-    /// Asks the nodes that are reached what they have.
-    async fn ask_holders(&self, queues: &[catalog::Queue]) -> Told {
-        let mut groups: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    /// Asks the nodes that are reached what they have, and all of them, holders or not, whom they reach.
+    async fn ask_nodes(&self, queues: &[catalog::Queue]) -> Told {
+        let nodes: Vec<NodeId> =
+            self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
+        let nodes = nodes.into_iter().filter(|node| self.is_there(*node));
+        let mut groups: BTreeMap<u64, Vec<u64>> =
+            nodes.map(|node| (node.0, Vec::new())).collect();
         for queue in queues {
             for node in queue.holders().filter(|node| self.is_there(*node)) {
                 groups.entry(node.0).or_default().push(queue.group.0);
@@ -180,11 +194,12 @@ impl Member {
             }
         });
         let mut told = Told::default();
-        for (node, held) in join_all(asked).await {
-            match held {
-                Some(held) => {
-                    let held = held.into_iter().map(|held| (held.group, held)).collect();
+        for (node, answer) in join_all(asked).await {
+            match answer {
+                Some(pb::HoldingsResponse { replicas, reached }) => {
+                    let held = replicas.into_iter().map(|held| (held.group, held)).collect();
                     told.held.insert(node, held);
+                    told.reached.insert(node, reached.into_iter().collect());
                 }
                 None => {
                     told.silent.insert(node);
@@ -205,41 +220,62 @@ impl Member {
         queue.holders().find(is_unknown)
     }
 
-    /// Refuses while a holder that did not answer is gone for a moment only.
+    /// Refuses while a holder that did not answer is reached by another node, or gone for a moment only.
     fn expect_others_lost(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
-        let unheard = queue.holders().filter(|node| !told.answered(node.0));
+        let unheard = queue.holders().map(|node| node.0).filter(|node| !told.answered(*node));
         for node in unheard {
-            let gone = self.absences.gone_for(node.0).unwrap_or_default();
-            let Some(left) = GONE_AT_LEAST.checked_sub(gone).filter(|left| !left.is_zero()) else {
+            let gone = self.gone_for(node).unwrap_or_default();
+            let left = GONE_AT_LEAST.saturating_sub(gone);
+            let message = if !left.is_zero() {
+                format!(
+                    "queue `{}`: node {node} is gone for {} s only, as far as the catalog's leader knows; it may be \
+                     given up after {} s. Nothing was changed; if it is lost for ever, try again then",
+                    queue.name,
+                    gone.as_secs(),
+                    GONE_AT_LEAST.as_secs(),
+                )
+            } else if let Some(by) = told.reached_by(node) {
+                format!(
+                    "queue `{}`: node {node} is not reached from the catalog's leader, but node {by} reaches it or is \
+                     reached by it, so that it is not lost. Nothing was changed; mend the network between them, or \
+                     stop node {node} if it is to be given up. Other queues can be named",
+                    queue.name,
+                )
+            } else if let Some(silent) = told.silent.iter().next() {
+                format!(
+                    "queue `{}`: node {silent} is there and does not say whether it reaches node {node}, which is to be \
+                     given up; its log says why. Nothing was changed; try again, or stop node {silent}",
+                    queue.name,
+                )
+            } else {
                 continue;
             };
-            let message = format!(
-                "queue `{}`: node {node} is gone for {} s only, as far as the catalog's leader knows; it may be \
-                 given up after {} s. Nothing was changed; if it is lost for ever, try again then",
-                queue.name,
-                gone.as_secs(),
-                GONE_AT_LEAST.as_secs(),
-                node = node.0,
-            );
-            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(left);
-            return Err(refusal.with("queue", &queue.name).with("node", node.0));
+            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(left.max(ASK_AGAIN));
+            return Err(refusal.with("queue", &queue.name).with("node", node));
         }
         Ok(())
+    }
+
+    /// For how long a node is gone, in both directions; `None` if that is not known.
+    fn gone_for(&self, node: u64) -> Option<Duration> {
+        let connected = [self.connections.away_for(node), self.versions.said_ago(node)];
+        gone_at_least(self.absences.gone_for(node), connected)
     }
 
     async fn ask_for_holdings(
         &self,
         node: u64,
         groups: Vec<u64>,
-    ) -> Result<Vec<pb::Holding>, String> {
+    ) -> Result<pb::HoldingsResponse, String> {
         if node == self.id() {
-            return Ok(self.holdings_of(groups).await);
+            let replicas = self.holdings_of(groups).await;
+            return Ok(pb::HoldingsResponse { replicas, reached: self.reached() });
         }
         let channel = self.connections.channel(node).map_err(|error| error.to_string())?;
         let mut client = pb::peer_client::PeerClient::new(channel);
         let request = pb::HoldingsRequest { hello: Some(self.hello()), groups };
         let answer = client.holdings(request).await;
-        answer.map(|told| told.into_inner().replicas).map_err(|status| status.message().to_owned())
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     /// What is left of a queue, or why it is not to be recovered.
@@ -255,11 +291,7 @@ impl Member {
         let holdings: Vec<(u64, &pb::Holding)> =
             queue.holders().filter_map(|node| Some((node.0, held(node)?))).collect();
         let lately = u64::from(self.config.raft.election_timeout_ms) * HEARD_LATELY;
-        let is_led = holdings.iter().any(|(_, held)| {
-            let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
-            // One that answered speaks for itself.
-            held.leader > 0 && (heard || held.leader_reached) && !told.answered(held.leader)
-        });
+        let is_led = holdings.iter().any(|(_, held)| may_be_led(queue, held, lately, told));
         if !queue.is_recovering && (is_led || has_majority(queue, &holdings)) {
             let message = format!(
                 "queue `{}` has a majority of its voters, or may have: there is nothing to recover. A replica \
@@ -294,7 +326,7 @@ impl Member {
         let describe = |node: NodeId| {
             let answered = told.answered(node.0);
             let held = told.of(node, queue.group);
-            let gone = self.absences.gone_for(node.0).filter(|_| !answered);
+            let gone = self.gone_for(node.0).filter(|_| !answered);
             let last = held.and_then(|held| held.last.as_ref());
             v1::SurvivingReplica {
                 node_id: node.0,
@@ -352,6 +384,24 @@ impl Member {
             _ => Err(Refusal::unknown_outcome()),
         }
     }
+}
+
+/// Whether a replica is led by a node that is not reached from here, as far as it knows.
+fn may_be_led(queue: &catalog::Queue, held: &pb::Holding, lately: u64, told: &Told) -> bool {
+    // A holder that answered speaks for itself. Of another node it was not asked what it has.
+    let is_holder = queue.holders().any(|node| node.0 == held.leader);
+    let answered = is_holder && told.answered(held.leader);
+    // It may follow none just now, between a leader that it lost and the next one.
+    let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
+    !answered && (heard || (held.leader > 0 && held.leader_reached))
+}
+
+/// The looks at who is there miss one that was back for a moment in between; its connections do not.
+fn gone_at_least(
+    by_looks: Option<Duration>,
+    connected: [Option<Duration>; 2],
+) -> Option<Duration> {
+    by_looks.map(|gone| connected.into_iter().flatten().fold(gone, Duration::min))
 }
 
 /// Timelines of a queue that are left to each timeline of the catalog.
@@ -464,6 +514,50 @@ mod tests {
         assert_eq!(next_timeline(&told), 4);
         told.held.extend([told_of(3, voted)]);
         assert_eq!(next_timeline(&told), 5);
+    }
+
+    #[test]
+    fn a_holder_that_another_node_reaches_is_not_lost() {
+        let mut told = Told::default();
+        let reaches = |node: u64, others: &[u64]| (node, others.iter().copied().collect());
+        // The catalog's leader, 4, and holder 3 reach each other; 1 and 2 are reached by 5 only.
+        told.held.extend([3, 4, 5].map(|node| (node, BTreeMap::new())));
+        told.reached.extend([reaches(3, &[4]), reaches(4, &[3, 5]), reaches(5, &[1, 2, 4])]);
+        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [Some(5), Some(5), None]);
+        told.reached.extend([reaches(5, &[4])]);
+        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [None; 3]);
+    }
+
+    #[test]
+    fn one_that_heard_from_a_leader_lately_may_be_led_also_while_it_follows_none() {
+        let mut told = Told::default();
+        told.held.extend([1, 4].map(|node| (node, BTreeMap::new())));
+        let held = |leader, heard_ms_ago, leader_reached| pb::Holding {
+            leader,
+            heard_ms_ago,
+            leader_reached,
+            ..Default::default()
+        };
+        let queue = queue(&[1, 2, 3]);
+        let may = |held: pb::Holding| may_be_led(&queue, &held, 3_000, &told);
+        assert!(may(held(2, Some(2_999), false)));
+        assert!(may(held(0, Some(2_999), false)), "it stands for election, perhaps");
+        assert!(!may(held(0, Some(3_000), false)));
+        assert!(!may(held(0, None, false)));
+        assert!(!may(held(1, Some(100), true)), "the leader speaks for itself");
+        assert!(may(held(2, None, true)), "a parked leader is not heard");
+        assert!(!may(held(2, None, false)));
+        assert!(may(held(4, Some(100), true)), "it has moved there, and was not asked");
+    }
+
+    #[test]
+    fn a_node_is_gone_since_it_was_connected_last_also_if_no_look_saw_it() {
+        let s = |s| Some(Duration::from_secs(s));
+        assert_eq!(gone_at_least(s(12), [None, None]), s(12));
+        assert_eq!(gone_at_least(s(12), [s(3), None]), s(3), "it was back between two looks");
+        assert_eq!(gone_at_least(s(12), [s(11), s(1)]), s(1), "it reaches this node");
+        assert_eq!(gone_at_least(s(2), [s(40), s(40)]), s(2));
+        assert_eq!(gone_at_least(None, [s(40), s(40)]), None, "this node leads for a moment only");
     }
 
     #[test]
