@@ -109,16 +109,59 @@ impl Member {
                     self.expect_others_lost(queue, &told)?;
                 }
             }
-            for (queue, recovery) in &mut recoveries {
-                if recovery.survivor > 0 {
-                    let timeline = next_timeline(queue, &told, self.catalog.replica().timeline());
-                    let given_up = self.give_up_others(queue, recovery.survivor, timeline);
-                    recovery.placement = given_up.await?;
-                }
-            }
+            self.give_up_all(&mut recoveries, &told).await?;
         }
         let queues = recoveries.into_iter().map(|(_, recovery)| recovery).collect();
         Ok(v1::RecoverQueuesResponse { queues, next_after })
+    }
+
+    /// Goes on with one queue after the other, that may take a while: one that is not any more as it was looked at is
+    /// left as it is.
+    async fn give_up_all(
+        &self,
+        recoveries: &mut [(catalog::Queue, v1::QueueRecovery)],
+        told: &Told,
+    ) -> Result<(), Refusal> {
+        let mut first = None;
+        // The catalog does not take anything in any more: the others need not be tried.
+        let mut stopped: Option<Refusal> = None;
+        for (queue, recovery) in recoveries.iter_mut().filter(|(_, seen)| seen.survivor > 0) {
+            let outcome = match (&stopped, self.expect_as_looked_at(queue, told)) {
+                (Some(refusal), _) => Err(refusal.clone()),
+                (None, Err(refusal)) => Err(refusal),
+                (None, Ok(())) => {
+                    let timeline = next_timeline(queue, told, self.catalog.replica().timeline());
+                    let given_up = self.give_up_others(queue, recovery.survivor, timeline).await;
+                    given_up.unwrap_or_else(|refusal| {
+                        stopped = Some(refusal.clone());
+                        Err(refusal)
+                    })
+                }
+            };
+            match outcome {
+                Ok(placement) => recovery.placement = placement,
+                Err(refusal) => {
+                    tracing::warn!(queue = %queue.name, %refusal.message, "recover a queue");
+                    recovery.refused_reason = refusal.reason.to_owned();
+                    recovery.refused.clone_from(&refusal.message);
+                    first.get_or_insert(refusal);
+                }
+            }
+        }
+        // What was done has to be told too.
+        let is_done = recoveries.iter().any(|(_, recovery)| recovery.placement > 0);
+        first.filter(|_| !is_done).map_or(Ok(()), Err)
+    }
+
+    /// Refuses if a queue is not as it was when its nodes told what they have, or one of these is there again.
+    fn expect_as_looked_at(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
+        if !self.known(&queue.name).is_some_and(|now| is_placed_as(queue, &now)) {
+            return Err(changed(queue));
+        }
+        match self.does_not_tell(queue, told) {
+            Some(node) => Err(does_not_say(queue, node)),
+            None => self.expect_others_lost(queue, told),
+        }
     }
 
     /// Nodes that are given up, and know less, do not count: what they run is of before.
@@ -301,14 +344,7 @@ impl Member {
             return Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name));
         }
         if let Some(node) = self.does_not_tell(queue, told) {
-            let message = format!(
-                "queue `{}`: node {} is there and does not say what it has of the queue, so that it cannot be \
-                 told what would be lost; its log says why. Nothing was changed; try again, or stop that \
-                 node if it is lost. Other queues can be named",
-                queue.name, node.0
-            );
-            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(ASK_AGAIN);
-            return Err(refusal.with("queue", &queue.name).with("node", node.0));
+            return Err(does_not_say(queue, node));
         }
         let recovery = self.described(queue, told);
         if recovery.survivor == 0 {
@@ -351,16 +387,19 @@ impl Member {
             survivor: survivor(&replicas),
             replicas,
             placement: 0,
+            refused_reason: String::new(),
+            refused: String::new(),
             voters: u32::from(queue.voters_wanted).max(queue.replicas.len() as u32),
         }
     }
 
+    /// Proposes it; the inner error is about this queue only.
     async fn give_up_others(
         &self,
         queue: &catalog::Queue,
         survivor: u64,
         timeline: u64,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<Result<u64, Refusal>, Refusal> {
         let (group, moved) = (queue.group, queue.moved);
         let survives = NodeId(survivor);
         let recover = Command::RecoverQueue { group, moved, survivor: survives, timeline };
@@ -370,20 +409,40 @@ impl Member {
                     queue = %queue.name, survivor, given_up = ?queue.replicas,
                     "recovers a queue on the replica that is left; the loss was accepted"
                 );
-                Ok(moved)
+                Ok(Ok(moved))
             }
-            Reply::Rejected(Rejection::PlacementChanged { .. }) => {
-                let message = format!(
-                    "the placement of queue `{}` was changed meanwhile; look again, without accepting \
-                     the loss",
-                    queue.name
-                );
-                Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name))
-            }
-            Reply::Rejected(rejection) => Err(rejection.into()),
-            _ => Err(Refusal::unknown_outcome()),
+            Reply::Rejected(Rejection::PlacementChanged { .. }) => Ok(Err(changed(queue))),
+            Reply::Rejected(rejection) => Ok(Err(rejection.into())),
+            _ => Ok(Err(Refusal::unknown_outcome())),
         }
     }
+}
+
+/// That a queue has got to where it was to be does not count as a change of its placement, and says that it has a
+/// majority.
+fn is_placed_as(before: &catalog::Queue, now: &catalog::Queue) -> bool {
+    (now.group, now.moved, now.is_moving, now.is_recovering)
+        == (before.group, before.moved, before.is_moving, before.is_recovering)
+}
+
+fn changed(queue: &catalog::Queue) -> Refusal {
+    let message = format!(
+        "the placement of queue `{}` was changed meanwhile; look again, without accepting the loss",
+        queue.name
+    );
+    Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name)
+}
+
+fn does_not_say(queue: &catalog::Queue, node: NodeId) -> Refusal {
+    let message = format!(
+        "queue `{}`: node {node} is there and does not say what it has of the queue, so that it cannot be told what \
+         would be lost; its log says why. Nothing was changed; try again, or stop that node if it is lost. Other \
+         queues can be named",
+        queue.name,
+        node = node.0,
+    );
+    let refusal = Refusal::new(reason::NO_QUORUM, message).retry(ASK_AGAIN);
+    refusal.with("queue", &queue.name).with("node", node.0)
 }
 
 /// Whether a replica is led by a node that is not reached from here, as far as it knows.
@@ -558,6 +617,17 @@ mod tests {
         assert_eq!(gone_at_least(s(12), [s(11), s(1)]), s(1), "it reaches this node");
         assert_eq!(gone_at_least(s(2), [s(40), s(40)]), s(2));
         assert_eq!(gone_at_least(None, [s(40), s(40)]), None, "this node leads for a moment only");
+    }
+
+    #[test]
+    fn a_queue_that_has_got_to_where_it_was_to_be_is_not_as_it_was_looked_at() {
+        let moving = catalog::Queue { is_moving: true, ..queue(&[1, 2, 3]) };
+        assert!(is_placed_as(&moving, &moving));
+        assert!(!is_placed_as(&moving, &queue(&[1, 2, 3])));
+        let again = catalog::Queue { moved: moving.moved + 1, ..moving.clone() };
+        assert!(!is_placed_as(&moving, &again));
+        let deleted_and_made = catalog::Queue { group: GroupId(2), ..moving.clone() };
+        assert!(!is_placed_as(&moving, &deleted_and_made));
     }
 
     #[test]

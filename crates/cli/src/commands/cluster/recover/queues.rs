@@ -19,9 +19,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let queues = ask(args, &client, global).await?;
+    let (queues, cut_off) = ask(args, &client, global).await?;
+    let is_refused = |queue: &&QueueRecovery| !queue.refused_reason.is_empty();
+    let refused: Vec<&QueueRecovery> = queues.iter().filter(is_refused).collect();
     let recovering: Vec<&QueueRecovery> =
-        queues.iter().filter(|queue| queue.survivor > 0).collect();
+        queues.iter().filter(|queue| queue.survivor > 0 && !is_refused(queue)).collect();
     let mut out = std::io::stdout().lock();
     for queue in &queues {
         match global.output {
@@ -36,7 +38,8 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         writeln!(out, "no queue has lost the majority of its replicas")?;
     }
     out.flush()?;
-    if queues.iter().any(|queue| queue.survivor == 0) && recovering.is_empty() {
+    let is_nothing_left = queues.iter().any(|queue| queue.survivor == 0);
+    if is_nothing_left && recovering.is_empty() && refused.is_empty() {
         return Err(Failure::new(Exit::Unavailable, "of none of these queues is anything left")
             .reason("NO_SURVIVOR")
             .cure("start a node that holds them, or delete them: `quorate queue delete`"));
@@ -61,7 +64,23 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             )?;
         }
     }
-    Ok(())
+    match refused[..] {
+        [] => cut_off.map_or(Ok(()), Err),
+        [first, ..] => {
+            let what = format!(
+                "{} left as before, queue {:?}: {}",
+                match refused.len() {
+                    1 => "1 queue was".to_owned(),
+                    many => format!("{} queues were", units::count(many as u64)),
+                },
+                first.queue,
+                first.refused
+            );
+            Err(Failure::new(Exit::Unavailable, what).reason(&first.refused_reason).cure(
+                "look again, without --accept-loss; the others were recovered, and are not asked for again",
+            ))
+        }
+    }
 }
 
 fn named(queues: usize) -> String {
@@ -71,7 +90,12 @@ fn named(queues: usize) -> String {
     }
 }
 
-async fn ask(args: &Args, client: &Client, global: &Global) -> Result<Vec<QueueRecovery>, Failure> {
+/// What was told, and why not all of it was: what is done has to be shown.
+async fn ask(
+    args: &Args,
+    client: &Client,
+    global: &Global,
+) -> Result<(Vec<QueueRecovery>, Option<Failure>), Failure> {
     let mut queues = Vec::new();
     let mut after = String::new();
     loop {
@@ -82,11 +106,15 @@ async fn ask(args: &Args, client: &Client, global: &Global) -> Result<Vec<QueueR
             after,
         };
         let asked = client.recover_queues(request);
-        let part = session::within(global, "recover queues", asked).await?;
+        let part = match session::within(global, "recover queues", asked).await {
+            Ok(part) => part,
+            Err(failure) if queues.is_empty() => return Err(failure),
+            Err(failure) => return Ok((queues, Some(failure))),
+        };
         queues.extend(part.queues);
         after = part.next_after;
         if after.is_empty() {
-            return Ok(queues);
+            return Ok((queues, None));
         }
     }
 }
@@ -147,13 +175,18 @@ fn text(queue: &QueueRecovery, accepted: bool) -> String {
             replica.messages.map_or("-".to_owned(), units::count),
             heard(replica),
             match (survives, accepted) {
+                (true, true) if !queue.refused_reason.is_empty() => String::new(),
                 (true, true) => "goes on".to_owned(),
                 (true, false) => "would go on".to_owned(),
                 (false, _) => String::new(),
             },
         ]);
     }
-    let _ = writeln!(text, "{table}{}\n", bound(queue));
+    let last = match &queue.refused[..] {
+        "" => bound(queue),
+        refused => format!("It was left as before: {refused}."),
+    };
+    let _ = writeln!(text, "{table}{last}\n");
     text
 }
 
@@ -215,6 +248,8 @@ fn to_json(queue: &QueueRecovery) -> Value {
         "queue": queue.queue, "group": queue.group_id, "voters": queue.voters,
         "survivor": Some(queue.survivor).filter(|node| *node > 0),
         "placement": Some(queue.placement).filter(|placement| *placement > 0),
+        "refused": Some(&queue.refused).filter(|refused| !refused.is_empty()),
+        "refused_reason": Some(&queue.refused_reason).filter(|reason| !reason.is_empty()),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "observer": replica.observer,
             "reachable": replica.reachable, "gone_ms": replica.gone_ms,
