@@ -125,8 +125,8 @@ fn judged(
         None => {}
     }
     // Terms do not fall along a log, so what was let go of before `purged` is of no later term.
-    let may_have_been = purged
-        .is_some_and(|purged| claimed.index <= purged.index && claimed.term <= purged.term);
+    let may_have_been =
+        purged.is_some_and(|purged| claimed.index <= purged.index && claimed.term <= purged.term);
     let accepted = receipt.level == i32::from(v1::AckLevel::Accepted);
     let end = receipt.first_offset.saturating_add(receipt.count.into());
     match (may_have_been, past.let_go(claimed)) {

@@ -64,7 +64,8 @@ impl Told {
     /// A node that answered, and reaches one that did not: that one is not lost, but only cut off from here, and may
     /// be led with others that are.
     fn reached_by(&self, node: u64) -> Option<u64> {
-        let reaches = |(by, reached): (&u64, &BTreeSet<u64>)| reached.contains(&node).then_some(*by);
+        let reaches =
+            |(by, reached): (&u64, &BTreeSet<u64>)| reached.contains(&node).then_some(*by);
         self.reached.iter().find_map(reaches).filter(|_| !self.answered(node))
     }
 }
@@ -215,8 +216,7 @@ impl Member {
         let nodes: Vec<NodeId> =
             self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
         let nodes = nodes.into_iter().filter(|node| self.is_there(*node));
-        let mut groups: BTreeMap<u64, Vec<u64>> =
-            nodes.map(|node| (node.0, Vec::new())).collect();
+        let mut groups: BTreeMap<u64, Vec<u64>> = nodes.map(|node| (node.0, Vec::new())).collect();
         for queue in queues {
             for node in queue.holders().filter(|node| self.is_there(*node)) {
                 groups.entry(node.0).or_default().push(queue.group.0);
@@ -456,10 +456,7 @@ fn may_be_led(queue: &catalog::Queue, held: &pb::Holding, lately: u64, told: &To
 }
 
 /// The looks at who is there miss one that was back for a moment in between; its connections do not.
-fn gone_at_least(
-    by_looks: Option<Duration>,
-    connected: [Option<Duration>; 2],
-) -> Option<Duration> {
+fn gone_at_least(by_looks: Option<Duration>, connected: [Option<Duration>; 2]) -> Option<Duration> {
     by_looks.map(|gone| connected.into_iter().flatten().fold(gone, Duration::min))
 }
 

@@ -315,9 +315,8 @@ async fn what_has_nothing_takes_nothing_over() {
 async fn what_was_to_be_forgotten_at_the_next_start_takes_over_with_all_that_it_has() {
     let node = one_of_three().await;
     node.checkpoint(2, 6, members(&[&[1, 2, 3]], &[1, 2, 3])).await;
-    let marked = async |node: &Node| {
-        leaves_at_start(&node.log, &node.meta, GROUP).await.expect("a look")
-    };
+    let marked =
+        async |node: &Node| leaves_at_start(&node.log, &node.meta, GROUP).await.expect("a look");
     assert_eq!(marked(&node).await, None);
     leave_timeline_at_start(&node.meta, GROUP, 1).await.expect("marked");
     let node = node.again();
