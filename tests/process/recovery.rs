@@ -609,3 +609,70 @@ fn a_catalog_from_before_a_queue_was_recovered_does_not_give_its_timeline_again(
         assert_eq!(counts(&read(&client).await), (ALL_HAVE, 0, FEW_HAVE));
     });
 }
+
+#[test]
+fn replicas_that_stood_still_while_they_were_given_up_confirm_nothing_of_before() {
+    turn::alone(HEAVY, async {
+        let mut cluster = Cluster::start(5).await;
+        let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..ALL_HAVE {
+            assert!(confirmed(&producer, &format!("all {n}")).await);
+        }
+        let held = voters(&client).await.expect("placed");
+        let leader = cluster.leader_of(QUEUE).await;
+        let survivor = *held.iter().find(|id| **id != leader).expect("a follower");
+        let direct = Client::connect([cluster.address(survivor)]).await.expect("connect");
+        until("the survivor has all", async || count(&read(&direct).await, "all") == ALL_HAVE)
+            .await;
+        // A majority of the voters, with the leader among them: they need nobody else to confirm.
+        let still: Vec<u64> = held.into_iter().filter(|id| *id != survivor).collect();
+        still.iter().for_each(|node| cluster.pause(*node));
+        let ids = cluster.ids().into_iter().filter(|id| !still.contains(id));
+        let servers: Vec<String> = ids.map(|id| cluster.address(id)).collect();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let recovered = recover(QUEUE, &servers).await;
+        assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+        let client = Client::connect(servers).await.expect("connect");
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        assert!(timeline(&producer, "new").await > 0);
+
+        still.iter().for_each(|node| cluster.resume(*node));
+        let asked = still.iter().map(|node| {
+            let address = cluster.address(*node);
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                let mut terms = Vec::new();
+                while begun.elapsed() < Duration::from_secs(5) {
+                    let near = Client::builder()
+                        .addresses([address.clone()])
+                        .connect_timeout(Duration::from_millis(500))
+                        .request_timeout(Duration::from_secs(2));
+                    let Ok(near) = near.connect().await else { continue };
+                    let Ok(producer) = near.producer(QUEUE).build().await else { continue };
+                    let Ok(sent) = producer.send(Message::new("woken")).await else { continue };
+                    // The old leader would take it, and get nobody to confirm it.
+                    let answered = tokio::time::timeout(SOON / 2, sent).await;
+                    if let Ok(receipt) = answered.expect("an answer, in time") {
+                        terms.push(receipt.position.term);
+                    }
+                }
+                terms
+            })
+        });
+        let mut confirmed = 0;
+        for asked in asked.collect::<Vec<_>>() {
+            for term in asked.await.expect("asked") {
+                assert!(term >> 32 > 0, "confirmed in term {term}, of before");
+                confirmed += 1;
+            }
+        }
+        println!("{confirmed} confirmed through nodes that woke up");
+        until("all of them are there", async || {
+            let bodies = read(&client).await;
+            count(&bodies, "all") == ALL_HAVE && count(&bodies, "woken") >= confirmed
+        })
+        .await;
+    });
+}

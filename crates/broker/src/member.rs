@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::awake::Awake;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::Config;
 use crate::counts::Counts;
@@ -93,6 +94,7 @@ pub(crate) struct Member {
     pub(crate) versions: Versions,
     pub(crate) telemetry: Telemetry,
     pub(crate) absences: Absences,
+    pub(crate) awake: Awake,
     /// Groups of which this node has a later timeline than the catalog, and has said so.
     pub(crate) ahead: Mutex<BTreeSet<u64>>,
     /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.

@@ -50,8 +50,10 @@ pub(crate) async fn stop_outdated(member: &Member) {
             node = member.id(), queue = %queue.name, timeline,
             "was recovered: this replica is of before"
         );
-        member.queues.remove(group.0);
-        queue.handle.shutdown().await;
+        // Another task may have stopped it already.
+        if let Some(queue) = member.queues.remove(group.0) {
+            queue.handle.shutdown().await;
+        }
     }
 }
 
@@ -166,9 +168,8 @@ pub(crate) async fn is_catalog_led(
     let asking = async {
         loop {
             let others = addresses.all().into_keys().filter(|node| *node != hello.node_id);
-            let mut asked: FuturesUnordered<_> = others
-                .map(|node| knows_led_catalog(connections, hello, node, timeline))
-                .collect();
+            let mut asked: FuturesUnordered<_> =
+                others.map(|node| knows_led_catalog(connections, hello, node, timeline)).collect();
             while let Some(is_led) = asked.next().await {
                 if is_led {
                     return;
@@ -192,9 +193,7 @@ async fn knows_led_catalog(
     let answer = tokio::time::timeout(ANSWER_WAIT, client.holdings(request)).await;
     let Ok(Ok(told)) = answer else { return false };
     let mut replicas = told.into_inner().replicas.into_iter();
-    replicas.any(|held| {
-        held.group == CATALOG && held.serves && timeline_of(held.term) >= timeline
-    })
+    replicas.any(|held| held.group == CATALOG && held.serves && timeline_of(held.term) >= timeline)
 }
 
 impl Member {

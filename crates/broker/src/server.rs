@@ -20,6 +20,7 @@ use tonic::transport::server::Router;
 
 #[cfg(not(madsim))]
 use crate::about;
+use crate::awake::{self, Awake};
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
@@ -174,6 +175,7 @@ impl Node {
         tokio::spawn(opening::run(member.clone(), opened));
         tokio::spawn(moves::run(member.clone()));
         tokio::spawn(healing::run(member.clone()));
+        tokio::spawn(awake::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
@@ -310,6 +312,7 @@ async fn start_member(
         versions: Versions::default(),
         telemetry,
         absences: Absences::default(),
+        awake: Awake::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),
     });
