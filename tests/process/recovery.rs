@@ -46,6 +46,19 @@ async fn recover(what: &str, servers: &[String]) -> Ended {
     }
 }
 
+/// A cluster whose catalog has all nodes as voters. A moment before, it does not outlive every two that are lost.
+async fn whole(nodes: u64) -> Cluster {
+    let cluster = Cluster::start(nodes).await;
+    let voters: BTreeSet<u64> = cluster.ids().into_iter().collect();
+    let step = format!("step=Vote({voters:?})");
+    until("the catalog has its voters", async || {
+        cluster.ids().into_iter().any(|id| cluster.log(id).contains(&step))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster
+}
+
 async fn voters(client: &Client) -> Option<BTreeSet<u64>> {
     let described = client.describe_queue(QUEUE).await.ok()?;
     let is_settled = !described.moving && described.counts.is_some();
@@ -101,7 +114,7 @@ struct Lost {
 }
 
 async fn lost_majority() -> Lost {
-    let mut cluster = Cluster::start(5).await;
+    let mut cluster = whole(5).await;
     let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
     let client = cluster.queue_with(QUEUE, settings).await;
     let receipts = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
@@ -153,6 +166,9 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
             row.expect("the node is shown").to_owned()
         };
         assert!(row(survivor).contains("would go on"), "{}", shown.out);
+        assert!(shown.err.contains("--accept-loss --at-least 1:"), "{}", shown.err);
+        let too_little = ["cluster", "recover", QUEUE, "--accept-loss", "--at-least", "1:1000000"];
+        quorate(&too_little, &servers).await.refused_with(4, &["NO_SURVIVOR", "index 1000000"]);
         assert!(lost.iter().all(|node| row(*node).contains("gone for")), "{}", shown.out);
         let recovered = recover(QUEUE, &servers).await;
         assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
@@ -193,7 +209,7 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
 #[test]
 fn recover_changes_nothing_without_accept_loss_and_refuses_where_there_is_a_majority() {
     turn::alone(HEAVY, async {
-        let mut cluster = Cluster::start(5).await;
+        let mut cluster = whole(5).await;
         let client = cluster.queue(QUEUE).await;
         let single = QueueSettings { replicas: 1, ..Default::default() };
         client.create_queue("single", single).await.expect("create");
@@ -316,7 +332,7 @@ fn a_node_that_was_given_up_and_comes_back_does_not_bring_its_past_with_it() {
 
 /// A cluster of three nodes of which one is left, which has taken the catalog over and runs.
 async fn taken_over() -> (Cluster, u64) {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = whole(3).await;
     let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
     let client = cluster.queue_with(QUEUE, settings).await;
     client.create_queue("other", QueueSettings::default()).await.expect("create");
@@ -540,7 +556,7 @@ async fn timeline(producer: &Producer, body: &str) -> u64 {
 #[test]
 fn a_catalog_from_before_a_queue_was_recovered_does_not_give_its_timeline_again() {
     turn::alone(HEAVY, async {
-        let mut cluster = Cluster::start(5).await;
+        let mut cluster = whole(5).await;
         let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
         let client = cluster.queue_with(QUEUE, settings).await;
         let producer = client.producer(QUEUE).build().await.expect("a producer");
@@ -613,7 +629,7 @@ fn a_catalog_from_before_a_queue_was_recovered_does_not_give_its_timeline_again(
 #[test]
 fn replicas_that_stood_still_while_they_were_given_up_confirm_nothing_of_before() {
     turn::alone(HEAVY, async {
-        let mut cluster = Cluster::start(5).await;
+        let mut cluster = whole(5).await;
         let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
         let client = cluster.queue_with(QUEUE, settings).await;
         let producer = client.producer(QUEUE).build().await.expect("a producer");

@@ -63,11 +63,11 @@ pub async fn recover_catalog(
         let path = dir.meta_place();
         return Err(StartError::CheckpointsLost { groups: lost.len(), path }.into());
     }
+    // One that was to take the catalog from where it was recovered before: that is lost too, and this is what follows.
+    let left_for = leaves_at_start(&log, &meta, CATALOG).await.map_err(RecoverError::Storage)?;
     let writer = LogWriter::start(&dir, &log, writer).map_err(StartError::Disk)?;
     let node = dir.identity().node_id;
     let stored = stored_timeline(&log, CATALOG).unwrap_or(0);
-    // One that was to take the catalog from where it was recovered before: that is lost too, and this is what follows.
-    let left_for = leaves_at_start(&log, &meta, CATALOG).await.map_err(RecoverError::Storage)?;
     // A rewriting that was cut off is gone on with, in its own timeline.
     let begun = latest_timeline(&log, CATALOG).unwrap_or(0);
     let timeline = begun.max(stored + 1).max(left_for.map_or(0, |other| other + 1));

@@ -79,6 +79,9 @@ impl Member {
         if request.all != request.queues.is_empty() {
             return Err(Refusal::invalid("name queues, or ask for `all` of them").into());
         }
+        if request.at_least.is_some() && request.queues.len() != 1 {
+            return Err(Refusal::invalid("`at_least` is of one queue: name that one").into());
+        }
         if request.queues.len() > HOLDINGS_MAX {
             return Err(Refusal::invalid(format!("at most {HOLDINGS_MAX} queues a call")).into());
         }
@@ -101,6 +104,9 @@ impl Member {
                 }
                 Err(refusal) => return Err(refusal.into()),
             }
+        }
+        if let (Some(at_least), [(queue, recovery)]) = (&request.at_least, &recoveries[..]) {
+            expect_at_least(queue, recovery, at_least)?;
         }
         if request.accept_loss {
             self.expect_recovery_known()?;
@@ -418,6 +424,27 @@ impl Member {
     }
 }
 
+/// Refuses if the replica with the most has less than was shown when the loss was looked at.
+fn expect_at_least(
+    queue: &catalog::Queue,
+    recovery: &v1::QueueRecovery,
+    at_least: &v1::LogPosition,
+) -> Result<(), Refusal> {
+    let survives = |replica: &&v1::SurvivingReplica| replica.node_id == recovery.survivor;
+    let last = recovery.replicas.iter().find(survives).and_then(|replica| replica.last.as_ref());
+    let (term, index) = last.map_or((0, 0), |last| (last.term, last.index));
+    if (term, index) >= (at_least.term, at_least.index) {
+        return Ok(());
+    }
+    let message = format!(
+        "of queue `{}`, the replica that would go on, on node {}, has its log up to term {term}, index {index}, and \
+         less is to be lost: term {}, index {} was asked for. Nothing was changed; start the node that has more, or look \
+         again",
+        queue.name, recovery.survivor, at_least.term, at_least.index
+    );
+    Err(Refusal::new(reason::NO_SURVIVOR, message).with("queue", &queue.name))
+}
+
 /// That a queue has got to where it was to be does not count as a change of its placement, and says that it has a
 /// majority.
 fn is_placed_as(before: &catalog::Queue, now: &catalog::Queue) -> bool {
@@ -625,6 +652,21 @@ mod tests {
         assert!(!is_placed_as(&moving, &again));
         let deleted_and_made = catalog::Queue { group: GroupId(2), ..moving.clone() };
         assert!(!is_placed_as(&moving, &deleted_and_made));
+    }
+
+    #[test]
+    fn a_survivor_with_less_than_was_shown_is_refused() {
+        let at = |term, index| v1::LogPosition { group: 1, term, index };
+        let replica = |node_id, last| v1::SurvivingReplica { node_id, last, ..Default::default() };
+        let recovery = v1::QueueRecovery {
+            survivor: 2,
+            replicas: vec![replica(1, None), replica(2, Some(at(3, 70)))],
+            ..Default::default()
+        };
+        let may =
+            |term, index| expect_at_least(&queue(&[1, 2, 3]), &recovery, &at(term, index)).is_ok();
+        assert!(may(3, 70) && may(3, 69) && may(2, 90));
+        assert!(!may(3, 71) && !may(4, 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, QueueRecovery, RecoverQueuesRequest, SurvivingReplica};
+use quorate_client::{Client, LogPosition, QueueRecovery, RecoverQueuesRequest, SurvivingReplica};
 use serde_json::{Value, json};
 
 use super::Args;
@@ -46,9 +46,13 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
     if !args.accept_loss && !recovering.is_empty() {
         let what = format!("{} can be recovered; nothing was changed", named(recovering.len()));
-        return Err(Failure::new(Exit::LossNotAccepted, what).reason("LOSS_NOT_ACCEPTED").cure(
-            "the same with --accept-loss, if the nodes that are gone will never be back with their data",
-        ));
+        let cure = format!(
+            "the same with --accept-loss{}, if the nodes that are gone will never be back with their data",
+            at_least(&recovering)
+        );
+        return Err(Failure::new(Exit::LossNotAccepted, what)
+            .reason("LOSS_NOT_ACCEPTED")
+            .cure(cure));
     }
     if args.accept_loss && !args.no_wait {
         wait(&client, &recovering, global).await?;
@@ -83,6 +87,14 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     }
 }
 
+/// The option by which no more is lost than is shown, of one queue.
+fn at_least(recovering: &[&QueueRecovery]) -> String {
+    let [queue] = recovering else { return String::new() };
+    let survives = |replica: &&SurvivingReplica| replica.node_id == queue.survivor;
+    let last = queue.replicas.iter().find(survives).and_then(|replica| replica.last.as_ref());
+    last.map_or(String::new(), |last| format!(" --at-least {}:{}", last.term, last.index))
+}
+
 fn named(queues: usize) -> String {
     match queues {
         1 => "1 queue".to_owned(),
@@ -103,6 +115,11 @@ async fn ask(
             queues: args.queues.clone(),
             all: args.all,
             accept_loss: args.accept_loss,
+            at_least: args.at_least.map(|at| LogPosition {
+                term: at.term,
+                index: at.index,
+                ..Default::default()
+            }),
             after,
         };
         let asked = client.recover_queues(request);
