@@ -175,11 +175,10 @@ pub async fn take_over(
     }
     let replica = ReplicaLog::new(log.clone(), node, group);
     let checkpoints = Checkpoints::new(meta.clone(), group);
-    // The log goes first and in one step. Without it there is nothing any more: a checkpoint that is left is not to
-    // be believed.
+    // Of one that was leaving the log goes first, and in one step. Without it there is nothing any more: a checkpoint
+    // that is left is not to be believed.
     if replica.is_blank() {
         finish_leaving(&replica, &checkpoints).await?;
-        return Err(RecoverError::Nothing { group });
     }
     let term = first_term(timeline);
     let checkpoint = checkpoints.load().await?;

@@ -341,6 +341,15 @@ async fn what_has_lost_its_log_already_takes_nothing_over_with_the_checkpoint_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_snapshot_that_no_log_was_cut_to_yet_is_enough_to_take_over_with() {
+    let node = Node::new();
+    node.checkpoint(2, 6, members(&[&[1, 2, 3]], &[1, 2, 3])).await;
+    let taken = node.take_over(1).await.expect("taken over");
+    assert_eq!(taken, Position { term: 1 << 32, index: 7 });
+    node.again().leads_with(7, 1).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_note_that_was_cut_off_behind_the_membership_is_entered_by_the_next_try() {
     let node = one_of_three().await;
     // The first of the two entries is there, the other and the vote are not.
