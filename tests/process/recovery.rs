@@ -46,6 +46,23 @@ async fn recover(what: &str, servers: &[String]) -> Ended {
     }
 }
 
+/// A cluster whose catalog has all nodes as voters. While it is founded it may go through fewer, and does not outlive two
+/// of those.
+async fn whole(nodes: u64) -> Cluster {
+    let cluster = Cluster::start(nodes).await;
+    // Voters are looked at once a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let all: BTreeSet<u64> = cluster.ids().into_iter().collect();
+    let all = format!("step=Vote({all:?})");
+    until("the catalog has its voters", async || {
+        let logs: String = cluster.ids().into_iter().map(|id| cluster.log(id)).collect();
+        let last = logs.lines().rfind(|line| line.contains("step=Vote("));
+        last.is_none_or(|last| last.contains(&all))
+    })
+    .await;
+    cluster
+}
+
 async fn voters(client: &Client) -> Option<BTreeSet<u64>> {
     let described = client.describe_queue(QUEUE).await.ok()?;
     let is_settled = !described.moving && described.counts.is_some();
@@ -101,7 +118,7 @@ struct Lost {
 }
 
 async fn lost_majority() -> Lost {
-    let mut cluster = Cluster::start(5).await;
+    let mut cluster = whole(5).await;
     let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
     let client = cluster.queue_with(QUEUE, settings).await;
     let receipts = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
@@ -153,6 +170,9 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
             row.expect("the node is shown").to_owned()
         };
         assert!(row(survivor).contains("would go on"), "{}", shown.out);
+        assert!(shown.err.contains("--accept-loss --at-least 1:"), "{}", shown.err);
+        let too_little = ["cluster", "recover", QUEUE, "--accept-loss", "--at-least", "1:1000000"];
+        quorate(&too_little, &servers).await.refused_with(4, &["NO_SURVIVOR", "index 1000000"]);
         assert!(lost.iter().all(|node| row(*node).contains("gone for")), "{}", shown.out);
         let recovered = recover(QUEUE, &servers).await;
         assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
@@ -193,7 +213,7 @@ fn a_queue_that_lost_its_majority_is_recovered_with_what_the_survivor_has_and_ve
 #[test]
 fn recover_changes_nothing_without_accept_loss_and_refuses_where_there_is_a_majority() {
     turn::alone(HEAVY, async {
-        let mut cluster = Cluster::start(5).await;
+        let mut cluster = whole(5).await;
         let client = cluster.queue(QUEUE).await;
         let single = QueueSettings { replicas: 1, ..Default::default() };
         client.create_queue("single", single).await.expect("create");
@@ -316,7 +336,7 @@ fn a_node_that_was_given_up_and_comes_back_does_not_bring_its_past_with_it() {
 
 /// A cluster of three nodes of which one is left, which has taken the catalog over and runs.
 async fn taken_over() -> (Cluster, u64) {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = whole(3).await;
     let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
     let client = cluster.queue_with(QUEUE, settings).await;
     client.create_queue("other", QueueSettings::default()).await.expect("create");
@@ -470,5 +490,209 @@ fn nodes_of_before_a_catalog_was_recovered_take_it_from_there() {
         client.create_queue("newest", settings).await.expect("create");
         let group = client.describe_queue("newest").await.expect("describe").group_id;
         assert!(group > 1_000, "group {group}");
+    });
+}
+
+/// The catalog goes on with a node that does not run, and what it knew before the loss is there again.
+async fn recover_catalog(cluster: &mut Cluster, node: u64) {
+    let data = cluster.data(node).display().to_string();
+    let catalog = ["cluster", "recover", "--catalog", "--data", &data];
+    let shown = run(&catalog, SOON).await;
+    shown.refused_with(7, &["nothing was changed"]);
+    assert!(shown.out.contains(QUEUE), "{}", shown.out);
+    let taken = run(&[&catalog[..], &["--accept-loss"]].concat(), SOON).await;
+    assert_eq!(taken.code, Some(0), "{}\n{}", taken.out, taken.err);
+    cluster.start_node(node);
+    until("it leads the catalog", async || {
+        cluster.status(node).await.is_some_and(|status| {
+            status.catalog_leader.is_some_and(|leader| leader.node_id == node)
+        })
+    })
+    .await;
+    let recovered = recover("--all", &[cluster.address(node)]).await;
+    assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+}
+
+/// The node that the catalog was recovered on is lost too, after another one was told to take the catalog from there.
+async fn lost_again(is_started_between: bool) {
+    let (mut cluster, survivor) = taken_over().await;
+    let next = cluster.ids().into_iter().find(|id| *id != survivor).expect("another node");
+    cluster.start_node(next);
+    until("it stops", async || !cluster.is_running(next).await).await;
+    assert!(cluster.log(next).contains("the catalog was recovered on another node"));
+    cluster.kill9(next);
+    cluster.kill9(survivor);
+    if is_started_between {
+        cluster.start_node(next);
+        until("it does not start without the other", async || !cluster.is_running(next).await)
+            .await;
+        assert!(cluster.log(next).contains("What this node has of the catalog is kept"));
+        cluster.kill9(next);
+    }
+    recover_catalog(&mut cluster, next).await;
+    let client = Client::connect([cluster.address(next)]).await.expect("connect");
+    let bodies = read(&client).await;
+    assert_eq!((count(&bodies, "all"), count(&bodies, "few")), (ALL_HAVE, FEW_HAVE));
+    let producer = client.producer(QUEUE).build().await.expect("a producer");
+    assert!(confirmed(&producer, "new").await);
+    // It is not told once more to take the catalog from elsewhere.
+    cluster.kill9(next);
+    cluster.start_node(next);
+    until("it confirms after a start", async || confirmed(&producer, "new").await).await;
+}
+
+#[test]
+fn a_node_that_was_to_take_the_catalog_from_another_still_has_its_own_when_that_one_is_lost() {
+    turn::alone(HEAVY, lost_again(false));
+}
+
+#[test]
+fn a_node_keeps_its_catalog_until_the_recovered_one_answers_also_when_it_is_started_again() {
+    turn::alone(HEAVY, lost_again(true));
+}
+
+/// The timeline that a confirmed message is of.
+async fn timeline(producer: &Producer, body: &str) -> u64 {
+    let sent = producer.send(Message::new(body.to_owned())).await.expect("sent");
+    sent.await.expect("confirmed").position.term >> 32
+}
+
+#[test]
+fn a_catalog_from_before_a_queue_was_recovered_does_not_give_its_timeline_again() {
+    turn::alone(HEAVY, async {
+        let mut cluster = whole(5).await;
+        let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..ALL_HAVE {
+            assert!(confirmed(&producer, &format!("all {n}")).await);
+        }
+        let held: Vec<u64> = voters(&client).await.expect("placed").into_iter().collect();
+        for node in &held {
+            let direct = Client::connect([cluster.address(*node)]).await.expect("connect");
+            assert_eq!(count(&read(&direct).await, "all"), ALL_HAVE);
+        }
+        let (first, second) = (held[0], held[1]);
+        let rest: Vec<u64> =
+            cluster.ids().into_iter().filter(|id| *id != first && *id != second).collect();
+        [first, second].into_iter().for_each(|node| cluster.kill9(node));
+        let servers: Vec<String> = rest.iter().map(|id| cluster.address(*id)).collect();
+        until("the catalog is led", async || {
+            cluster.status(rest[0]).await.is_some_and(|status| status.catalog_leader.is_some())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let recovered = recover(QUEUE, &servers).await;
+        assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+        let client = Client::connect(servers).await.expect("connect");
+        until("three voters", async || {
+            voters(&client).await.is_some_and(|voters| voters.len() == 3)
+        })
+        .await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        let before = timeline(&producer, "second").await;
+        for n in 1..FEW_HAVE {
+            assert!(confirmed(&producer, &format!("second {n}")).await);
+        }
+        rest.iter().for_each(|node| cluster.kill9(*node));
+
+        // It knows of no recovery of the queue.
+        recover_catalog(&mut cluster, first).await;
+        let client = Client::connect([cluster.address(first)]).await.expect("connect");
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        assert!(timeline(&producer, "third").await > before, "timeline {before} once more");
+        for n in 1..FEW_HAVE {
+            assert!(confirmed(&producer, &format!("third {n}")).await);
+        }
+        let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != first).collect();
+        others.iter().for_each(|node| cluster.start_node(*node));
+        for node in &others {
+            until("it stops", async || !cluster.is_running(*node).await).await;
+            cluster.kill9(*node);
+            cluster.start_node(*node);
+        }
+        until("three voters", async || {
+            voters(&client).await.is_some_and(|voters| voters.len() == 3)
+        })
+        .await;
+        let counts = |bodies: &[String]| {
+            (count(bodies, "all"), count(bodies, "second"), count(bodies, "third"))
+        };
+        for node in cluster.ids() {
+            until("it is up", async || cluster.status(node).await.is_some()).await;
+            let near = Client::connect([cluster.address(node)]).await.expect("connect");
+            assert_eq!(counts(&read(&near).await), (ALL_HAVE, 0, FEW_HAVE), "node {node}");
+        }
+        cluster.kill9(first);
+        cluster.start_node(first);
+        until("confirmed after a start", async || confirmed(&producer, "last").await).await;
+        assert_eq!(counts(&read(&client).await), (ALL_HAVE, 0, FEW_HAVE));
+    });
+}
+
+#[test]
+fn replicas_that_stood_still_while_they_were_given_up_confirm_nothing_of_before() {
+    turn::alone(HEAVY, async {
+        let mut cluster = whole(5).await;
+        let settings = QueueSettings { retain_ms: 3_600_000, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..ALL_HAVE {
+            assert!(confirmed(&producer, &format!("all {n}")).await);
+        }
+        let held = voters(&client).await.expect("placed");
+        let leader = cluster.leader_of(QUEUE).await;
+        let survivor = *held.iter().find(|id| **id != leader).expect("a follower");
+        let direct = Client::connect([cluster.address(survivor)]).await.expect("connect");
+        until("the survivor has all", async || count(&read(&direct).await, "all") == ALL_HAVE)
+            .await;
+        // A majority of the voters, with the leader among them: they need nobody else to confirm.
+        let still: Vec<u64> = held.into_iter().filter(|id| *id != survivor).collect();
+        still.iter().for_each(|node| cluster.pause(*node));
+        let ids = cluster.ids().into_iter().filter(|id| !still.contains(id));
+        let servers: Vec<String> = ids.map(|id| cluster.address(id)).collect();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let recovered = recover(QUEUE, &servers).await;
+        assert_eq!(recovered.code, Some(0), "{}\n{}", recovered.out, recovered.err);
+        let client = Client::connect(servers).await.expect("connect");
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        assert!(timeline(&producer, "new").await > 0);
+
+        still.iter().for_each(|node| cluster.resume(*node));
+        let asked = still.iter().map(|node| {
+            let address = cluster.address(*node);
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                let mut terms = Vec::new();
+                while begun.elapsed() < Duration::from_secs(5) {
+                    let near = Client::builder()
+                        .addresses([address.clone()])
+                        .connect_timeout(Duration::from_millis(500))
+                        .request_timeout(Duration::from_secs(2));
+                    let Ok(near) = near.connect().await else { continue };
+                    let Ok(producer) = near.producer(QUEUE).build().await else { continue };
+                    let Ok(sent) = producer.send(Message::new("woken")).await else { continue };
+                    // The old leader would take it, and get nobody to confirm it.
+                    let answered = tokio::time::timeout(SOON / 2, sent).await;
+                    if let Ok(receipt) = answered.expect("an answer, in time") {
+                        terms.push(receipt.position.term);
+                    }
+                }
+                terms
+            })
+        });
+        let mut confirmed = 0;
+        for asked in asked.collect::<Vec<_>>() {
+            for term in asked.await.expect("asked") {
+                assert!(term >> 32 > 0, "confirmed in term {term}, of before");
+                confirmed += 1;
+            }
+        }
+        println!("{confirmed} confirmed through nodes that woke up");
+        until("all of them are there", async || {
+            let bodies = read(&client).await;
+            count(&bodies, "all") == ALL_HAVE && count(&bodies, "woken") >= confirmed
+        })
+        .await;
     });
 }

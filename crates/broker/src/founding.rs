@@ -121,7 +121,7 @@ impl Directory for Fresh {
         std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
     }
 
-    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
+    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<pb::HoldingsResponse, Status>> {
         std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
     }
 

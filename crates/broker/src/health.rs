@@ -106,7 +106,7 @@ pub(crate) fn led(member: &Member, queue: &str) -> Option<Led> {
     let name = queue_name(queue).ok()?;
     let group = member.catalog.read(|catalog| catalog.queue(&name).map(|queue| queue.group.0))?;
     let Some(local) = member.queues.get(group) else { return Some(Led::Elsewhere(None)) };
-    if local.serves() && !member.shutdown.is_said() {
+    if local.serves() && member.awake.is() && !member.shutdown.is_said() {
         return Some(Led::Here);
     }
     let leader = local.handle.leadership().leader;

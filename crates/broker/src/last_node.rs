@@ -1,7 +1,9 @@
 //! The catalog goes on with one node after the others were lost for ever: its replica, on a node that does not run,
 //! becomes the only voter. The queues follow once the node runs (`service/recovery`).
 
-use quorate_group::recovery::{RecoverError, stored_timeline, take_over};
+use quorate_group::recovery::{
+    RecoverError, latest_timeline, leaves_at_start, stored_timeline, take_over,
+};
 use quorate_machine::catalog::{Catalog, Command};
 use quorate_machine::{EntryBuilder, Millis};
 use quorate_storage::{DataDir, DirError, Home};
@@ -10,6 +12,9 @@ use crate::config::Config;
 use crate::log_writer::LogWriter;
 use crate::member::CATALOG;
 use crate::server::{StartError, open_storage};
+
+/// Notes of recoveries in one entry. So many one after the other, none of which this node was part of, there are not.
+const RECOVERIES_NOTED_MAX: u64 = 1_000;
 
 /// A catalog that has gone on with one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +63,19 @@ pub async fn recover_catalog(
         let path = dir.meta_place();
         return Err(StartError::CheckpointsLost { groups: lost.len(), path }.into());
     }
+    // One that was to take the catalog from where it was recovered before: that is lost too, and this is what follows.
+    let left_for = leaves_at_start(&log, &meta, CATALOG).await.map_err(RecoverError::Storage)?;
     let writer = LogWriter::start(&dir, &log, writer).map_err(StartError::Disk)?;
     let node = dir.identity().node_id;
-    let timeline = stored_timeline(&log, CATALOG).unwrap_or(0) + 1;
+    let stored = stored_timeline(&log, CATALOG).unwrap_or(0);
+    // A rewriting that was cut off is gone on with, in its own timeline.
+    let begun = latest_timeline(&log, CATALOG).unwrap_or(0);
+    let timeline = begun.max(stored + 1).max(left_for.map_or(0, |other| other + 1));
     let mut note = EntryBuilder::new();
-    note.push_command::<Catalog>(&Command::CatalogRecovered);
+    // Once for each recovery that this catalog has not seen: what those gave is not given again.
+    for _ in 0..(timeline - stored).min(RECOVERIES_NOTED_MAX) {
+        note.push_command::<Catalog>(&Command::CatalogRecovered);
+    }
     // Its time is that of the entry before: it does not go back.
     let note = note.freeze(Millis(0));
     let taken = take_over(&log, &meta, node, CATALOG, timeline, Some(note)).await;

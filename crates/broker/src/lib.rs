@@ -24,6 +24,7 @@
 
 #[cfg(not(madsim))]
 mod about;
+mod awake;
 mod budget;
 mod config;
 mod counts;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -12,8 +13,10 @@ use quorate_proto::internal as pb;
 use quorate_proto::reason;
 use quorate_storage::{Identity, Log, Meta};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::Status;
 
+use crate::awake::Awake;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::Config;
 use crate::counts::Counts;
@@ -91,23 +94,30 @@ pub(crate) struct Member {
     pub(crate) versions: Versions,
     pub(crate) telemetry: Telemetry,
     pub(crate) absences: Absences,
+    pub(crate) awake: Awake,
     /// Groups of which this node has a later timeline than the catalog, and has said so.
     pub(crate) ahead: Mutex<BTreeSet<u64>>,
     /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.
     pub(crate) kept: Mutex<BTreeSet<u64>>,
 }
 
-/// What other nodes said that they know, when they connected last.
+/// What other nodes said that they know, and when they said so last: whoever is connected to this node says it again
+/// and again.
 #[derive(Default)]
-pub(crate) struct Versions(Mutex<BTreeMap<u64, u32>>);
+pub(crate) struct Versions(Mutex<BTreeMap<u64, (u32, Instant)>>);
 
 impl Versions {
     fn said(&self, node: u64, version: u32) {
-        self.0.lock().expect("no panic while held").insert(node, version);
+        self.0.lock().expect("no panic while held").insert(node, (version, Instant::now()));
     }
 
     pub(crate) fn of(&self, node: u64) -> Option<u32> {
-        self.0.lock().expect("no panic while held").get(&node).copied()
+        self.0.lock().expect("no panic while held").get(&node).map(|(version, _)| *version)
+    }
+
+    /// How long ago a node reached this one, which may not reach it; `None` if it has not since the start.
+    pub(crate) fn said_ago(&self, node: u64) -> Option<Duration> {
+        self.0.lock().expect("no panic while held").get(&node).map(|(_, at)| at.elapsed())
     }
 }
 
@@ -265,8 +275,12 @@ impl Directory for Member {
             .boxed()
     }
 
-    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
-        self.holdings_of(groups).map(Ok).boxed()
+    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<pb::HoldingsResponse, Status>> {
+        let told = async {
+            let replicas = self.holdings_of(groups).await;
+            pb::HoldingsResponse { replicas, reached: self.reached() }
+        };
+        told.map(Ok).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

@@ -10,9 +10,13 @@
 //! Each follows from what the catalog says and which timeline is stored, so a crash in between loses nothing
 //! of it. Replicas of different timelines do not talk to each other, whatever their nodes know yet.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quorate_group::recovery::{
     RecoverError, began_at, latest_timeline, leave_timeline, leave_timeline_at_start, stored,
-    stored_timeline, take_over,
+    stored_timeline, take_over, timeline_of,
 };
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, GroupId};
@@ -20,7 +24,16 @@ use quorate_proto::internal as pb;
 
 use crate::member::{CATALOG, Member};
 use crate::moves;
+use crate::peers::{Addresses, Connections, REACHABLE_WITHIN};
 use crate::reconciler::knows_all;
+
+/// How long a start waits for a leader of the catalog that this node's own one is to be let go for: all may have been
+/// started at the same time.
+const LED_WAIT: Duration = Duration::from_secs(20);
+/// Pause before the other nodes are asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// How long a node may take to tell whether the catalog is led.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Stops replicas that are of before a recovery: they must not lead any longer.
 pub(crate) async fn stop_outdated(member: &Member) {
@@ -37,8 +50,10 @@ pub(crate) async fn stop_outdated(member: &Member) {
             node = member.id(), queue = %queue.name, timeline,
             "was recovered: this replica is of before"
         );
-        member.queues.remove(group.0);
-        queue.handle.shutdown().await;
+        // Another task may have stopped it already.
+        if let Some(queue) = member.queues.remove(group.0) {
+            queue.handle.shutdown().await;
+        }
     }
 }
 
@@ -129,7 +144,8 @@ pub(crate) async fn report(member: &Member) {
     }
 }
 
-/// The catalog goes on without what this node has of it: that is forgotten at the next start, and why is told.
+/// The catalog goes on without what this node has of it: that is forgotten at the next start, if there is a leader of
+/// the other still, and why is told.
 pub(crate) async fn take_catalog_anew(member: &Member, timeline: u64) -> String {
     match leave_timeline_at_start(&member.meta, CATALOG, timeline).await {
         Ok(()) => format!(
@@ -141,7 +157,57 @@ pub(crate) async fn take_catalog_anew(member: &Member, timeline: u64) -> String 
     }
 }
 
+/// Whether some node follows a leader of the catalog in this timeline or a later one, which proved itself just now. Not
+/// before that may be let go what this node has: it may be all that is left.
+pub(crate) async fn is_catalog_led(
+    connections: &Connections,
+    addresses: &Addresses,
+    hello: &pb::Hello,
+    timeline: u64,
+) -> bool {
+    let asking = async {
+        loop {
+            let others = addresses.all().into_keys().filter(|node| *node != hello.node_id);
+            let mut asked: FuturesUnordered<_> =
+                others.map(|node| knows_led_catalog(connections, hello, node, timeline)).collect();
+            while let Some(is_led) = asked.next().await {
+                if is_led {
+                    return;
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(LED_WAIT, asking).await.is_ok()
+}
+
+async fn knows_led_catalog(
+    connections: &Connections,
+    hello: &pb::Hello,
+    node: u64,
+    timeline: u64,
+) -> bool {
+    let Ok(channel) = connections.channel(node) else { return false };
+    let mut client = pb::peer_client::PeerClient::new(channel);
+    let request = pb::HoldingsRequest { hello: Some(hello.clone()), groups: vec![CATALOG] };
+    let answer = tokio::time::timeout(ANSWER_WAIT, client.holdings(request)).await;
+    let Ok(Ok(told)) = answer else { return false };
+    let mut replicas = told.into_inner().replicas.into_iter();
+    replicas.any(|held| held.group == CATALOG && held.serves && timeline_of(held.term) >= timeline)
+}
+
 impl Member {
+    /// The other nodes that this one reaches, or was reached by a moment ago.
+    pub(crate) fn reached(&self) -> Vec<u64> {
+        let nodes: Vec<NodeId> =
+            self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
+        let others = nodes.into_iter().filter(|node| node.0 != self.id());
+        let came = |node: u64| {
+            self.versions.said_ago(node).is_some_and(|said_ago| said_ago <= REACHABLE_WITHIN)
+        };
+        others.filter(|node| self.is_there(*node) || came(node.0)).map(|node| node.0).collect()
+    }
+
     /// What this node has of groups.
     pub(crate) async fn holdings_of(&self, groups: Vec<u64>) -> Vec<pb::Holding> {
         let mut holdings = Vec::with_capacity(groups.len());
@@ -172,6 +238,11 @@ impl Member {
         let heard = handle.and_then(|handle| handle.heard_ago());
         let leader = handle.and_then(|handle| handle.leadership().leader).unwrap_or(0);
         let voters = has.members.map(|members| members.voters).unwrap_or_default();
+        let serves = match group {
+            // Of the catalog it is asked whether it has a leader, wherever that is.
+            CATALOG => knows_all(self).await,
+            _ => running.as_ref().is_some_and(|queue| queue.serves()),
+        };
         Ok(pb::Holding {
             group,
             last: has.last.map(|at| pb::LogId { term: at.term, index: at.index }),
@@ -183,7 +254,7 @@ impl Member {
             unreadable: false,
             term: has.term,
             led: handle.is_some_and(|handle| handle.leadership().leads),
-            serves: running.as_ref().is_some_and(|queue| queue.serves()),
+            serves,
             voters: voters
                 .into_iter()
                 .map(|set| pb::Nodes { nodes: set.into_iter().collect() })

@@ -112,7 +112,9 @@ impl Member {
             if self.shutdown.is_said() {
                 return Err(Refusal::shutting_down());
             }
-            if let Some(place) = self.look_once(name, hops)? {
+            if self.awake.is()
+                && let Some(place) = self.look_once(name, hops)?
+            {
                 return Ok(place);
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -151,7 +153,7 @@ impl Member {
             catalog.queue(&name).map(|queue| (queue.group, queue.members().collect::<Vec<_>>()))
         });
         if let Some((group, replicas)) = known {
-            if let Some(queue) = self.queues.get(group.0) {
+            if let Some(queue) = self.queues.get(group.0).filter(|_| self.awake.is()) {
                 return Ok(Place::Here(queue));
             }
             let mut others = replicas.iter().filter(|node| node.0 != self.id());

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use quorate_group::recovery::leaves_at_start;
 use quorate_group::{EffectsAt, Handle, Spec, Timing};
 use quorate_machine::catalog::Catalog;
+use quorate_proto::internal as pb;
 use quorate_proto::v1;
 use quorate_storage::{
     DataDir, DirError, Home, Log, Meta, MetaError, OpenError, Opened, Options, Writer,
@@ -18,6 +20,7 @@ use tonic::transport::server::Router;
 
 #[cfg(not(madsim))]
 use crate::about;
+use crate::awake::{self, Awake};
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
@@ -34,6 +37,7 @@ use crate::moves;
 use crate::opening;
 use crate::peers::{self, Addresses, Connections, MESSAGE_BYTES_MAX, Myself, PeerService};
 use crate::reconciler;
+use crate::recovery;
 use crate::service::Services;
 use crate::shutdown::Shutdown;
 use crate::succession;
@@ -85,6 +89,17 @@ pub enum StartError {
     /// A checkpoint cannot be read.
     #[error("read the checkpoints: {0}")]
     Checkpoints(std::io::Error),
+    /// The node is to take the catalog from where it was recovered, and that does not answer.
+    #[error(
+        "the catalog was recovered on another node, as timeline {timeline}, and no node that this one knows follows a \
+         leader of it. What this node has of the catalog is kept: start the node that leads it first, and give its \
+         address by --peer if it is a new one. If the recovered catalog is lost for ever, go on with this node's: \
+         `quorate cluster recover --catalog --data DIR`"
+    )]
+    CatalogNotLed {
+        /// Timeline of the recovered catalog.
+        timeline: u64,
+    },
     /// The catalog's replica cannot start.
     #[error("start the catalog: {0}")]
     Catalog(#[from] quorate_group::StartError),
@@ -160,6 +175,7 @@ impl Node {
         tokio::spawn(opening::run(member.clone(), opened));
         tokio::spawn(moves::run(member.clone()));
         tokio::spawn(healing::run(member.clone()));
+        tokio::spawn(awake::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
@@ -242,8 +258,26 @@ async fn start_member(
         version: COMMANDS_VERSION,
         process: crate::random::random() as u64,
     };
+    let hello = pb::Hello {
+        cluster_id: identity.cluster_id.clone(),
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+        version: COMMANDS_VERSION,
+        ..Default::default()
+    };
     let (connections, changes) =
         Connections::new(myself, addresses.clone(), reconciler::pulse(&config.raft));
+    let leaves = leaves_at_start(&log, &meta, CATALOG).await.map_err(StartError::Checkpoints)?;
+    if let Some(timeline) = leaves {
+        tracing::warn!(
+            node = identity.node_id,
+            timeline,
+            "waits for a leader of the catalog that was recovered on another node"
+        );
+        if !recovery::is_catalog_led(&connections, &addresses, &hello, timeline).await {
+            return Err(StartError::CatalogNotLed { timeline });
+        }
+    }
     let spec = Spec {
         group: CATALOG,
         node: identity.node_id,
@@ -278,6 +312,7 @@ async fn start_member(
         versions: Versions::default(),
         telemetry,
         absences: Absences::default(),
+        awake: Awake::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),
     });

@@ -122,7 +122,7 @@ impl Checkpoints {
         .await
     }
 
-    /// Notes that it has left: both are gone, for good.
+    /// Takes the note away: both are gone, for good, or both stay.
     pub(crate) async fn has_left(&self) -> io::Result<()> {
         let (this, key) = (self.clone(), self.leaving_key());
         blocking(move || {

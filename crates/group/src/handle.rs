@@ -99,7 +99,11 @@ pub enum StartError {
     /// take entries of before behind it.
     #[error(
         "a recovery of group {group} was cut off before its end{cure}",
-        cure = if *group == 0 { ": run `quorate cluster recover --catalog` again on this node" } else { "" }
+        cure = match group {
+            0 => ": run `quorate cluster recover --catalog` again on this node, but only if no other node leads the \
+                  catalog by now: two would be of the same timeline. Else replace this node",
+            _ => "",
+        }
     )]
     RecoveryCutOff {
         /// The group.

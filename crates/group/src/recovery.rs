@@ -157,6 +157,9 @@ pub async fn stored(log: &Log, meta: &Arc<dyn Meta>, group: u64) -> io::Result<S
 /// that it has; `note` is entered behind that as commands. All of it is durable when this returns, and it may be
 /// called again after a crash in the middle. The replica stands for election when it is started.
 ///
+/// One that was to be forgotten ([`leave_timeline_at_start`]), and still has all, is not any more: that it goes on says
+/// that what it should have followed is lost too.
+///
 /// # Errors
 /// See [`RecoverError`].
 pub async fn take_over(
@@ -172,8 +175,11 @@ pub async fn take_over(
     }
     let replica = ReplicaLog::new(log.clone(), node, group);
     let checkpoints = Checkpoints::new(meta.clone(), group);
-    // One that was leaving has nothing any more: a checkpoint that is left of it is not to be believed.
-    finish_leaving(&replica, &checkpoints).await?;
+    // Of one that was leaving the log goes first, and in one step. Without it there is nothing any more: a checkpoint
+    // that is left is not to be believed.
+    if replica.is_blank() {
+        finish_leaving(&replica, &checkpoints).await?;
+    }
     let term = first_term(timeline);
     let checkpoint = checkpoints.load().await?;
     let checkpointed = checkpoint.as_ref().and_then(|checkpoint| checkpoint.meta.last_log_id);
@@ -183,7 +189,9 @@ pub async fn take_over(
         cut_to(&replica, at).await?;
     }
     let (last_term, last) = end(&replica).ok_or(RecoverError::Nothing { group })?;
-    // First the entries, then the vote, by which it is known that this is done.
+    // First the entries, then the vote, by which it is known that this is done. The mark of one that leaves goes in
+    // between: without it and without them a start would not know that this was begun, with it and the vote the start
+    // would forget all.
     let mut position = Position { term: last_term, index: last };
     if last_term < term {
         let alone =
@@ -198,6 +206,17 @@ pub async fn take_over(
             .collect();
         position = Position { term, index: last + entries.len() as u64 };
         durable(|done| log.append(replica.group, entries, done)).await?;
+    } else if let Some(note) = note
+        && last_term == term
+        && last.checked_sub(1).and_then(|before| log.term_of(replica.group, before)) != Some(term)
+    {
+        // The membership got to the disk and the note did not.
+        position.index = last + 1;
+        let entries = vec![Entry { index: position.index, term, payload: note }];
+        durable(|done| log.append(replica.group, entries, done)).await?;
+    }
+    if checkpoints.is_leaving().await?.is_some() {
+        checkpoints.has_left().await?;
     }
     if replica.timeline() < timeline {
         let vote = codec::encode_vote(&Vote::new(term, node));
@@ -232,6 +251,22 @@ pub async fn leave_timeline_at_start(
     timeline: u64,
 ) -> io::Result<()> {
     begin_to_leave(&Checkpoints::new(meta.clone(), group), timeline).await
+}
+
+/// The timeline in favour of which a group is forgotten when it is started the next time, while all of it is there
+/// still; `None` if it is not to be.
+///
+/// # Errors
+/// When the checkpoint store cannot be read.
+pub async fn leaves_at_start(
+    log: &Log,
+    meta: &Arc<dyn Meta>,
+    group: u64,
+) -> io::Result<Option<u64>> {
+    if ReplicaLog::new(log.clone(), NOBODY, group).is_blank() {
+        return Ok(None);
+    }
+    Checkpoints::new(meta.clone(), group).is_leaving().await
 }
 
 /// The vote that says no more than which timeline a replica is on.

@@ -153,11 +153,14 @@ pub trait Directory: Send + Sync + 'static {
         took_over_from: Option<u64>,
     ) -> BoxFuture<'_, Result<(), tonic::Status>>;
 
-    /// What this node has of the groups, of those that it has anything of.
+    /// What this node has of the groups, of those that it has anything of, and which nodes it reaches.
     ///
     /// # Errors
-    /// When a checkpoint or the log cannot be read.
-    fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, tonic::Status>>;
+    /// When this node belongs to no cluster yet.
+    fn holdings(
+        &self,
+        groups: Vec<u64>,
+    ) -> BoxFuture<'_, Result<pb::HoldingsResponse, tonic::Status>>;
 
     /// False while this node's disk is too full to take entries in: appends that carry entries are
     /// refused, so that the leader sees the replica lag instead of losing it.

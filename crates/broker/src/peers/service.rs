@@ -149,8 +149,7 @@ impl Peer for PeerService {
         if request.groups.len() > HOLDINGS_MAX {
             return Err(Status::invalid_argument(format!("at most {HOLDINGS_MAX} groups a call")));
         }
-        let replicas = self.directory.holdings(request.groups).await?;
-        Ok(Response::new(pb::HoldingsResponse { replicas }))
+        Ok(Response::new(self.directory.holdings(request.groups).await?))
     }
 }
 

@@ -5,7 +5,8 @@
 //!  holders, by the catalog ─► Holdings of each node that is reached ─► a majority? refused
 //!                                                                   ├► one does not tell? refused, for now
 //!                                                                   └► the greatest (term, index) survives
-//!  the loss is accepted ─► gone for long enough, all that do not tell? else refused, for now
+//!  the loss is accepted ─► gone for long enough, all that do not tell, and reached by nobody? else refused, for now
+//!                       ─► queue by queue: is it still as it was looked at? else it is left as it is
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,8 @@ const GONE_AT_LEAST: Duration = Duration::from_secs(10);
 struct Told {
     /// By node, of those that answered, and group.
     held: BTreeMap<u64, BTreeMap<u64, pb::Holding>>,
+    /// By node, of those that answered: which others they reach.
+    reached: BTreeMap<u64, BTreeSet<u64>>,
     /// Nodes that were asked, and did not answer in time or failed.
     silent: BTreeSet<u64>,
 }
@@ -57,6 +60,14 @@ impl Told {
     fn answered(&self, node: u64) -> bool {
         self.held.contains_key(&node)
     }
+
+    /// A node that answered, and reaches one that did not: that one is not lost, but only cut off from here, and may
+    /// be led with others that are.
+    fn reached_by(&self, node: u64) -> Option<u64> {
+        let reaches =
+            |(by, reached): (&u64, &BTreeSet<u64>)| reached.contains(&node).then_some(*by);
+        self.reached.iter().find_map(reaches).filter(|_| !self.answered(node))
+    }
 }
 
 impl Member {
@@ -68,6 +79,9 @@ impl Member {
         if request.all != request.queues.is_empty() {
             return Err(Refusal::invalid("name queues, or ask for `all` of them").into());
         }
+        if request.at_least.is_some() && request.queues.len() != 1 {
+            return Err(Refusal::invalid("`at_least` is of one queue: name that one").into());
+        }
         if request.queues.len() > HOLDINGS_MAX {
             return Err(Refusal::invalid(format!("at most {HOLDINGS_MAX} queues a call")).into());
         }
@@ -76,7 +90,7 @@ impl Member {
             false => (self.named(&request.queues)?, String::new()),
         };
         self.wait_for_holders(&queues).await;
-        let told = self.ask_holders(&queues).await;
+        let told = self.ask_nodes(&queues).await;
         let mut recoveries = Vec::with_capacity(queues.len());
         for queue in queues {
             match self.recovery_of(&queue, &told) {
@@ -91,6 +105,9 @@ impl Member {
                 Err(refusal) => return Err(refusal.into()),
             }
         }
+        if let (Some(at_least), [(queue, recovery)]) = (&request.at_least, &recoveries[..]) {
+            expect_at_least(queue, recovery, at_least)?;
+        }
         if request.accept_loss {
             self.expect_recovery_known()?;
             // All of them first: none is changed if one is refused.
@@ -99,16 +116,59 @@ impl Member {
                     self.expect_others_lost(queue, &told)?;
                 }
             }
-            for (queue, recovery) in &mut recoveries {
-                if recovery.survivor > 0 {
-                    let timeline = next_timeline(queue, &told);
-                    let given_up = self.give_up_others(queue, recovery.survivor, timeline);
-                    recovery.placement = given_up.await?;
-                }
-            }
+            self.give_up_all(&mut recoveries, &told).await?;
         }
         let queues = recoveries.into_iter().map(|(_, recovery)| recovery).collect();
         Ok(v1::RecoverQueuesResponse { queues, next_after })
+    }
+
+    /// Goes on with one queue after the other, that may take a while: one that is not any more as it was looked at is
+    /// left as it is.
+    async fn give_up_all(
+        &self,
+        recoveries: &mut [(catalog::Queue, v1::QueueRecovery)],
+        told: &Told,
+    ) -> Result<(), Refusal> {
+        let mut first = None;
+        // The catalog does not take anything in any more: the others need not be tried.
+        let mut stopped: Option<Refusal> = None;
+        for (queue, recovery) in recoveries.iter_mut().filter(|(_, seen)| seen.survivor > 0) {
+            let outcome = match (&stopped, self.expect_as_looked_at(queue, told)) {
+                (Some(refusal), _) => Err(refusal.clone()),
+                (None, Err(refusal)) => Err(refusal),
+                (None, Ok(())) => {
+                    let timeline = next_timeline(queue, told, self.catalog.replica().timeline());
+                    let given_up = self.give_up_others(queue, recovery.survivor, timeline).await;
+                    given_up.unwrap_or_else(|refusal| {
+                        stopped = Some(refusal.clone());
+                        Err(refusal)
+                    })
+                }
+            };
+            match outcome {
+                Ok(placement) => recovery.placement = placement,
+                Err(refusal) => {
+                    tracing::warn!(queue = %queue.name, %refusal.message, "recover a queue");
+                    recovery.refused_reason = refusal.reason.to_owned();
+                    recovery.refused.clone_from(&refusal.message);
+                    first.get_or_insert(refusal);
+                }
+            }
+        }
+        // What was done has to be told too.
+        let is_done = recoveries.iter().any(|(_, recovery)| recovery.placement > 0);
+        first.filter(|_| !is_done).map_or(Ok(()), Err)
+    }
+
+    /// Refuses if a queue is not as it was when its nodes told what they have, or one of these is there again.
+    fn expect_as_looked_at(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
+        if !self.known(&queue.name).is_some_and(|now| is_placed_as(queue, &now)) {
+            return Err(changed(queue));
+        }
+        match self.does_not_tell(queue, told) {
+            Some(node) => Err(does_not_say(queue, node)),
+            None => self.expect_others_lost(queue, told),
+        }
     }
 
     /// Nodes that are given up, and know less, do not count: what they run is of before.
@@ -157,9 +217,12 @@ impl Member {
         let _ = tokio::time::timeout(CONNECT_WAIT, join_all(until_there)).await;
     }
 
-    /// Asks the nodes that are reached what they have.
-    async fn ask_holders(&self, queues: &[catalog::Queue]) -> Told {
-        let mut groups: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    /// Asks the nodes that are reached what they have, and all of them, holders or not, whom they reach.
+    async fn ask_nodes(&self, queues: &[catalog::Queue]) -> Told {
+        let nodes: Vec<NodeId> =
+            self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
+        let nodes = nodes.into_iter().filter(|node| self.is_there(*node));
+        let mut groups: BTreeMap<u64, Vec<u64>> = nodes.map(|node| (node.0, Vec::new())).collect();
         for queue in queues {
             for node in queue.holders().filter(|node| self.is_there(*node)) {
                 groups.entry(node.0).or_default().push(queue.group.0);
@@ -180,11 +243,12 @@ impl Member {
             }
         });
         let mut told = Told::default();
-        for (node, held) in join_all(asked).await {
-            match held {
-                Some(held) => {
-                    let held = held.into_iter().map(|held| (held.group, held)).collect();
+        for (node, answer) in join_all(asked).await {
+            match answer {
+                Some(pb::HoldingsResponse { replicas, reached }) => {
+                    let held = replicas.into_iter().map(|held| (held.group, held)).collect();
                     told.held.insert(node, held);
+                    told.reached.insert(node, reached.into_iter().collect());
                 }
                 None => {
                     told.silent.insert(node);
@@ -205,41 +269,62 @@ impl Member {
         queue.holders().find(is_unknown)
     }
 
-    /// Refuses while a holder that did not answer is gone for a moment only.
+    /// Refuses while a holder that did not answer is reached by another node, or gone for a moment only.
     fn expect_others_lost(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
-        let unheard = queue.holders().filter(|node| !told.answered(node.0));
+        let unheard = queue.holders().map(|node| node.0).filter(|node| !told.answered(*node));
         for node in unheard {
-            let gone = self.absences.gone_for(node.0).unwrap_or_default();
-            let Some(left) = GONE_AT_LEAST.checked_sub(gone).filter(|left| !left.is_zero()) else {
+            let gone = self.gone_for(node).unwrap_or_default();
+            let left = GONE_AT_LEAST.saturating_sub(gone);
+            let message = if !left.is_zero() {
+                format!(
+                    "queue `{}`: node {node} is gone for {} s only, as far as the catalog's leader knows; it may be \
+                     given up after {} s. Nothing was changed; if it is lost for ever, try again then",
+                    queue.name,
+                    gone.as_secs(),
+                    GONE_AT_LEAST.as_secs(),
+                )
+            } else if let Some(by) = told.reached_by(node) {
+                format!(
+                    "queue `{}`: node {node} is not reached from the catalog's leader, but node {by} reaches it or is \
+                     reached by it, so that it is not lost. Nothing was changed; mend the network between them, or \
+                     stop node {node} if it is to be given up. Other queues can be named",
+                    queue.name,
+                )
+            } else if let Some(silent) = told.silent.iter().next() {
+                format!(
+                    "queue `{}`: node {silent} is there and does not say whether it reaches node {node}, which is to be \
+                     given up; its log says why. Nothing was changed; try again, or stop node {silent}",
+                    queue.name,
+                )
+            } else {
                 continue;
             };
-            let message = format!(
-                "queue `{}`: node {node} is gone for {} s only, as far as the catalog's leader knows; it may be \
-                 given up after {} s. Nothing was changed; if it is lost for ever, try again then",
-                queue.name,
-                gone.as_secs(),
-                GONE_AT_LEAST.as_secs(),
-                node = node.0,
-            );
-            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(left);
-            return Err(refusal.with("queue", &queue.name).with("node", node.0));
+            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(left.max(ASK_AGAIN));
+            return Err(refusal.with("queue", &queue.name).with("node", node));
         }
         Ok(())
+    }
+
+    /// For how long a node is gone, in both directions; `None` if that is not known.
+    fn gone_for(&self, node: u64) -> Option<Duration> {
+        let connected = [self.connections.away_for(node), self.versions.said_ago(node)];
+        gone_at_least(self.absences.gone_for(node), connected)
     }
 
     async fn ask_for_holdings(
         &self,
         node: u64,
         groups: Vec<u64>,
-    ) -> Result<Vec<pb::Holding>, String> {
+    ) -> Result<pb::HoldingsResponse, String> {
         if node == self.id() {
-            return Ok(self.holdings_of(groups).await);
+            let replicas = self.holdings_of(groups).await;
+            return Ok(pb::HoldingsResponse { replicas, reached: self.reached() });
         }
         let channel = self.connections.channel(node).map_err(|error| error.to_string())?;
         let mut client = pb::peer_client::PeerClient::new(channel);
         let request = pb::HoldingsRequest { hello: Some(self.hello()), groups };
         let answer = client.holdings(request).await;
-        answer.map(|told| told.into_inner().replicas).map_err(|status| status.message().to_owned())
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     /// What is left of a queue, or why it is not to be recovered.
@@ -255,11 +340,7 @@ impl Member {
         let holdings: Vec<(u64, &pb::Holding)> =
             queue.holders().filter_map(|node| Some((node.0, held(node)?))).collect();
         let lately = u64::from(self.config.raft.election_timeout_ms) * HEARD_LATELY;
-        let is_led = holdings.iter().any(|(_, held)| {
-            let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
-            // One that answered speaks for itself.
-            held.leader > 0 && (heard || held.leader_reached) && !told.answered(held.leader)
-        });
+        let is_led = holdings.iter().any(|(_, held)| may_be_led(queue, held, lately, told));
         if !queue.is_recovering && (is_led || has_majority(queue, &holdings)) {
             let message = format!(
                 "queue `{}` has a majority of its voters, or may have: there is nothing to recover. A replica \
@@ -269,14 +350,7 @@ impl Member {
             return Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name));
         }
         if let Some(node) = self.does_not_tell(queue, told) {
-            let message = format!(
-                "queue `{}`: node {} is there and does not say what it has of the queue, so that it cannot be \
-                 told what would be lost; its log says why. Nothing was changed; try again, or stop that \
-                 node if it is lost. Other queues can be named",
-                queue.name, node.0
-            );
-            let refusal = Refusal::new(reason::NO_QUORUM, message).retry(ASK_AGAIN);
-            return Err(refusal.with("queue", &queue.name).with("node", node.0));
+            return Err(does_not_say(queue, node));
         }
         let recovery = self.described(queue, told);
         if recovery.survivor == 0 {
@@ -294,7 +368,7 @@ impl Member {
         let describe = |node: NodeId| {
             let answered = told.answered(node.0);
             let held = told.of(node, queue.group);
-            let gone = self.absences.gone_for(node.0).filter(|_| !answered);
+            let gone = self.gone_for(node.0).filter(|_| !answered);
             let last = held.and_then(|held| held.last.as_ref());
             v1::SurvivingReplica {
                 node_id: node.0,
@@ -319,16 +393,19 @@ impl Member {
             survivor: survivor(&replicas),
             replicas,
             placement: 0,
+            refused_reason: String::new(),
+            refused: String::new(),
             voters: u32::from(queue.voters_wanted).max(queue.replicas.len() as u32),
         }
     }
 
+    /// Proposes it; the inner error is about this queue only.
     async fn give_up_others(
         &self,
         queue: &catalog::Queue,
         survivor: u64,
         timeline: u64,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<Result<u64, Refusal>, Refusal> {
         let (group, moved) = (queue.group, queue.moved);
         let survives = NodeId(survivor);
         let recover = Command::RecoverQueue { group, moved, survivor: survives, timeline };
@@ -338,28 +415,90 @@ impl Member {
                     queue = %queue.name, survivor, given_up = ?queue.replicas,
                     "recovers a queue on the replica that is left; the loss was accepted"
                 );
-                Ok(moved)
+                Ok(Ok(moved))
             }
-            Reply::Rejected(Rejection::PlacementChanged { .. }) => {
-                let message = format!(
-                    "the placement of queue `{}` was changed meanwhile; look again, without accepting \
-                     the loss",
-                    queue.name
-                );
-                Err(Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name))
-            }
-            Reply::Rejected(rejection) => Err(rejection.into()),
-            _ => Err(Refusal::unknown_outcome()),
+            Reply::Rejected(Rejection::PlacementChanged { .. }) => Ok(Err(changed(queue))),
+            Reply::Rejected(rejection) => Ok(Err(rejection.into())),
+            _ => Ok(Err(Refusal::unknown_outcome())),
         }
     }
 }
 
+/// Refuses if the replica with the most has less than was shown when the loss was looked at.
+fn expect_at_least(
+    queue: &catalog::Queue,
+    recovery: &v1::QueueRecovery,
+    at_least: &v1::LogPosition,
+) -> Result<(), Refusal> {
+    let survives = |replica: &&v1::SurvivingReplica| replica.node_id == recovery.survivor;
+    let last = recovery.replicas.iter().find(survives).and_then(|replica| replica.last.as_ref());
+    let (term, index) = last.map_or((0, 0), |last| (last.term, last.index));
+    if (term, index) >= (at_least.term, at_least.index) {
+        return Ok(());
+    }
+    let message = format!(
+        "of queue `{}`, the replica that would go on, on node {}, has its log up to term {term}, index {index}, and \
+         less is to be lost: term {}, index {} was asked for. Nothing was changed; start the node that has more, or look \
+         again",
+        queue.name, recovery.survivor, at_least.term, at_least.index
+    );
+    Err(Refusal::new(reason::NO_SURVIVOR, message).with("queue", &queue.name))
+}
+
+/// That a queue has got to where it was to be does not count as a change of its placement, and says that it has a
+/// majority.
+fn is_placed_as(before: &catalog::Queue, now: &catalog::Queue) -> bool {
+    (now.group, now.moved, now.is_moving, now.is_recovering)
+        == (before.group, before.moved, before.is_moving, before.is_recovering)
+}
+
+fn changed(queue: &catalog::Queue) -> Refusal {
+    let message = format!(
+        "the placement of queue `{}` was changed meanwhile; look again, without accepting the loss",
+        queue.name
+    );
+    Refusal::new(reason::HAS_QUORUM, message).with("queue", &queue.name)
+}
+
+fn does_not_say(queue: &catalog::Queue, node: NodeId) -> Refusal {
+    let message = format!(
+        "queue `{}`: node {node} is there and does not say what it has of the queue, so that it cannot be told what \
+         would be lost; its log says why. Nothing was changed; try again, or stop that node if it is lost. Other \
+         queues can be named",
+        queue.name,
+        node = node.0,
+    );
+    let refusal = Refusal::new(reason::NO_QUORUM, message).retry(ASK_AGAIN);
+    refusal.with("queue", &queue.name).with("node", node.0)
+}
+
+/// Whether a replica is led by a node that is not reached from here, as far as it knows.
+fn may_be_led(queue: &catalog::Queue, held: &pb::Holding, lately: u64, told: &Told) -> bool {
+    // A holder that answered speaks for itself. Of another node it was not asked what it has.
+    let is_holder = queue.holders().any(|node| node.0 == held.leader);
+    let answered = is_holder && told.answered(held.leader);
+    // It may follow none just now, between a leader that it lost and the next one.
+    let heard = held.heard_ms_ago.is_some_and(|ago| ago < lately);
+    !answered && (heard || (held.leader > 0 && held.leader_reached))
+}
+
+/// The looks at who is there miss one that was back for a moment in between; its connections do not.
+fn gone_at_least(by_looks: Option<Duration>, connected: [Option<Duration>; 2]) -> Option<Duration> {
+    by_looks.map(|gone| connected.into_iter().flatten().fold(gone, Duration::min))
+}
+
+/// Timelines of a queue that are left to each timeline of the catalog.
+const TIMELINES_EACH: u64 = 1 << 16;
+
 /// One that neither the catalog nor a replica knows: a catalog that was recovered itself may know less than the
-/// replicas, and a rewriting that was cut off has left entries of a timeline that no vote tells.
-fn next_timeline(queue: &catalog::Queue, told: &Told) -> u64 {
+/// replicas, and a rewriting that was cut off has left entries of a timeline that no vote tells. Replicas that are not
+/// reached may be of a recovery that this catalog has lost the knowledge of: so those that follow on one of its own begin
+/// higher up, and what comes back is of before.
+fn next_timeline(queue: &catalog::Queue, told: &Told, catalog_timeline: u64) -> u64 {
     let held = told.held.values().filter_map(|held| held.get(&queue.group.0));
     let terms = held.flat_map(|held| [held.term, held.last.as_ref().map_or(0, |last| last.term)]);
-    terms.map(timeline_of).fold(queue.timeline, u64::max) + 1
+    let known = queue.timeline.max(catalog_timeline * TIMELINES_EACH);
+    terms.map(timeline_of).fold(known, u64::max) + 1
 }
 
 /// The replica with the greatest (term, index), a voter rather than another, then the lowest node; 0 = none.
@@ -448,15 +587,98 @@ mod tests {
         let held = |at| holding(Some(at), &[&[1, 2, 3]]);
         assert!(!has(&[(2, held((later, 9))), (3, held((later, 9)))]), "they are not started");
         let mut told = Told::default();
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 1);
+        let next_timeline = |told: &Told| super::next_timeline(&queue(&[1, 2, 3]), told, 0);
+        assert_eq!(next_timeline(&told), 1);
         let told_of = |node, held| (node, BTreeMap::from([(1, held)]));
         // One whose vote was not raised any more, and one that has forgotten all but its vote.
         let cut_off = pb::Holding { term: 2, ..held((later, 9)) };
         let voted = pb::Holding { term: (4 << 32) + 2, ..holding(None, &[]) };
         told.held.extend([told_of(2, cut_off)]);
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 4);
+        assert_eq!(next_timeline(&told), 4);
         told.held.extend([told_of(3, voted)]);
-        assert_eq!(next_timeline(&queue(&[1, 2, 3]), &told), 5);
+        assert_eq!(next_timeline(&told), 5);
+    }
+
+    #[test]
+    fn a_holder_that_another_node_reaches_is_not_lost() {
+        let mut told = Told::default();
+        let reaches = |node: u64, others: &[u64]| (node, others.iter().copied().collect());
+        // The catalog's leader, 4, and holder 3 reach each other; 1 and 2 are reached by 5 only.
+        told.held.extend([3, 4, 5].map(|node| (node, BTreeMap::new())));
+        told.reached.extend([reaches(3, &[4]), reaches(4, &[3, 5]), reaches(5, &[1, 2, 4])]);
+        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [Some(5), Some(5), None]);
+        told.reached.extend([reaches(5, &[4])]);
+        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [None; 3]);
+    }
+
+    #[test]
+    fn one_that_heard_from_a_leader_lately_may_be_led_also_while_it_follows_none() {
+        let mut told = Told::default();
+        told.held.extend([1, 4].map(|node| (node, BTreeMap::new())));
+        let held = |leader, heard_ms_ago, leader_reached| pb::Holding {
+            leader,
+            heard_ms_ago,
+            leader_reached,
+            ..Default::default()
+        };
+        let queue = queue(&[1, 2, 3]);
+        let may = |held: pb::Holding| may_be_led(&queue, &held, 3_000, &told);
+        assert!(may(held(2, Some(2_999), false)));
+        assert!(may(held(0, Some(2_999), false)), "it stands for election, perhaps");
+        assert!(!may(held(0, Some(3_000), false)));
+        assert!(!may(held(0, None, false)));
+        assert!(!may(held(1, Some(100), true)), "the leader speaks for itself");
+        assert!(may(held(2, None, true)), "a parked leader is not heard");
+        assert!(!may(held(2, None, false)));
+        assert!(may(held(4, Some(100), true)), "it has moved there, and was not asked");
+    }
+
+    #[test]
+    fn a_node_is_gone_since_it_was_connected_last_also_if_no_look_saw_it() {
+        let s = |s| Some(Duration::from_secs(s));
+        assert_eq!(gone_at_least(s(12), [None, None]), s(12));
+        assert_eq!(gone_at_least(s(12), [s(3), None]), s(3), "it was back between two looks");
+        assert_eq!(gone_at_least(s(12), [s(11), s(1)]), s(1), "it reaches this node");
+        assert_eq!(gone_at_least(s(2), [s(40), s(40)]), s(2));
+        assert_eq!(gone_at_least(None, [s(40), s(40)]), None, "this node leads for a moment only");
+    }
+
+    #[test]
+    fn a_queue_that_has_got_to_where_it_was_to_be_is_not_as_it_was_looked_at() {
+        let moving = catalog::Queue { is_moving: true, ..queue(&[1, 2, 3]) };
+        assert!(is_placed_as(&moving, &moving));
+        assert!(!is_placed_as(&moving, &queue(&[1, 2, 3])));
+        let again = catalog::Queue { moved: moving.moved + 1, ..moving.clone() };
+        assert!(!is_placed_as(&moving, &again));
+        let deleted_and_made = catalog::Queue { group: GroupId(2), ..moving.clone() };
+        assert!(!is_placed_as(&moving, &deleted_and_made));
+    }
+
+    #[test]
+    fn a_survivor_with_less_than_was_shown_is_refused() {
+        let at = |term, index| v1::LogPosition { group: 1, term, index };
+        let replica = |node_id, last| v1::SurvivingReplica { node_id, last, ..Default::default() };
+        let recovery = v1::QueueRecovery {
+            survivor: 2,
+            replicas: vec![replica(1, None), replica(2, Some(at(3, 70)))],
+            ..Default::default()
+        };
+        let may =
+            |term, index| expect_at_least(&queue(&[1, 2, 3]), &recovery, &at(term, index)).is_ok();
+        assert!(may(3, 70) && may(3, 69) && may(2, 90));
+        assert!(!may(3, 71) && !may(4, 1));
+    }
+
+    #[test]
+    fn timelines_of_queues_after_a_recovery_of_the_catalog_are_beyond_all_from_before() {
+        let mut queue = queue(&[1, 2, 3]);
+        let told = Told::default();
+        let of = |queue: &catalog::Queue, catalog| next_timeline(queue, &told, catalog);
+        // The catalog that knew of the second and the third is lost.
+        assert!((1..=3).all(|lost| of(&queue, 1) > lost));
+        queue.timeline = of(&queue, 1);
+        assert_eq!(of(&queue, 1), queue.timeline + 1);
+        assert!(of(&queue, 2) > queue.timeline + 100);
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl<'a> Stopped<'a> {
     /// # Errors
     /// Says what is wrong with it.
     pub fn checkpoint(&self, group: u64) -> Result<Option<Base>, String> {
-        let Some(meta) = self.meta.filter(|_| !self.is_leaving(group)) else { return Ok(None) };
+        let Some(meta) = self.meta.filter(|_| !self.has_half_left(group)) else { return Ok(None) };
         let bytes = meta.get(&checkpoint::key(group)).map_err(|error| error.to_string())?;
         bytes.map(Base::decode).transpose()
     }
@@ -168,10 +168,17 @@ impl<'a> Stopped<'a> {
         let found = meta.scan(checkpoint::CHECKPOINT).map_err(|error| error.to_string())?;
         let group = |key: &[u8]| key[checkpoint::CHECKPOINT.len()..].try_into().ok();
         let groups = found.iter().filter_map(|(key, _)| group(key).map(u64::from_be_bytes));
-        Ok(groups.filter(|group| !self.is_leaving(*group)).collect())
+        Ok(groups.filter(|group| !self.has_half_left(*group)).collect())
     }
 
-    /// Whether the node ended while the replica was leaving it: the next start forgets the rest.
+    /// Whether its log is gone already, which goes first: what a checkpoint refers to is not there.
+    fn has_half_left(&self, group: u64) -> bool {
+        let state = self.log.state(GroupId(group));
+        let is_blank = state.is_none_or(|state| state.last.or(state.purged).is_none());
+        is_blank && self.is_leaving(group)
+    }
+
+    /// Whether the replica was leaving its node when that ended: the next start forgets it, or the rest of it.
     #[must_use]
     pub fn is_leaving(&self, group: u64) -> bool {
         let found = self.meta.map(|meta| meta.get(&checkpoint::leaving_key(group)));

@@ -279,7 +279,8 @@ fn checkpoints_without_a_log_are_a_finding() {
 }
 
 #[test]
-fn a_replica_that_was_leaving_is_no_damage_and_its_checkpoint_is_not_used() {
+fn a_replica_that_was_leaving_is_no_damage_and_its_checkpoint_is_used_as_long_as_its_log_is_there()
+{
     let mut node = Node::new();
     node.append(QUEUE, entries());
     node.vote(1);
@@ -290,6 +291,12 @@ fn a_replica_that_was_leaving_is_no_damage_and_its_checkpoint_is_not_used() {
     assert_eq!(report.findings, []);
     let notes: Vec<_> = report.notes.iter().map(|(group, _)| *group).collect();
     assert_eq!(notes, [Some(QUEUE)], "{:?}", report.notes);
+    // It can be gone on with still: whoever wants to is shown all of it.
+    assert!(node.look().checkpoint(QUEUE).expect("readable").is_some());
+    let done = Box::new(|done: Result<(), _>| done.expect("durable"));
+    node.log.reset_group(GroupId(QUEUE), Bytes::new(), done);
+    node.drain();
+    assert_eq!(node.verify().findings, []);
     assert!(node.look().checkpoint(QUEUE).expect("readable").is_none());
 }
 

@@ -312,6 +312,61 @@ async fn what_has_nothing_takes_nothing_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_to_be_forgotten_at_the_next_start_takes_over_with_all_that_it_has() {
+    let node = one_of_three().await;
+    node.checkpoint(2, 6, members(&[&[1, 2, 3]], &[1, 2, 3])).await;
+    let marked =
+        async |node: &Node| leaves_at_start(&node.log, &node.meta, GROUP).await.expect("a look");
+    assert_eq!(marked(&node).await, None);
+    leave_timeline_at_start(&node.meta, GROUP, 1).await.expect("marked");
+    let node = node.again();
+    assert_eq!(marked(&node).await, Some(1));
+    let taken = node.take_over(2).await.expect("taken over");
+    assert_eq!(taken, Position { term: 2 << 32, index: 10 });
+    let node = node.again();
+    assert_eq!(marked(&node).await, None, "it is not forgotten any more");
+    node.leads_with(10, 2).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_lost_its_log_already_takes_nothing_over_with_the_checkpoint_that_is_left() {
+    let node = one_of_three().await;
+    node.checkpoint(2, 6, members(&[&[1, 2, 3]], &[1, 2, 3])).await;
+    leave_timeline_at_start(&node.meta, GROUP, 1).await.expect("marked");
+    node.replica().reset().await.expect("reset");
+    let node = node.again();
+    assert_eq!(leaves_at_start(&node.log, &node.meta, GROUP).await.expect("a look"), None);
+    assert!(matches!(node.take_over(2).await, Err(RecoverError::Nothing { .. })));
+    assert_eq!(node.replica().timeline(), 1, "it has left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_snapshot_that_no_log_was_cut_to_yet_is_enough_to_take_over_with() {
+    let node = Node::new();
+    node.checkpoint(2, 6, members(&[&[1, 2, 3]], &[1, 2, 3])).await;
+    let taken = node.take_over(1).await.expect("taken over");
+    assert_eq!(taken, Position { term: 1 << 32, index: 7 });
+    node.again().leads_with(7, 1).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_that_was_cut_off_behind_the_membership_is_entered_by_the_next_try() {
+    let node = one_of_three().await;
+    // The first of the two entries is there, the other and the vote are not.
+    let alone = entry_of(members(&[&[ME]], &[ME]));
+    node.append(first_term(1), [(10, alone)]).await;
+    let node = node.again();
+    let note = async || {
+        let note = Some(Bytes::from_static(b"note"));
+        take_over(&node.log, &node.meta, ME, GROUP, 1, note).await.expect("taken over")
+    };
+    assert_eq!(note().await, Position { term: 1 << 32, index: 11 });
+    assert_eq!(note().await, Position { term: 1 << 32, index: 11 }, "it is not entered twice");
+    let entries = node.replica().read(11..12, 1).await.expect("read");
+    assert_eq!(entries[0].payload, Bytes::from_static(b"note"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recovery_of_what_was_recovered_is_of_a_later_timeline() {
     let node = one_of_three().await;
     node.take_over(1).await.expect("taken over");

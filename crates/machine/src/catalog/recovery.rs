@@ -101,6 +101,13 @@ impl Catalog {
         last.is_some_and(|(groups, index)| queue.group.0 <= *groups && queue.moved < *index)
     }
 
+    /// Whether this catalog was recovered since a group was given: of what became of its queue before that, it may know
+    /// less than there was.
+    #[must_use]
+    pub fn was_recovered_since(&self, group: GroupId) -> bool {
+        self.recovered_at.last_key_value().is_some_and(|(groups, _)| group.0 <= *groups)
+    }
+
     pub(super) fn recovered(&mut self, at: At) -> Result<Done, Rejection> {
         self.recovered_at.insert(self.groups, at.index);
         self.groups = self.groups.saturating_add(GROUPS_SKIPPED).min(GROUPS_MAX);

@@ -85,8 +85,8 @@ impl Directory for Scripted {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+    fn holdings(&self, _: Vec<u64>) -> BoxFuture<'_, Result<pb::HoldingsResponse, Status>> {
+        std::future::ready(Ok(pb::HoldingsResponse::default())).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

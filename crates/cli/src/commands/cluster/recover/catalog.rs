@@ -23,6 +23,8 @@ struct Known {
     last: Option<Position>,
     committed: Option<Position>,
     members: Option<Members>,
+    /// It was to take the catalog from another node, on which that was recovered.
+    recovered_elsewhere: bool,
     catalog: Catalog,
 }
 
@@ -78,6 +80,7 @@ fn look(data: &Path) -> Result<Known, Failure> {
         last: info.last.or(replay.position()),
         committed: info.committed,
         members: replay.members().cloned(),
+        recovered_elsewhere: stopped.is_leaving(CATALOG),
         catalog: replay.into_machine(),
     })
 }
@@ -122,6 +125,13 @@ fn text(known: &Known) -> String {
                 units::count(here.count() as u64)
             ),
         );
+    if known.recovered_elsewhere {
+        facts.fact(
+            "recovered elsewhere",
+            "yes: this node was to take the catalog from another one. Go on with what is here only if that is lost too, \
+             for ever",
+        );
+    }
     let mut nodes = Table::new(&[">node", "address", "zone", ""]);
     for known in catalog.nodes() {
         let state = match (known.id.0 == node, known.leaving) {
@@ -159,6 +169,7 @@ fn to_json(known: &Known, recovered: Option<Position>) -> Value {
         "last": position(known.last), "committed": position(known.committed),
         "voters": known.members.as_ref().map(|members| &members.voters),
         "recovered": position(recovered),
+        "recovered_elsewhere": known.recovered_elsewhere,
         "nodes": known.catalog.nodes().map(|node| json!({
             "node_id": node.id.0, "address": node.address, "zone": node.zone,
             "leaving": node.leaving,

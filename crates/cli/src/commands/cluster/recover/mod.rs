@@ -10,6 +10,7 @@ mod catalog;
 mod queues;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -18,7 +19,7 @@ use crate::failure::Failure;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  quorate cluster recover orders                  what would be lost\n  \
-quorate cluster recover orders --accept-loss\n  quorate cluster recover --all --accept-loss\n  \
+quorate cluster recover orders --accept-loss --at-least 3:1043\n  quorate cluster recover --all --accept-loss\n  \
 quorate cluster recover --catalog --data DIR    on a node that does not run, if the catalog has lost its \
 majority\n\nFor nodes that are lost for ever; what comes back by itself needs none of this. Without --accept-loss \
 nothing is changed, and the code is 7 if there is something to recover. Ends with code 6 where there is a majority, \
@@ -42,9 +43,30 @@ pub struct Args {
     /// Go on, and give up what only the lost replicas had.
     #[arg(long)]
     accept_loss: bool,
+    /// Only if the replica that goes on has its log up to there, as was shown without --accept-loss; for one queue.
+    #[arg(long, value_name = "TERM:INDEX", requires = "accept_loss")]
+    #[arg(conflicts_with_all = ["all", "catalog"])]
+    at_least: Option<AtLeast>,
     /// Do not wait until the queues are led again.
     #[arg(long, conflicts_with = "catalog")]
     no_wait: bool,
+}
+
+/// `TERM:INDEX`, a position in a queue's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct AtLeast {
+    term: u64,
+    index: u64,
+}
+
+impl FromStr for AtLeast {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (term, index) = text.split_once(':').ok_or("write TERM:INDEX, e.g. 3:1043")?;
+        let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
+        Ok(Self { term: number(term)?, index: number(index)? })
+    }
 }
 
 /// Shows what is left, and goes on with it if the loss is accepted.

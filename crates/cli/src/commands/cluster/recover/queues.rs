@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, QueueRecovery, RecoverQueuesRequest, SurvivingReplica};
+use quorate_client::{Client, LogPosition, QueueRecovery, RecoverQueuesRequest, SurvivingReplica};
 use serde_json::{Value, json};
 
 use super::Args;
@@ -19,9 +19,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let queues = ask(args, &client, global).await?;
+    let (queues, cut_off) = ask(args, &client, global).await?;
+    let is_refused = |queue: &&QueueRecovery| !queue.refused_reason.is_empty();
+    let refused: Vec<&QueueRecovery> = queues.iter().filter(is_refused).collect();
     let recovering: Vec<&QueueRecovery> =
-        queues.iter().filter(|queue| queue.survivor > 0).collect();
+        queues.iter().filter(|queue| queue.survivor > 0 && !is_refused(queue)).collect();
     let mut out = std::io::stdout().lock();
     for queue in &queues {
         match global.output {
@@ -36,16 +38,21 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         writeln!(out, "no queue has lost the majority of its replicas")?;
     }
     out.flush()?;
-    if queues.iter().any(|queue| queue.survivor == 0) && recovering.is_empty() {
+    let is_nothing_left = queues.iter().any(|queue| queue.survivor == 0);
+    if is_nothing_left && recovering.is_empty() && refused.is_empty() {
         return Err(Failure::new(Exit::Unavailable, "of none of these queues is anything left")
             .reason("NO_SURVIVOR")
             .cure("start a node that holds them, or delete them: `quorate queue delete`"));
     }
     if !args.accept_loss && !recovering.is_empty() {
         let what = format!("{} can be recovered; nothing was changed", named(recovering.len()));
-        return Err(Failure::new(Exit::LossNotAccepted, what).reason("LOSS_NOT_ACCEPTED").cure(
-            "the same with --accept-loss, if the nodes that are gone will never be back with their data",
-        ));
+        let cure = format!(
+            "the same with --accept-loss{}, if the nodes that are gone will never be back with their data",
+            at_least(&recovering)
+        );
+        return Err(Failure::new(Exit::LossNotAccepted, what)
+            .reason("LOSS_NOT_ACCEPTED")
+            .cure(cure));
     }
     if args.accept_loss && !args.no_wait {
         wait(&client, &recovering, global).await?;
@@ -61,7 +68,31 @@ pub(super) async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             )?;
         }
     }
-    Ok(())
+    match refused[..] {
+        [] => cut_off.map_or(Ok(()), Err),
+        [first, ..] => {
+            let what = format!(
+                "{} left as before, queue {:?}: {}",
+                match refused.len() {
+                    1 => "1 queue was".to_owned(),
+                    many => format!("{} queues were", units::count(many as u64)),
+                },
+                first.queue,
+                first.refused
+            );
+            Err(Failure::new(Exit::Unavailable, what).reason(&first.refused_reason).cure(
+                "look again, without --accept-loss; the others were recovered, and are not asked for again",
+            ))
+        }
+    }
+}
+
+/// The option by which no more is lost than is shown, of one queue.
+fn at_least(recovering: &[&QueueRecovery]) -> String {
+    let [queue] = recovering else { return String::new() };
+    let survives = |replica: &&SurvivingReplica| replica.node_id == queue.survivor;
+    let last = queue.replicas.iter().find(survives).and_then(|replica| replica.last.as_ref());
+    last.map_or(String::new(), |last| format!(" --at-least {}:{}", last.term, last.index))
 }
 
 fn named(queues: usize) -> String {
@@ -71,7 +102,12 @@ fn named(queues: usize) -> String {
     }
 }
 
-async fn ask(args: &Args, client: &Client, global: &Global) -> Result<Vec<QueueRecovery>, Failure> {
+/// What was told, and why not all of it was: what is done has to be shown.
+async fn ask(
+    args: &Args,
+    client: &Client,
+    global: &Global,
+) -> Result<(Vec<QueueRecovery>, Option<Failure>), Failure> {
     let mut queues = Vec::new();
     let mut after = String::new();
     loop {
@@ -79,14 +115,23 @@ async fn ask(args: &Args, client: &Client, global: &Global) -> Result<Vec<QueueR
             queues: args.queues.clone(),
             all: args.all,
             accept_loss: args.accept_loss,
+            at_least: args.at_least.map(|at| LogPosition {
+                term: at.term,
+                index: at.index,
+                ..Default::default()
+            }),
             after,
         };
         let asked = client.recover_queues(request);
-        let part = session::within(global, "recover queues", asked).await?;
+        let part = match session::within(global, "recover queues", asked).await {
+            Ok(part) => part,
+            Err(failure) if queues.is_empty() => return Err(failure),
+            Err(failure) => return Ok((queues, Some(failure))),
+        };
         queues.extend(part.queues);
         after = part.next_after;
         if after.is_empty() {
-            return Ok(queues);
+            return Ok((queues, None));
         }
     }
 }
@@ -147,13 +192,18 @@ fn text(queue: &QueueRecovery, accepted: bool) -> String {
             replica.messages.map_or("-".to_owned(), units::count),
             heard(replica),
             match (survives, accepted) {
+                (true, true) if !queue.refused_reason.is_empty() => String::new(),
                 (true, true) => "goes on".to_owned(),
                 (true, false) => "would go on".to_owned(),
                 (false, _) => String::new(),
             },
         ]);
     }
-    let _ = writeln!(text, "{table}{}\n", bound(queue));
+    let last = match &queue.refused[..] {
+        "" => bound(queue),
+        refused => format!("It was left as before: {refused}."),
+    };
+    let _ = writeln!(text, "{table}{last}\n");
     text
 }
 
@@ -215,6 +265,8 @@ fn to_json(queue: &QueueRecovery) -> Value {
         "queue": queue.queue, "group": queue.group_id, "voters": queue.voters,
         "survivor": Some(queue.survivor).filter(|node| *node > 0),
         "placement": Some(queue.placement).filter(|placement| *placement > 0),
+        "refused": Some(&queue.refused).filter(|refused| !refused.is_empty()),
+        "refused_reason": Some(&queue.refused_reason).filter(|reason| !reason.is_empty()),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "observer": replica.observer,
             "reachable": replica.reachable, "gone_ms": replica.gone_ms,
