@@ -94,6 +94,9 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
     if rng.one_in(1_000) {
         return hoard(rng);
     }
+    if rng.one_in(1_000) {
+        return deaths(rng);
+    }
     let mood = Mood::new(rng);
     let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
     let length = 1 + rng.below(most);
@@ -121,6 +124,23 @@ fn hoard(rng: &mut Rng) -> Vec<Entry> {
     for settles in [false, true] {
         let mood = Mood::hoard(rng, settles);
         entries.extend((0..60 + rng.below(80)).map(|_| entry(rng, &mood)));
+    }
+    entries
+}
+
+/// A log in which a consumer that tells what it has started dies again and again with what it has not: so often that
+/// it is charged after all.
+fn deaths(rng: &mut Rng) -> Vec<Entry> {
+    let (session, node, lease_ms, tells) = (0, 1, Some(u32::MAX), true);
+    let attach = Op::Attach { session, node, prefetch: 3, lease_ms, tells };
+    let publish = Op::Publish { count: 2, padding: 0, producer: None, kinds: Vec::new() };
+    let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![publish] }];
+    for _ in 0..18 + rng.below(6) {
+        let ops = vec![attach.clone()];
+        entries.push(Entry { after_ms: 1, restore: rng.one_in(4), ops });
+        let ops = vec![Op::Disconnect { session, stale: false }];
+        entries.push(Entry { after_ms: 1, restore: false, ops });
+        entries.push(Entry { after_ms: 500, restore: false, ops: vec![Op::Tick] });
     }
     entries
 }
