@@ -1,6 +1,7 @@
 //! Topics: routes are set at the catalog's leader; messages are routed by the node that is asked, as its catalog has it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -8,6 +9,7 @@ use futures_util::stream;
 use quorate_machine::catalog::{self, Pattern, QueueName, Rejection, Route, Subject, Topic};
 use quorate_proto::v1::queue_service_server::QueueService;
 use quorate_proto::{reason, v1};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
@@ -20,6 +22,8 @@ use crate::routing::{forwarded, hops, passed_on, queue_name};
 const SUBJECT: &str = "quorate-subject";
 /// Queues that one request is published to at a time.
 const SIDE_BY_SIDE: usize = 32;
+/// Pause before a queue is asked again that has no leader for the moment.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
 const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
 
@@ -140,9 +144,20 @@ impl Services {
             ..Default::default()
         };
         use v1::topic_outcome::Outcome;
-        let outcome = match QueueService::publish(self, Request::new(publish)).await {
-            Ok(answer) => Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default()),
-            Err(status) => Outcome::Failure(failure_of(&status)),
+        let limit = self.node.config.limits.request_timeout();
+        let begun = Instant::now();
+        let outcome = loop {
+            let failure = match QueueService::publish(self, Request::new(publish.clone())).await {
+                Ok(answer) => {
+                    break Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default());
+                }
+                Err(status) => failure_of(&status),
+            };
+            // Nothing has entered; the queue has another leader in a moment.
+            if failure.reason != reason::NOT_LEADER || begun.elapsed() > limit {
+                break Outcome::Failure(failure);
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
         };
         let queue = queue.as_str().to_owned();
         v1::TopicOutcome { queue, messages, outcome: Some(outcome) }
