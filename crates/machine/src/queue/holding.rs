@@ -24,9 +24,10 @@ use crate::planted::{self, Bug};
 impl Queue {
     /// Messages leave the queue; a batch that they were the last of may be retained.
     pub(super) fn leave(&mut self, span: Span) {
-        self.expiry.lives.forget(span.first, span.end());
-        self.unblock(span);
-        self.uncharged.forget(span);
+        let is_plain = self.groups.is_empty() && self.uncharged.is_empty();
+        if !is_plain || !self.expiry.lives.is_empty() {
+            self.forget(span);
+        }
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {
             if settings.retains() || slots.need(&batch) {
@@ -34,6 +35,14 @@ impl Queue {
                 retained.insert(batch);
             }
         });
+    }
+
+    /// Forgets what is known of messages that were set apart; what waited for them goes on.
+    #[cold]
+    fn forget(&mut self, span: Span) {
+        self.expiry.lives.forget(span.first, span.end());
+        self.unblock(span);
+        self.uncharged.forget(span);
     }
 
     /// Lets go of what neither the settings nor a slot keeps.

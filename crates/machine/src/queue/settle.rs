@@ -60,16 +60,17 @@ impl Queue {
         let (attempts, priority) = (lease.attempt, lease.priority);
         let span = Span { first: part.start, count, attempts, priority };
         let lease = Lease { count: count as u32, ..lease };
-        let kept = match kind {
+        match kind {
             SettleKind::Extend { lease_ms } => {
                 let until = self.now.plus(lease_ms.min(LEASE_MS_MAX).into());
-                Some(Lease { deadline: lease.deadline.max(until), ..lease })
+                let lease = Lease { deadline: lease.deadline.max(until), ..lease };
+                return self.leased.insert(session, span.first, lease);
             }
-            SettleKind::Start => Some(Lease { started: true, ..lease }),
-            _ => None,
-        };
-        if let Some(lease) = kept {
-            return self.leased.insert(session, span.first, lease);
+            SettleKind::Start => {
+                let lease = Lease { started: true, ..lease };
+                return self.leased.insert(session, span.first, lease);
+            }
+            _ => {}
         }
         self.consumers.release(session, count, self.settings.single_active);
         match kind {
