@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token, body,
+    PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -25,6 +26,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             retain_ms: max_messages,
             retain_bytes: max_bytes,
             single_active: words[2].is_multiple_of(2),
+            dead_letter: words[3].is_multiple_of(2).then(|| QueueName::parse("dead").unwrap()),
             version: longs[1],
         },
     )
@@ -101,6 +103,14 @@ fn commands() -> impl Strategy<Value = Command> {
             Command::AdvanceSlot { name, made_at, to: Offset(to) }
         }),
         slot_names().prop_map(|name| Command::DropSlot { name }),
+        (any::<[u64; 3]>(), any::<u32>(), any::<u8>(), any::<Vec<u8>>()).prop_map(
+            |([source, timeline, first], count, layout, frame)| {
+                let frame = frame.into();
+                let moved = PublishMoved { source, timeline, first, count, layout, frame };
+                Command::PublishMoved(moved)
+            }
+        ),
+        any::<u64>().prop_map(|to| Command::Moved { to }),
     ]
 }
 

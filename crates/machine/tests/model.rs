@@ -7,7 +7,7 @@ use quorate_machine::queue::{Settings, SettleKind};
 mod check;
 use check::catalog::Catalog;
 use check::queue::op::{Entry, From, Numbered, Op, Pick, Target};
-use check::queue::{Queue, alphabet, scenes, settings};
+use check::queue::{Queue, alphabet, dead_letter, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
 fn kinds() -> impl Strategy<Value = SettleKind> {
@@ -37,6 +37,7 @@ fn limits() -> impl Strategy<Value = Settings> {
             max_messages,
             max_bytes,
             max_deliveries,
+            dead_letter: (max_deliveries > 1).then(dead_letter),
             retain_ms: retain.filter(|retain| retain % 2 == 0),
             retain_bytes: retain,
             ..settings()
@@ -73,6 +74,10 @@ fn ops() -> impl Strategy<Value = Op> {
             }),
         2 => (0..3u8, -1..9i64).prop_map(|(slot, by)| Op::AdvanceSlot { slot, by }),
         1 => stale().prop_map(|change| if change { Op::LeaderChanged } else { Op::Tick }),
+        1 => (0..2u8, 0..3u64, -3..2i64, 0..4u32).prop_map(|(source, timeline, shift, count)| {
+            Op::PublishMoved { source, timeline, shift, count, padding: 3 }
+        }),
+        2 => (-1..9i64).prop_map(|by| Op::Moved { by }),
     ]
 }
 
@@ -110,12 +115,14 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["notices", "resumed", "restores", "settled"]);
     happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
     happened(&figures, &["slots unreserved", "slots lost"]);
+    happened(&figures, &["dead", "moved", "moved again", "moved in part"]);
 }
 
 #[test]
 fn random_logs_of_a_catalog_are_as_the_reference_says() {
     let figures = random::<Catalog>(6_000);
     happened(&figures, &["created", "deleted", "updated", "refused", "restores"]);
+    happened(&figures, &["no dead-letter queue", "circles", "dead-letter queues"]);
 }
 
 fn random<S: Subject>(sequences: u64) -> Figures {

@@ -6,6 +6,7 @@
 use super::Queue;
 use super::ready::Span;
 use super::slots::SLOTS_MAX;
+use super::sources::SOURCES_MAX;
 use crate::planted::{self, Bug};
 
 type Check = Result<(), &'static str>;
@@ -22,6 +23,7 @@ impl Queue {
         self.check_slots()?;
         self.check_messages()?;
         self.check_counts()?;
+        self.check_dead()?;
         self.check_consumers()
     }
 
@@ -104,8 +106,9 @@ impl Queue {
             count: lease.count.into(),
             attempts: lease.attempt,
         });
+        let dead = self.dead.iter().map(|died| died.span);
         let fresh = Span { first: self.ready.cursor(), count: self.ready.fresh(), attempts: 0 };
-        let mut spans: Vec<Span> = returned.chain(delayed).chain(leased).collect();
+        let mut spans: Vec<Span> = returned.chain(delayed).chain(leased).chain(dead).collect();
         spans.extend((fresh.count > 0).then_some(fresh));
         spans.sort_unstable_by_key(|span| span.first);
         spans
@@ -121,9 +124,20 @@ impl Queue {
             gone.rejected,
             gone.exhausted,
             gone.purged,
+            self.dead.len(),
+            gone.dead_lettered,
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         rule(sum == Some(self.ready.next()), "every message published is held or gone")
+    }
+
+    /// What died is dead, was moved or was purged, and each had a number.
+    fn check_dead(&self) -> Check {
+        let known = self.dead.len().checked_add(self.gone.dead_lettered);
+        rule(known.is_some_and(|known| known <= self.dead.next()), "what died has a number")?;
+        let count: u64 = self.dead.iter().map(|died| died.span.count).sum();
+        rule(count == self.dead.len(), "what is dead is counted")?;
+        rule(self.sources.len() <= SOURCES_MAX, "there are no more sources than may be")
     }
 
     fn check_consumers(&self) -> Check {

@@ -17,13 +17,17 @@
 //! 12 DropSlot      slot
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set       instead of 2, where there are any
+//! 15 PublishMoved  source u64 | timeline u64 | first u64 | count u32 | layout u8 | frame
+//! 16 Moved         to u64
 //! slot             length u32, name
 //! x?               0, or 1 and x
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
+use super::command::{
+    Attach, Command, Producer, Properties, Publish, PublishMoved, SettleItem, SettleKind,
+};
 use super::ids::{Attachment, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
@@ -46,6 +50,8 @@ const CREATE_SLOT: u8 = 10;
 const ADVANCE_SLOT: u8 = 11;
 const DROP_SLOT: u8 = 12;
 const PUBLISH_WITH: u8 = 13;
+const PUBLISH_MOVED: u8 = 15;
+const MOVED: u8 = 16;
 
 /// The messages have a due time.
 const HAS_DUE: u8 = 1;
@@ -98,6 +104,11 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         Command::DropSlot { name } => {
             out.put_u8(DROP_SLOT);
             put_slot_name(out, name);
+        }
+        Command::PublishMoved(moved) => encode_moved(moved, out),
+        Command::Moved { to } => {
+            out.put_u8(MOVED);
+            out.put_u64_le(*to);
         }
     }
 }
@@ -171,6 +182,17 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     wire::put_bytes(out, &publish.frame);
 }
 
+fn encode_moved(moved: &PublishMoved, out: &mut BytesMut) {
+    out.reserve(moved.frame.len() + 64);
+    out.put_u8(PUBLISH_MOVED);
+    out.put_u64_le(moved.source);
+    out.put_u64_le(moved.timeline);
+    out.put_u64_le(moved.first);
+    out.put_u32_le(moved.count);
+    out.put_u8(moved.layout);
+    wire::put_bytes(out, &moved.frame);
+}
+
 /// Bytes of encoded properties; a batch has a run for each message at most.
 fn property_bytes(of: &Properties) -> usize {
     4 + 1 + if of.due.is_some() { 8 } else { 0 }
@@ -237,6 +259,8 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             to: Offset(wire::u64(buf)?),
         },
         DROP_SLOT => Command::DropSlot { name: slot_name(buf)? },
+        PUBLISH_MOVED => Command::PublishMoved(decode_moved(buf)?),
+        MOVED => Command::Moved { to: wire::u64(buf)? },
         kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
     };
     wire::expect_end(buf)?;
@@ -267,6 +291,20 @@ fn decode_publish<B: Buf>(
     let limit = buf.remaining();
     let frame = wire::bytes(buf, "frame", limit)?;
     Ok(Publish { producer, count, layout, properties, frame })
+}
+
+fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeError> {
+    Ok(PublishMoved {
+        source: wire::u64(buf)?,
+        timeline: wire::u64(buf)?,
+        first: wire::u64(buf)?,
+        count: wire::u32(buf)?,
+        layout: wire::u8(buf)?,
+        frame: {
+            let limit = buf.remaining();
+            wire::bytes(buf, "frame", limit)?
+        },
+    })
 }
 
 fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError> {
@@ -380,8 +418,12 @@ pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
     let mut blank = entry::EntryBuilder::with_capacity(entry_payload.len());
     for command in commands {
         let mut command = decode(&mut command?)?;
-        if let Command::Publish(publish) = &mut command {
-            publish.frame = frame::blanked(&publish.frame).into();
+        match &mut command {
+            Command::Publish(Publish { frame, .. })
+            | Command::PublishMoved(PublishMoved { frame, .. }) => {
+                *frame = frame::blanked(frame).into();
+            }
+            _ => {}
         }
         blank.push(|out| encode(&command, out));
     }
@@ -397,6 +439,10 @@ fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
         PUBLISH => decode_publish(&mut command, |_| Ok(Vec::new()))?,
         PUBLISH_WITH => {
             decode_publish(&mut command, |buf| encoded_properties(buf).map(|_| Vec::new()))?
+        }
+        PUBLISH_MOVED => {
+            let PublishMoved { count, layout, frame, .. } = decode_moved(&mut command)?;
+            Publish { layout, ..Publish::plain(count, frame) }
         }
         _ => return Ok(None),
     };

@@ -64,6 +64,13 @@ pub enum Command {
         /// The slot.
         name: SlotName,
     },
+    /// Appends messages that died in another queue, once.
+    PublishMoved(PublishMoved),
+    /// Says that the dead-letter queue has what died: it leaves.
+    Moved {
+        /// The number of the first dead message that it does not have yet.
+        to: u64,
+    },
 }
 
 /// A batch to append.
@@ -87,6 +94,23 @@ impl Publish {
     pub fn plain(count: u32, frame: Bytes) -> Self {
         Self { producer: None, count, layout: frame::LAYOUT, properties: Vec::new(), frame }
     }
+}
+
+/// A batch of dead messages that comes from another queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishMoved {
+    /// The other queue's Raft group.
+    pub source: u64,
+    /// The timeline that it is in.
+    pub timeline: u64,
+    /// The number that the first message was given there when it died; those of the others follow.
+    pub first: u64,
+    /// Messages in the frame, at least 1.
+    pub count: u32,
+    /// Layout of the frame; see [`crate::frame`].
+    pub layout: u8,
+    /// The messages.
+    pub frame: Bytes,
 }
 
 /// What sets neighbouring messages of a batch apart from plain ones.

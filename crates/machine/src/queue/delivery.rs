@@ -32,7 +32,8 @@ struct Grant {
 
 impl Queue {
     pub(super) fn deliver(&mut self, token: Token, effects: &mut Vec<Effect>) {
-        if self.ready.len() == 0 || self.consumers.turn().is_empty() {
+        // What is handed out may die.
+        if self.ready.len() == 0 || self.consumers.turn().is_empty() || self.dead.is_full() {
             return;
         }
         let mut grants = Grants::new();

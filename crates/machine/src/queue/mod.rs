@@ -9,9 +9,11 @@
 //!   publish for later ───► └────────────── delayed ◄───────────┘  used up ──► exhausted
 //! ```
 //!
+//! With a dead-letter queue what is rejected or exhausted is `dead` instead, until it has been moved there.
+//!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
 //! command. Memory is one record a batch (`backlog`) and one a run of messages that differ from
-//! the rest (`ready`, `delayed`, `leased`).
+//! the rest (`ready`, `delayed`, `leased`, `dead`).
 //!
 //! Which message goes to whom is decided here, once an entry (`delivery`), on every replica
 //! alike; the effect only says so.
@@ -28,6 +30,7 @@ mod check;
 mod codec;
 mod command;
 mod consumers;
+mod dead;
 mod dedup;
 mod delayed;
 mod delivery;
@@ -45,11 +48,15 @@ mod settings;
 mod settle;
 mod slots;
 mod snapshot;
+mod sources;
 mod stats;
 
 pub use codec::{body, without_bodies};
-pub use command::{Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind};
+pub use command::{
+    Attach, Command, Producer, Properties, Publish, PublishMoved, SettleItem, SettleKind,
+};
 pub use consumers::CONSUMERS_MAX;
+pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
@@ -62,6 +69,7 @@ pub use slots::{
     CreateSlot, SLOT_RETAINED_BYTES_DEFAULT, SLOTS_MAX, SlotInfo, SlotName, SlotNameError,
     SlotStart, SlotState,
 };
+pub use sources::SOURCES_MAX;
 pub use stats::{ConsumerInfo, Stats};
 
 use ready::Span;
@@ -76,8 +84,10 @@ pub struct Queue {
     ready: ready::Ready,
     delayed: delayed::Delayed,
     leased: leased::Leased,
+    dead: dead::Dead,
     consumers: consumers::Consumers,
     dedup: dedup::Dedup,
+    sources: sources::Sources,
     gone: Gone,
     retained: retained::Retained,
     slots: slots::Slots,
@@ -92,6 +102,7 @@ struct Gone {
     rejected: u64,
     exhausted: u64,
     purged: u64,
+    dead_lettered: u64,
 }
 
 impl Queue {
@@ -121,6 +132,8 @@ impl Queue {
             Command::CreateSlot(create) => self.create_slot(at.index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
             Command::DropSlot { name } => self.drop_slot(&name),
+            Command::PublishMoved(moved) => self.publish_moved(at.index, ordinal, &moved),
+            Command::Moved { to } => self.moved(to),
         }
     }
 
@@ -144,7 +157,7 @@ impl Queue {
     /// enough.
     fn give_back(&mut self, span: Span) {
         if self.is_exhausted(span.attempts) {
-            self.drop_exhausted(span);
+            self.die(span, dead::Cause::Exhausted);
         } else {
             self.ready.give_back(span);
         }
@@ -152,11 +165,6 @@ impl Queue {
 
     fn is_exhausted(&self, attempts: u32) -> bool {
         self.settings.max_deliveries > 0 && attempts >= self.settings.max_deliveries
-    }
-
-    fn drop_exhausted(&mut self, span: Span) {
-        self.leave(span);
-        self.gone.exhausted += span.count;
     }
 
     fn configure(&mut self, settings: Settings) -> Reply {
@@ -169,7 +177,8 @@ impl Queue {
     }
 
     fn purge(&mut self) -> Reply {
-        let count = self.ready.clear() + self.delayed.clear() + self.leased.clear();
+        let waiting = self.ready.clear() + self.delayed.clear();
+        let count = waiting + self.leased.clear() + self.dead.clear();
         self.backlog.clear();
         self.retained.clear();
         self.slots.all_gone(self.ready.next());
@@ -181,11 +190,11 @@ impl Queue {
 
     /// No message is lost, and none is in two places.
     fn assert_conservation(&self) {
-        let held = self.ready.len() + self.delayed.len() + self.leased.len();
-        let Gone { acked, rejected, exhausted, purged } = self.gone;
+        let held = self.ready.len() + self.delayed.len() + self.leased.len() + self.dead.len();
+        let Gone { acked, rejected, exhausted, purged, dead_lettered } = self.gone;
         assert_eq!(
             self.ready.next(),
-            held + acked + rejected + exhausted + purged,
+            held + acked + rejected + exhausted + purged + dead_lettered,
             "every message published is held or gone"
         );
         assert_eq!(self.backlog.messages(), held, "every message held has a batch");

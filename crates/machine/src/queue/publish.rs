@@ -3,6 +3,7 @@
 use super::Queue;
 use super::backlog::Batch;
 use super::command::{Properties, Publish};
+use super::dead::DEAD_MAX;
 use super::dedup::Verdict;
 use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
@@ -28,15 +29,7 @@ impl Queue {
 
     /// Whether a batch may enter; where it did before, if it is a duplicate.
     fn admit(&mut self, publish: &Publish) -> Result<Option<Offset>, Rejection> {
-        if publish.count == 0 {
-            return Err(Rejection::EmptyBatch);
-        }
-        if publish.layout != frame::LAYOUT {
-            return Err(Rejection::UnknownLayout { layout: publish.layout });
-        }
-        if !covers(&publish.properties, publish.count) {
-            return Err(Rejection::InvalidProperties { count: publish.count });
-        }
+        Self::well_formed(publish)?;
         if let Some(producer) = &publish.producer {
             match self.dedup.judge(producer, publish.count) {
                 Verdict::New => {}
@@ -47,6 +40,25 @@ impl Queue {
                 Verdict::Rejected(rejection) => return Err(rejection),
             }
         }
+        self.has_room(publish)?;
+        Ok(None)
+    }
+
+    pub(super) fn well_formed(publish: &Publish) -> Result<(), Rejection> {
+        if publish.count == 0 {
+            return Err(Rejection::EmptyBatch);
+        }
+        if publish.layout != frame::LAYOUT {
+            return Err(Rejection::UnknownLayout { layout: publish.layout });
+        }
+        if !covers(&publish.properties, publish.count) {
+            return Err(Rejection::InvalidProperties { count: publish.count });
+        }
+        Ok(())
+    }
+
+    /// Whether a batch is within the limits.
+    pub(super) fn has_room(&self, publish: &Publish) -> Result<(), Rejection> {
         let bytes = publish.frame.len() as u64;
         let Settings { max_messages, max_bytes, .. } = self.settings;
         within(Limit::MaxMessages, max_messages, self.backlog.messages(), publish.count.into())?;
@@ -55,7 +67,7 @@ impl Queue {
             let (held, more) = (self.delayed.iter().len(), publish.properties.len());
             within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)?;
         }
-        Ok(None)
+        within(Limit::Dead, Some(DEAD_MAX), self.dead.iter().len() as u64, 1)
     }
 
     /// Gives the next messages their place: among the ready ones, or until they are due among the delayed.
@@ -69,7 +81,13 @@ impl Queue {
         }
     }
 
-    fn append(&mut self, index: u64, ordinal: u32, publish: &Publish, merge: bool) -> Reply {
+    pub(super) fn append(
+        &mut self,
+        index: u64,
+        ordinal: u32,
+        publish: &Publish,
+        merge: bool,
+    ) -> Reply {
         let count = publish.count;
         let first = self.ready.next();
         match publish.properties.is_empty() {

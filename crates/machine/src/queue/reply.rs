@@ -48,6 +48,13 @@ pub enum Reply {
         /// As it is now.
         slot: SlotInfo,
     },
+    /// All of a batch that was to be moved here is here already; nothing was added.
+    AlreadyMoved,
+    /// What was moved elsewhere has left.
+    Moved {
+        /// Messages that left just now.
+        count: u64,
+    },
     /// Refused; nothing has changed.
     Rejected(Rejection),
 }
@@ -175,6 +182,32 @@ pub enum Rejection {
         /// The most slots.
         limit: u32,
     },
+    /// The first messages of a batch that is moved here are here already.
+    #[error("a part of the batch was moved before: go on with {next}")]
+    MovedInPart {
+        /// The number of the source's message that comes next.
+        next: u64,
+    },
+    /// The source is not what it was: what it has now is numbered anew.
+    #[error("the source was recovered since: it is in timeline {timeline}")]
+    SourceRecovered {
+        /// The latest timeline that it was heard to be in.
+        timeline: u64,
+    },
+    /// No room for another source.
+    #[error(
+        "queue has had messages moved to it from {limit} queues, the most that it can remember"
+    )]
+    TooManySources {
+        /// The most sources.
+        limit: u32,
+    },
+    /// Messages that are to have been moved never died.
+    #[error("messages died up to {next}, no more can have been moved")]
+    NotDead {
+        /// The number that the next dead message will have.
+        next: u64,
+    },
     /// Settings older than the queue's.
     #[error("settings are older than version {version}")]
     StaleSettings {
@@ -192,6 +225,8 @@ pub enum Limit {
     MaxBytes,
     /// Times that messages wait for; neighbours of one time count once.
     Delayed,
+    /// Runs of dead messages that wait to be moved to the dead-letter queue.
+    Dead,
 }
 
 impl Limit {
@@ -202,6 +237,7 @@ impl Limit {
             Self::MaxMessages => "max_messages",
             Self::MaxBytes => "max_bytes",
             Self::Delayed => "delayed",
+            Self::Dead => "dead",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::catalog::QueueName;
 use crate::wire::{self, DecodeError};
 
 /// The longest lease: 12 hours, in milliseconds. A longer one is shortened to it.
@@ -18,6 +19,7 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Numbers of the fields that only version 3 has, each there if it says something, in ascending order.
 const SINGLE_ACTIVE: u8 = 1;
+const DEAD_LETTER: u8 = 8;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,9 @@ pub struct Settings {
     pub retain_bytes: Option<u64>,
     /// One consumer at a time is handed messages; the others stand by.
     pub single_active: bool,
+    /// The queue that messages are moved to that end without an ack. Without it they are dropped, and those wait that
+    /// are dead already.
+    pub dead_letter: Option<QueueName>,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -72,6 +77,7 @@ impl Default for Settings {
             retain_ms: None,
             retain_bytes: None,
             single_active: false,
+            dead_letter: None,
             version: 0,
         }
     }
@@ -99,13 +105,18 @@ impl Settings {
 
     /// The numbered fields that say something.
     fn numbered(&self) -> Vec<(u8, Bytes)> {
-        let fields = [(SINGLE_ACTIVE, self.single_active.then(|| Bytes::from_static(&[1])))];
+        let name = |name: &QueueName| Bytes::copy_from_slice(name.as_str().as_bytes());
+        let fields = [
+            (SINGLE_ACTIVE, self.single_active.then(|| Bytes::from_static(&[1]))),
+            (DEAD_LETTER, self.dead_letter.as_ref().map(name)),
+        ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
     }
 
     fn set_numbered(&mut self, number: u8, value: &mut Bytes) -> Result<(), DecodeError> {
         match number {
             SINGLE_ACTIVE => self.single_active = wire::flag(value, "single active")?,
+            DEAD_LETTER => self.dead_letter = Some(queue_name(value)?),
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
         wire::expect_end(value)
@@ -205,4 +216,11 @@ impl Settings {
             needed => needed.into(),
         }
     }
+}
+
+/// Takes all that is left.
+fn queue_name(value: &mut Bytes) -> Result<QueueName, DecodeError> {
+    let name = value.split_to(value.len());
+    let name = std::str::from_utf8(&name).ok().and_then(|name| QueueName::parse(name).ok());
+    name.ok_or(DecodeError::Invalid { what: "queue name", why: "no queue may have it" })
 }

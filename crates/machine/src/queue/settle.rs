@@ -2,6 +2,7 @@
 
 use super::Queue;
 use super::command::{SettleItem, SettleKind};
+use super::dead::Cause;
 use super::ids::{Offset, Session};
 use super::leased::Lease;
 use super::ready::Span;
@@ -65,10 +66,7 @@ impl Queue {
                 self.leave(span);
                 self.gone.acked += count;
             }
-            SettleKind::Reject => {
-                self.leave(span);
-                self.gone.rejected += count;
-            }
+            SettleKind::Reject => self.die(span, Cause::Rejected),
             SettleKind::Nack { delay_ms } => self.nack(span, delay_ms),
             SettleKind::Extend { .. } => unreachable!("it returned above"),
         }

@@ -17,6 +17,8 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
+//! 5 dead    = next | dead_lettered | died*   died = first | count | attempts | cause u8
+//! 6 sources = source*                        source = group | timeline | next
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -31,6 +33,7 @@ use super::backlog::{Backlog, Batch};
 use super::codec;
 use super::command::Attach;
 use super::consumers::{Consumer, Consumers};
+use super::dead::{Cause, Dead, Died};
 use super::dedup::{Dedup, Remembered, SequenceRun};
 use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
@@ -38,6 +41,7 @@ use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SLOTS_MAX, Slot, Slots};
+use super::sources::{Source, Sources};
 use crate::digest::digest;
 use crate::planted::{self, Bug};
 use crate::wire::{
@@ -48,6 +52,10 @@ use crate::{Millis, NodeId};
 /// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots, version 3 no sections; each
 /// is written while it says all.
 const VERSION: u8 = 4;
+
+/// Tags of the sections.
+const DEAD: u8 = 5;
+const SOURCES: u8 = 6;
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -110,12 +118,78 @@ fn state(queue: &Queue) -> Vec<u8> {
 }
 
 /// The sections that have something to say.
-fn sections(_queue: &Queue) -> Vec<(u8, Vec<u8>)> {
-    Vec::new()
+fn sections(queue: &Queue) -> Vec<(u8, Vec<u8>)> {
+    let mut sections = Vec::new();
+    if queue.dead.next() > 0 {
+        sections.push((DEAD, dead(queue)));
+    }
+    if queue.sources.len() > 0 {
+        sections.push((SOURCES, sources(&queue.sources)));
+    }
+    sections
 }
 
-fn read_section(tag: u8, _buf: &mut &[u8], _queue: &mut Queue) -> Decoded<()> {
-    Err(DecodeError::UnknownKind { what: "section", kind: tag })
+fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    match tag {
+        DEAD => read_dead(buf, queue),
+        SOURCES => read_sources(buf, &mut queue.sources),
+        kind => Err(DecodeError::UnknownKind { what: "section", kind }),
+    }
+}
+
+fn dead(queue: &Queue) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, queue.dead.next());
+    put_varint(&mut out, queue.gone.dead_lettered);
+    put_varint(&mut out, queue.dead.iter().len() as u64);
+    for Died { span, cause } in queue.dead.iter() {
+        write_span(&mut out, span);
+        out.put_u8(cause.number());
+    }
+    out
+}
+
+fn read_dead(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let (next, cursor) = (counter(buf, "number of the dead")?, queue.ready.cursor());
+    queue.gone.dead_lettered = varint(buf)?;
+    let mut dead = Dead::new(next);
+    let count = item_count(buf, 4)?;
+    for _ in 0..count {
+        let span = read_span(buf, cursor)?;
+        let cause = wire::u8(buf)?;
+        let cause = Cause::from_number(cause)
+            .ok_or(DecodeError::UnknownKind { what: "cause", kind: cause })?;
+        if span.count > next - dead.len() {
+            return Err(DecodeError::Invalid { what: "dead", why: "there are more than numbers" });
+        }
+        dead.restore(Died { span, cause });
+    }
+    if dead.iter().len() != count {
+        return Err(DIVIDED);
+    }
+    queue.dead = dead;
+    Ok(())
+}
+
+fn sources(sources: &Sources) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, sources.len() as u64);
+    for (group, Source { timeline, next }) in sources.iter() {
+        [group, timeline, next].into_iter().for_each(|number| put_varint(&mut out, number));
+    }
+    out
+}
+
+fn read_sources(buf: &mut &[u8], sources: &mut Sources) -> Decoded<()> {
+    for _ in 0..item_count(buf, 3)? {
+        let (group, timeline, next) = (varint(buf)?, varint(buf)?, varint(buf)?);
+        ascending(sources.iter().next_back().map(|(last, _)| last).as_ref(), &group, "source")?;
+        if next == 0 {
+            return Err(DecodeError::Invalid { what: "source", why: "nothing came from it" });
+        }
+        sources.insert(group, Source { timeline, next });
+    }
+    Ok(())
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -521,13 +595,17 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::super::command::{Attach, Command, Producer, Publish, SettleItem, SettleKind};
+    use super::super::command::{
+        Attach, Command, Producer, Publish, PublishMoved, SettleItem, SettleKind,
+    };
     use super::super::ids::Offset;
     use super::*;
+    use crate::catalog::QueueName;
     use crate::{At, Machine};
 
     /// A queue that has something of everything.
     fn queue() -> Queue {
+        let dead_letter = QueueName::parse("dead").unwrap();
         let mut queue = Queue::new();
         let settle = |kind, first, count| {
             let item = SettleItem { kind, token: Token(4), first: Offset(first), count };
@@ -553,15 +631,29 @@ mod tests {
             attach(8, 2),
             Command::Disconnect { session: Session(7), attachment: Attachment(1) },
             publish(11, 40),
+            Command::Configure(Settings { dead_letter: Some(dead_letter), ..Settings::default() }),
+            settle(SettleKind::Reject, 4, 3),
+            Command::Moved { to: 1 },
+            Command::PublishMoved(PublishMoved {
+                source: 3,
+                timeline: 1,
+                first: 4,
+                count: 2,
+                layout: 1,
+                frame: Bytes::from(vec![0; 12]),
+            }),
         ];
         // The publishes share an index, so that the tokens above are known.
-        for (command, index) in log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11]) {
+        for (command, index) in
+            log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+        {
             let at = At { index, now: Millis(index * 10) };
             queue.apply(at, 0, command, &mut Vec::new());
             queue.finish(at, &mut Vec::new());
         }
         let stats = queue.stats();
         assert!(stats.ready > 0 && stats.leased > 0 && stats.delayed > 0 && stats.rejected > 0);
+        assert!(stats.dead > 0 && stats.dead_lettered > 0 && queue.sources.len() > 0);
         queue
     }
 
@@ -620,6 +712,23 @@ mod tests {
             let why = "no consumer may have it";
             assert_eq!(refused(&queue), DecodeError::Invalid { what: "prefetch", why });
         }
+    }
+
+    /// What died never had more numbers than were given, and a source has something here.
+    #[test]
+    fn numbers_of_the_dead_that_were_not_given_are_refused() {
+        let mut queue = queue();
+        queue.dead = Dead::new(queue.dead.first());
+        queue.dead.restore(Died {
+            span: Span { first: 8, count: 2, attempts: 1 },
+            cause: Cause::Rejected,
+        });
+        let why = "there are more than numbers";
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "dead", why });
+        let mut queue = self::queue();
+        queue.sources.insert(9, Source { timeline: 0, next: 0 });
+        let why = "nothing came from it";
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "source", why });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::ids::{Offset, ProducerId, Session, Token};
 use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
-/// Figures of a queue. `published` is the sum of the seven counts after it.
+/// Figures of a queue. `published` is the sum of the nine counts after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Messages ever accepted.
@@ -25,6 +25,10 @@ pub struct Stats {
     pub exhausted: u64,
     /// Messages dropped by a purge.
     pub purged: u64,
+    /// Messages that ended without an ack and wait to be moved to the dead-letter queue.
+    pub dead: u64,
+    /// Messages that were moved there.
+    pub dead_lettered: u64,
     /// Messages settled and kept for readers, those of batches that are held in part not counted.
     pub retained: u64,
     /// Bytes of those.
@@ -80,6 +84,8 @@ impl Queue {
             rejected: self.gone.rejected,
             exhausted: self.gone.exhausted,
             purged: self.gone.purged,
+            dead: self.dead.len(),
+            dead_lettered: self.gone.dead_lettered,
             retained: self.retained.messages(),
             retained_bytes: self.retained.bytes(),
             first_readable: self.first_readable(),
@@ -126,7 +132,8 @@ impl Queue {
         let returned = self.ready.returned().map(|span| span.first);
         let delayed = self.delayed.iter().map(|(_, span)| span.first);
         let leased = self.leased.iter().map(|(_, first, _)| first);
-        let lowest = returned.take(1).chain(delayed).chain(leased).min();
+        let dead = self.dead.iter().map(|died| died.span.first);
+        let lowest = returned.take(1).chain(delayed).chain(leased).chain(dead).min();
         lowest.unwrap_or(self.ready.cursor())
     }
 

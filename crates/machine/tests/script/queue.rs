@@ -6,20 +6,23 @@
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
 //!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [version=N]
+//!           [dead_letter=NAME|none]
+//! moved-in SOURCE FIRST COUNT [timeline=N] [bytes=N]   moved TO
 //! tick   purge   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
-//! read   stats   live   outstanding
+//! read   stats   live   outstanding   dead
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Effect, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Reply, Run, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName,
-    SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, DeadRun, Effect, Offset, Producer, ProducerId,
+    Properties, Publish, PublishMoved, Queue, Reply, Run, Session, SettleItem, SettleKind, Settled,
+    SlotInfo, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -54,6 +57,8 @@ impl Script {
             "purge" => Command::Purge,
             "leader" => Queue::leader_changed(words.number(0)),
             "slot" => slot(&words),
+            "moved-in" => moved_in(&words),
+            "moved" => Command::Moved { to: words.number(0) },
             verb => panic!("unknown command {verb}"),
         }
     }
@@ -76,6 +81,10 @@ impl Script {
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
+        if let Some(name) = words.text("dead_letter") {
+            let name = Some(name).filter(|name| *name != "none");
+            settings.dead_letter = name.map(|name| QueueName::parse(name).unwrap());
+        }
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -88,6 +97,7 @@ impl Script {
                 slots.iter().for_each(|slot| show_slot(slot, output));
             }
             "read" => show_view(&self.log.machine, output),
+            "dead" => show_dead(&self.log.machine, output),
             "live" => writeln!(output, "live {:?}", self.log.machine.live()).unwrap(),
             "outstanding" => {
                 let mut effects = Vec::new();
@@ -168,6 +178,19 @@ fn settle(words: &Words) -> Command {
     Command::Settle { session: session(words), items: vec![item] }
 }
 
+fn moved_in(words: &Words) -> Command {
+    let count = words.number(2) as u32;
+    let bytes = words.get("bytes").unwrap_or(10 * count as usize);
+    Command::PublishMoved(PublishMoved {
+        source: words.number(0),
+        timeline: words.get("timeline").unwrap_or(0),
+        first: words.number(1),
+        count,
+        layout: 1,
+        frame: Bytes::from(vec![0; bytes]),
+    })
+}
+
 fn slot(words: &Words) -> Command {
     let name = SlotName::parse(words.word(1)).unwrap();
     match words.word(0) {
@@ -213,6 +236,8 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
             format!("slot {how} at {}", slot.position.0)
         }
         Reply::SlotAdvanced { slot } => format!("slot at {}", slot.position.0),
+        Reply::AlreadyMoved => "already moved".to_owned(),
+        Reply::Moved { count } => format!("moved {count}"),
         Reply::Rejected(rejection) => format!("rejected: {rejection}"),
     };
     writeln!(output, "[{index}] {text}").unwrap();
@@ -257,6 +282,9 @@ fn show_stats(queue: &Queue, output: &mut String) {
         s.first_offset.0, s.next_offset.0, s.bytes, s.batches, s.producers
     )
     .unwrap();
+    if s.dead + s.dead_lettered > 0 {
+        writeln!(output, "+ dead {} + dead-lettered {}", s.dead, s.dead_lettered).unwrap();
+    }
     for consumer in s.consumers {
         let state = if consumer.connected { "connected" } else { "waited for" };
         let (name, leased, prefetch) = (consumer.name, consumer.leased, consumer.prefetch);
@@ -270,6 +298,14 @@ fn show_slot(slot: &SlotInfo, output: &mut String) {
     let state = format!("{:?}", slot.state).to_lowercase();
     let lost = slot.lost_from.map_or_else(String::new, |from| format!(" from {}", from.0));
     writeln!(output, "{name} at {position}: {state}{lost}, {bytes} bytes, lag {lag}").unwrap();
+}
+
+fn show_dead(queue: &Queue, output: &mut String) {
+    for DeadRun { seq, run, cause } in queue.dead_letters(u64::MAX) {
+        let what = range(seq, run.count);
+        writeln!(output, "dead {what}, {}:", cause.as_str()).unwrap();
+        show_run(&run, output);
+    }
 }
 
 fn show_view(queue: &Queue, output: &mut String) {

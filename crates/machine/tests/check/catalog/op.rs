@@ -17,18 +17,64 @@ pub struct Entry {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Bootstrap { cluster_id: u8 },
-    Register { node: u8, incarnation: u8, zone: u8, version: u8, replace: bool },
-    Create { name: u8, max_messages: u8, replicas: u8, candidates: Vec<u8> },
-    Update { name: u8, max_messages: u8, version: u8 },
-    Delete { name: u8 },
-    Drain { node: u8, draining: bool },
-    Place { group: u8, moved: u64, replicas: Vec<u8>, observers: Vec<u8> },
-    Placed { group: u8, moved: u64 },
-    Remove { node: u8 },
-    Retire { node: u8 },
-    Recover { group: u8, moved: u64, survivor: u8, timeline: u64 },
-    TookOver { group: u8, moved: u64, from: u64 },
+    Bootstrap {
+        cluster_id: u8,
+    },
+    Register {
+        node: u8,
+        incarnation: u8,
+        zone: u8,
+        version: u8,
+        replace: bool,
+    },
+    /// The first name stands for no dead-letter queue.
+    Create {
+        name: u8,
+        max_messages: u8,
+        dead_letter: u8,
+        replicas: u8,
+        candidates: Vec<u8>,
+    },
+    Update {
+        name: u8,
+        max_messages: u8,
+        dead_letter: u8,
+        version: u8,
+    },
+    Delete {
+        name: u8,
+    },
+    Drain {
+        node: u8,
+        draining: bool,
+    },
+    Place {
+        group: u8,
+        moved: u64,
+        replicas: Vec<u8>,
+        observers: Vec<u8>,
+    },
+    Placed {
+        group: u8,
+        moved: u64,
+    },
+    Remove {
+        node: u8,
+    },
+    Retire {
+        node: u8,
+    },
+    Recover {
+        group: u8,
+        moved: u64,
+        survivor: u8,
+        timeline: u64,
+    },
+    TookOver {
+        group: u8,
+        moved: u64,
+        from: u64,
+    },
     CatalogRecovered,
     Tick,
     LeaderChanged,
@@ -50,17 +96,17 @@ impl Op {
                     replace,
                 })
             }
-            Self::Create { name, max_messages, replicas, candidates } => {
+            Self::Create { name, max_messages, dead_letter, replicas, candidates } => {
                 Command::CreateQueue(CreateQueue {
                     name: queue_name(*name),
-                    settings: settings(*max_messages, 0),
+                    settings: settings(*max_messages, *dead_letter, 0),
                     replicas: *replicas,
                     candidates: candidates.iter().map(|&id| NodeId(id.into())).collect(),
                 })
             }
-            &Self::Update { name, max_messages, version } => Command::UpdateQueue {
+            &Self::Update { name, max_messages, dead_letter, version } => Command::UpdateQueue {
                 name: queue_name(name),
-                settings: settings(max_messages, version),
+                settings: settings(max_messages, dead_letter, version),
             },
             Self::Delete { name } => Command::DeleteQueue { name: queue_name(*name) },
             &Self::Drain { node, draining } => {
@@ -101,7 +147,8 @@ pub fn queue_name(number: u8) -> QueueName {
 }
 
 /// The version is the client's; the catalog must put its own in its place.
-fn settings(max_messages: u8, version: u8) -> Settings {
+fn settings(max_messages: u8, dead_letter: u8, version: u8) -> Settings {
     let max_messages = Some(max_messages.into()).filter(|max| *max > 0);
-    Settings { max_messages, version: version.into(), ..Settings::default() }
+    let dead_letter = Some(dead_letter).filter(|number| *number > 0).map(queue_name);
+    Settings { max_messages, dead_letter, version: version.into(), ..Settings::default() }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use quorate_machine::catalog::{Catalog, Change, Effect, GroupId, Queue, Reply};
+use quorate_machine::catalog::{Catalog, Change, Effect, GroupId, Queue, Rejection, Reply};
 use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
 use super::Tally;
@@ -119,6 +119,9 @@ impl<'a> Trial<'a> {
             Reply::Deleted { .. } => "deleted",
             Reply::Updated { .. } => "updated",
             Reply::Placed { .. } => "placed",
+            Reply::Rejected(Rejection::NoDeadLetterQueue { .. }) => "no dead-letter queue",
+            Reply::Rejected(Rejection::DeadLetterCycle { .. }) => "circles",
+            Reply::Rejected(Rejection::IsDeadLetterQueue { .. }) => "dead-letter queues",
             Reply::Rejected(_) => "refused",
         };
         self.tally.add(event, 1);

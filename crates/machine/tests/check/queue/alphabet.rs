@@ -6,7 +6,7 @@
 use quorate_machine::queue::{Settings, SettleKind};
 
 use super::op::{Entry, From, Numbered, Op, Pick, Target};
-use super::settings;
+use super::{dead_letter, settings};
 
 const A: u8 = 1;
 const B: u8 = 2;
@@ -20,6 +20,7 @@ pub fn alphabet() -> Vec<Entry> {
         retain_bytes: Some(40),
         ..settings()
     };
+    let giving_up = Settings { max_deliveries: 1, dead_letter: Some(dead_letter()), ..settings() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -57,6 +58,10 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
         after(1, Op::Configure { settings: limited, stale: false }),
+        after(1, Op::Configure { settings: giving_up, stale: false }),
+        after(1, Op::Moved { by: 1 }),
+        after(1, moved(0, 2)),
+        after(1, moved(-1, 2)),
         after(1, create_slot(From::First, 60, 150)),
         after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
         after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
@@ -97,6 +102,10 @@ fn started_anew(count: u32) -> Op {
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
     Op::CreateSlot { slot: 0, from, max_retained_bytes, max_idle_ms }
+}
+
+fn moved(shift: i64, count: u32) -> Op {
+    Op::PublishMoved { source: 0, timeline: 1, shift, count, padding: 3 }
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -69,6 +69,18 @@ pub enum Op {
     },
     DropSlot {
         slot: u8,
+    },
+    /// From the number that the source is at; below 0 for what was sent before.
+    PublishMoved {
+        source: u8,
+        timeline: u64,
+        shift: i64,
+        count: u32,
+        padding: usize,
+    },
+    /// So many more than those that have left.
+    Moved {
+        by: i64,
     },
 }
 
@@ -174,13 +186,29 @@ impl Op {
                 Command::AdvanceSlot { name, made_at, to }
             }
             Self::DropSlot { slot } => Command::DropSlot { name: slot_name(*slot) },
+            Self::PublishMoved { source, timeline, shift, count, padding } => {
+                let source = u64::from(*source);
+                let next = now.sources.get(&source).map_or(3, |(_, next)| *next);
+                Command::PublishMoved(PublishMoved {
+                    source,
+                    timeline: *timeline,
+                    first: next.saturating_add_signed(*shift),
+                    count: *count,
+                    layout: 1,
+                    frame: frame_of(ids, *padding),
+                })
+            }
+            Self::Moved { by } => {
+                let first = now.dead().first().map_or(now.died, |(seq, ..)| *seq);
+                Command::Moved { to: first.saturating_add_signed(*by) }
+            }
         }
     }
 
     /// Messages that it brings.
     pub fn publishes(&self) -> u64 {
         match self {
-            Self::Publish { count, .. } => (*count).into(),
+            Self::Publish { count, .. } | Self::PublishMoved { count, .. } => (*count).into(),
             _ => 0,
         }
     }
@@ -291,6 +319,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.max_messages = None),
         of(|settings, _| settings.max_bytes = None),
         of(|settings, _| settings.max_deliveries = 0),
+        of(|settings, _| settings.dead_letter = None),
         of(|settings, usual| settings.lease_ms = usual.lease_ms),
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),

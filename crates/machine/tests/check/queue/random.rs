@@ -7,11 +7,11 @@
 use quorate_machine::queue::{Settings, SettleKind};
 
 use super::op::{Entry, From, Numbered, Op, Pick, Target};
-use super::{Rng, settings};
+use super::{Rng, dead_letter, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 12],
+    weights: [u64; 14],
     kinds: [u64; 4],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -29,7 +29,7 @@ struct Mood {
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1].map(&mut weight);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 3, 4].map(&mut weight);
         let mut kinds = [4, 3, 1, 2].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
@@ -54,7 +54,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 1],
             kinds: [8, 0, 1, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -136,7 +136,15 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             let by = rng.pick(&[-1, 0, 1, 1, 2, 3, 8]);
             Op::AdvanceSlot { slot: rng.below(3) as u8, by }
         }
-        _ => Op::DropSlot { slot: rng.below(3) as u8 },
+        11 => Op::DropSlot { slot: rng.below(3) as u8 },
+        12 => Op::PublishMoved {
+            source: rng.below(2) as u8,
+            timeline: if rng.one_in(8) { rng.below(3) } else { 1 },
+            shift: rng.pick(&[0, 0, 0, 1, -1, -2, -3]),
+            count: rng.pick(&[1, 1, 2, 3, 0]),
+            padding: rng.pick(&[0, 7]),
+        },
+        _ => Op::Moved { by: rng.pick(&[0, 1, 1, 2, 3, 200, -1]) },
     }
 }
 
@@ -204,6 +212,7 @@ fn limits(rng: &mut Rng) -> Settings {
         max_messages: rng.one_in(2).then(|| 1 + rng.below(30)),
         max_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         max_deliveries: rng.pick(&[0, 0, 1, 2, 3]),
+        dead_letter: rng.one_in(2).then(dead_letter),
         lease_ms: rng.pick(&[usual.lease_ms, usual.lease_ms, 0, 100]),
         session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
         dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
-    SlotInfo, SlotState, Token, body,
+    CloseReason, Command, ConsumerInfo, DeadRun, Effect, Offset, Piece, Queue, Rejection, Reply,
+    Run, Session, Settled, SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -214,6 +214,8 @@ impl<'a> Trial<'a> {
             stats.rejected,
             stats.exhausted,
             stats.purged,
+            stats.dead,
+            stats.dead_lettered,
         ];
         assert_eq!(counts, reference.counts(), "messages that are {STATES}");
         assert_eq!(stats.bytes, reference.bytes(), "bytes held");
@@ -227,6 +229,7 @@ impl<'a> Trial<'a> {
         assert!(due > reference.now, "what is due is done");
         assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
         self.check_view();
+        self.check_dead();
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
         self.check_consumers(&stats.consumers);
@@ -258,6 +261,20 @@ impl<'a> Trial<'a> {
             assert_eq!(seen, readable, "what a reader sees");
         }
         self.tally.add("read", readable.len() as u64);
+    }
+
+    /// Whoever moves what is dead sees it in the order of dying, as much of it at a time as it wants.
+    fn check_dead(&mut self) {
+        let dead = self.reference.dead();
+        for most in [u64::MAX, 1 + self.index % 3] {
+            let mut seen = Vec::new();
+            for DeadRun { seq, run, cause } in self.leader.dead_letters(most) {
+                let each = (seq..).zip(run.first_offset.0..).zip(self.bodies(&run));
+                seen.extend(each.map(|((seq, offset), id)| (seq, offset, run.attempt, cause, id)));
+            }
+            assert!(seen.iter().eq(dead.iter().take(most.min(1 << 20) as usize)), "what is dead");
+        }
+        self.tally.add("dead", dead.len() as u64);
     }
 
     fn check_consumers(&self, infos: &[ConsumerInfo]) {
@@ -298,6 +315,9 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Purged { count } => tally.add("purged", *count),
         Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
+        Reply::AlreadyMoved => tally.add("moved again", 1),
+        Reply::Moved { count } => tally.add("moved", *count),
+        Reply::Rejected(Rejection::MovedInPart { .. }) => tally.add("moved in part", 1),
         Reply::Rejected(_) => tally.add("refused", 1),
     }
 }

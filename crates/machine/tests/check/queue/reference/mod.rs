@@ -1,16 +1,17 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `dead` what becomes of what was given up, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Offset, Rejection, Reply, Run, Session, Settings, SettleItem,
-    SettleKind, Settled, SlotName,
+    Attach, Attachment, Cause, Command, Offset, Rejection, Reply, Run, Session, Settings,
+    SettleItem, SettleKind, Settled, SlotName,
 };
 
+mod dead;
 mod publish;
 mod questions;
 mod slots;
@@ -30,6 +31,8 @@ pub enum State {
     Rejected,
     Exhausted,
     Purged,
+    Dead { seq: u64, cause: Cause },
+    DeadLettered,
 }
 
 #[derive(Debug)]
@@ -89,6 +92,10 @@ pub struct Reference {
     batches: Vec<Batch>,
     producers: BTreeMap<Vec<u8>, Producer>,
     pub slots: BTreeMap<SlotName, Slot>,
+    /// How many ever died.
+    pub died: u64,
+    /// Timeline and next number of each source.
+    pub sources: BTreeMap<u64, (u64, u64)>,
     attachments: u64,
     last_publish_accepted: bool,
 }
@@ -106,10 +113,11 @@ impl Reference {
                 message.state = State::Ready;
             }
         }
-        let over = |consumer: &Consumer| consumer.grace.is_some_and(|until| until <= now);
-        let ended: Vec<Session> =
-            self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
-        for session in ended {
+        let grace = |(&session, consumer): (&Session, &Consumer)| Some((consumer.grace?, session));
+        let mut ended: Vec<(u64, Session)> = self.consumers.iter().filter_map(grace).collect();
+        ended.retain(|(until, _)| *until <= now);
+        ended.sort_unstable();
+        for (_, session) in ended {
             let Consumer { node, attachment, .. } = self.consumers[&session];
             self.notices.push(Notice::Closed { session, node, attachment, moved: false });
             self.end(session);
@@ -121,17 +129,17 @@ impl Reference {
 
     fn end(&mut self, ended: Session) {
         self.consumers.remove(&ended);
-        self.return_where(
-            |state| matches!(state, State::Leased { session, .. } if *session == ended),
-        );
+        let leased: Vec<u64> = self.leased_by(ended).map(|(offset, _)| offset).collect();
+        leased.into_iter().for_each(|offset| self.give_back(offset as usize, State::Ready));
     }
 
     fn return_where(&mut self, which: impl Fn(&State) -> bool) {
-        let max = self.settings.max_deliveries;
-        for message in &mut self.messages {
-            if which(&message.state) {
-                message.state = returned(message.deliveries, max, State::Ready);
-            }
+        let all = (0..self.messages.len()).filter(|&at| which(&self.messages[at].state));
+        let mut returning: Vec<usize> = all.collect();
+        // It matters to those that die now.
+        returning.sort_by_key(|&at| self.deadline(at));
+        for at in returning {
+            self.give_back(at, State::Ready);
         }
     }
 
@@ -165,6 +173,8 @@ impl Reference {
             Command::CreateSlot(create) => self.create_slot(index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(name, *made_at, to.0),
             Command::DropSlot { name } => self.drop_slot(name),
+            Command::PublishMoved(moved) => self.publish_moved(index, moved, ids),
+            Command::Moved { to } => self.moved(*to),
         }
     }
 
@@ -230,8 +240,8 @@ impl Reference {
     }
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
-        let (now, max) = (self.now, self.settings.max_deliveries);
-        let Some(message) = self.messages.get_mut(offset as usize) else {
+        let (now, at) = (self.now, offset as usize);
+        let Some(message) = self.messages.get(at) else {
             return false;
         };
         let State::Leased { session, token, deadline } = message.state else {
@@ -240,18 +250,19 @@ impl Reference {
         if session != by || token != item.token.0 {
             return false;
         }
-        message.state = match item.kind {
-            SettleKind::Ack => State::Acked,
-            SettleKind::Reject => State::Rejected,
-            SettleKind::Nack { delay_ms: 0 } => returned(message.deliveries, max, State::Ready),
+        match item.kind {
+            SettleKind::Ack => self.messages[at].state = State::Acked,
+            SettleKind::Reject => self.die(at, Cause::Rejected),
+            SettleKind::Nack { delay_ms: 0 } => self.give_back(at, State::Ready),
             SettleKind::Nack { delay_ms } => {
-                returned(message.deliveries, max, State::Delayed { due: now + u64::from(delay_ms) })
+                self.give_back(at, State::Delayed { due: now + u64::from(delay_ms) });
             }
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
-                State::Leased { session, token, deadline: deadline.max(until) }
+                let deadline = deadline.max(until);
+                self.messages[at].state = State::Leased { session, token, deadline };
             }
-        };
+        }
         true
     }
 
@@ -286,10 +297,9 @@ impl Reference {
     }
 }
 
-fn returned(deliveries: u32, max: u32, otherwise: State) -> State {
-    if max > 0 && deliveries >= max { State::Exhausted } else { otherwise }
-}
-
 fn is_held(message: &Message) -> bool {
-    matches!(message.state, State::Ready | State::Delayed { .. } | State::Leased { .. })
+    matches!(
+        message.state,
+        State::Ready | State::Delayed { .. } | State::Leased { .. } | State::Dead { .. }
+    )
 }

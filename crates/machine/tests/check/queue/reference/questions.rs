@@ -7,7 +7,8 @@ use quorate_machine::queue::Session;
 use super::{Batch, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
-pub const STATES: &str = "ready, delayed, leased, acked, rejected, exhausted, purged";
+pub const STATES: &str =
+    "ready, delayed, leased, acked, rejected, exhausted, purged, dead, dead_lettered";
 
 impl Reference {
     /// Offsets that must be handed out now: the lowest, as many as there is credit for.
@@ -71,8 +72,8 @@ impl Reference {
     }
 
     /// Messages by state, in the order of [`STATES`].
-    pub fn counts(&self) -> [u64; 7] {
-        let mut counts = [0; 7];
+    pub fn counts(&self) -> [u64; 9] {
+        let mut counts = [0; 9];
         for message in &self.messages {
             counts[match message.state {
                 State::Ready => 0,
@@ -82,6 +83,8 @@ impl Reference {
                 State::Rejected => 4,
                 State::Exhausted => 5,
                 State::Purged => 6,
+                State::Dead { .. } => 7,
+                State::DeadLettered => 8,
             }] += 1;
         }
         counts

@@ -1,0 +1,50 @@
+//! Where queues send their dead letters, seen as a whole: to queues that are there, and never round in a circle, in
+//! which a message that nobody can process would go on for ever.
+//!
+//! Checked wherever a queue gets its settings, and where one goes.
+
+use super::names::QueueName;
+use super::{Catalog, Rejection};
+use crate::queue::Settings;
+
+/// Most names that a refusal has.
+const NAMES_MAX: usize = 16;
+
+impl Catalog {
+    /// Whether a queue of this name may have these settings.
+    pub(super) fn check_dead_letter(
+        &self,
+        name: &QueueName,
+        settings: &Settings,
+    ) -> Result<(), Rejection> {
+        let mut way = vec![name.clone()];
+        let mut next = settings.dead_letter.as_ref();
+        while let Some(target) = next {
+            // A circle that is there already has come from nowhere, but is not to be followed for ever.
+            if target == name || way.len() > self.queues.len() + 1 {
+                way.push(target.clone());
+                return Err(Rejection::DeadLetterCycle { way });
+            }
+            let Some(queue) = self.queues.get(target) else {
+                return Err(Rejection::NoDeadLetterQueue { name: target.clone() });
+            };
+            way.push(target.clone());
+            next = queue.settings.dead_letter.as_ref();
+        }
+        Ok(())
+    }
+
+    /// Whether a queue may go: not while others send it their dead letters.
+    pub(super) fn check_no_dead_letter(&self, name: &QueueName) -> Result<(), Rejection> {
+        let sends = |queue: &&super::Queue| queue.settings.dead_letter.as_ref() == Some(name);
+        let names = self.queues.values().filter(sends).map(|queue| queue.name.clone());
+        let of: Vec<QueueName> = names.take(NAMES_MAX).collect();
+        if of.is_empty() { Ok(()) } else { Err(Rejection::IsDeadLetterQueue { of }) }
+    }
+}
+
+/// Names as a text, in order.
+pub(super) fn listed(names: &[QueueName], between: &str) -> String {
+    let names: Vec<&str> = names.iter().map(QueueName::as_str).collect();
+    names.join(between)
+}
