@@ -109,11 +109,11 @@ fn settings_that_cannot_be_are_invalid() {
         let (_cluster, address) = one_node().await;
         let none = QueueSettings::default();
         for settings in [
-            QueueSettings { replicas: 2, ..none },
-            QueueSettings { replicas: 7, ..none },
-            QueueSettings { lease_ms: 99, ..none },
-            QueueSettings { lease_ms: u32::MAX, ..none },
-            QueueSettings { session_grace_ms: u32::MAX, ..none },
+            QueueSettings { replicas: 2, ..none.clone() },
+            QueueSettings { replicas: 7, ..none.clone() },
+            QueueSettings { lease_ms: 99, ..none.clone() },
+            QueueSettings { lease_ms: u32::MAX, ..none.clone() },
+            QueueSettings { session_grace_ms: u32::MAX, ..none.clone() },
         ] {
             let request = v1::CreateQueueRequest { name: "q".to_owned(), settings: Some(settings) };
             invalid(admin(&address).create_queue(request).await);

@@ -59,7 +59,7 @@ pub fn settle(item: &v1::SettleItem) -> Option<SettleItem> {
 /// A queue to be made.
 #[must_use]
 pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
-    let wanted = request.settings.unwrap_or_default();
+    let wanted = request.settings.clone().unwrap_or_default();
     let name = queue_name(&request.name).ok()?;
     admin::check_settings(&wanted).ok()?;
     let settings = admin::settings_of(&wanted);

@@ -264,6 +264,10 @@ impl Directory for Member {
         self.holdings_of(groups).map(Ok).boxed()
     }
 
+    fn take_moved(&self, request: pb::TakeMovedRequest) -> BoxFuture<'_, Result<u64, Status>> {
+        Member::take_moved(self, request).boxed()
+    }
+
     fn accepts_entries(&self) -> bool {
         self.disk.takes_entries()
     }

@@ -59,6 +59,8 @@ pub(crate) struct Queue {
     streams: AtomicU64,
     /// Term in which this replica leads and is configured; 0 = it does not serve.
     serving: AtomicU64,
+    /// Why what is dead cannot be moved, for as long as it is tried here.
+    stuck: Mutex<Option<String>>,
 }
 
 impl Queue {
@@ -69,6 +71,7 @@ impl Queue {
             outlets: Mutex::new(Some(BTreeMap::new())),
             streams: AtomicU64::new(0),
             serving: AtomicU64::new(0),
+            stuck: Mutex::default(),
         }
     }
 
@@ -77,6 +80,19 @@ impl Queue {
         let term = self.serving.load(Ordering::Acquire);
         let now = self.handle.leadership();
         term > 0 && now.leads && now.term == term
+    }
+
+    /// Notes what keeps dead messages from being moved; true if that is news.
+    pub(crate) fn note_stuck(&self, why: Option<String>) -> bool {
+        let mut stuck = self.stuck.lock().expect("no panic while held");
+        let is_news = *stuck != why;
+        *stuck = why;
+        is_news
+    }
+
+    /// What keeps dead messages from being moved, if anything does.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        self.stuck.lock().expect("no panic while held").clone()
     }
 
     /// Registers a consumer's stream, before its session is attached, so that no delivery is

@@ -236,6 +236,10 @@ impl From<queue::Rejection> for Refusal {
                     queue::Limit::Delayed => {
                         format!("{message}; wait until some are due, or use another queue")
                     }
+                    queue::Limit::Dead => format!(
+                        "{message}: nothing is taken in until they can be moved; see `dead_letters_wait` \
+                         of the queue's description"
+                    ),
                     _ => format!("{message}; consume, purge, or raise the limit"),
                 },
             )
@@ -255,6 +259,9 @@ impl From<queue::Rejection> for Refusal {
             R::Fenced { epoch } => Self::new(reason::PRODUCER_FENCED, message).with("epoch", epoch),
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
+            }
+            R::TooManySources { .. } => {
+                Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "sources")
             }
             R::UnknownLayout { .. } => Self::new(reason::UNSUPPORTED_VERSION, message),
             _ => Self::invalid(message),
@@ -281,6 +288,20 @@ impl From<catalog::Rejection> for Refusal {
                 .with("limit", "max_queues")
                 .with("max", limit),
             R::NotFound => Self::new(reason::QUEUE_NOT_FOUND, message),
+            R::NoDeadLetterQueue { name } => {
+                let message = format!("{message}; create it first");
+                Self::new(reason::QUEUE_NOT_FOUND, message).with("queue", name)
+            }
+            R::DeadLetterCycle { way } => {
+                let way: Vec<&str> = way.iter().map(catalog::QueueName::as_str).collect();
+                let message = format!("{message}; what nobody can process would go on for ever");
+                Self::new(reason::DEAD_LETTER_CYCLE, message).with("queues", way.join(" "))
+            }
+            R::IsDeadLetterQueue { of } => {
+                let of: Vec<&str> = of.iter().map(catalog::QueueName::as_str).collect();
+                let message = format!("{message}; delete those first");
+                Self::new(reason::IS_DEAD_LETTER_QUEUE, message).with("queues", of.join(" "))
+            }
             R::Recovering { survivor } => Self::new(reason::RECOVERING, message)
                 .retry(RETRY_LOAD)
                 .with("survivor", survivor.0),

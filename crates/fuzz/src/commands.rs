@@ -9,7 +9,7 @@ use quorate_machine::catalog::{
 };
 use quorate_machine::queue::{
     Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -91,6 +91,16 @@ pub fn queue_commands() -> Vec<Command> {
         Command::DropSlot { name: slot_name("mirror") },
         Command::Detach { session: Session(8), attachment: Attachment(2) },
         Command::LeaderChanged { node: NodeId(2) },
+        Command::Configure(Settings {
+            dead_letter: Some(QueueName::parse("dead").expect("a good name")),
+            version: 3,
+            ..Settings::default()
+        }),
+        publish_moved(2),
+        attach(SESSION, 100, None),
+        settle(25, &[(SettleKind::Reject, 0, 1_000)]),
+        Command::Moved { to: 1 },
+        publish_moved(4),
         Command::Purge,
     ]
 }
@@ -122,6 +132,12 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
     Command::Publish(Publish { producer, count, layout: 1, properties, frame })
 }
 
+fn publish_moved(first: u64) -> Command {
+    let frame = frames::frames().swap_remove(2);
+    let (count, frame) = (frame.count, frame.messages);
+    Command::PublishMoved(PublishMoved { source: 9, timeline: 1, first, count, layout: 1, frame })
+}
+
 /// A life of a catalog.
 pub fn catalog_commands() -> Vec<catalog::Command> {
     use catalog::Command as C;
@@ -149,6 +165,11 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         create("orders", 3, Settings::default()),
         create("mail.eu-west_1", 1, limited.clone()),
         C::UpdateQueue { name: name("orders"), settings: limited },
+        create(
+            "payments",
+            1,
+            Settings { dead_letter: Some(name("orders")), ..Settings::default() },
+        ),
         C::DrainNode { id: NodeId(2), draining: true },
         register(4),
         C::PlaceQueue(PlaceQueue {

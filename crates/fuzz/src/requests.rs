@@ -225,6 +225,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         replicas: 3,
         max_messages: 1_000,
         lease_ms: 5_000,
+        dead_letter: "dead".to_owned(),
         ..Default::default()
     };
     let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings) };

@@ -25,6 +25,12 @@ pub const NO_QUORUM: &str = "NO_QUORUM";
 pub const QUEUE_NOT_FOUND: &str = "QUEUE_NOT_FOUND";
 /// A queue of this name exists with other settings. Retry: no. Cure: another name, or the same settings.
 pub const QUEUE_EXISTS: &str = "QUEUE_EXISTS";
+/// The dead letters of the queue would come back to it, at once or over others. Metadata `queues`: the way round. Nothing
+/// was changed. Retry: no. Cure: another dead-letter queue.
+pub const DEAD_LETTER_CYCLE: &str = "DEAD_LETTER_CYCLE";
+/// The queue to be deleted is the dead-letter queue of others. Metadata `queues`: the first 16 of them. Retry: no. Cure:
+/// delete those first.
+pub const IS_DEAD_LETTER_QUEUE: &str = "IS_DEAD_LETTER_QUEUE";
 /// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
 pub const QUEUE_NOT_EMPTY: &str = "QUEUE_NOT_EMPTY";
 /// The publish would exceed the queue's `max_messages` or `max_bytes`. Nothing entered. Retry: once
@@ -93,11 +99,13 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 
 /// Every reason, in the order of this file.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 32] = [
     NOT_LEADER,
     NO_QUORUM,
     QUEUE_NOT_FOUND,
     QUEUE_EXISTS,
+    DEAD_LETTER_CYCLE,
+    IS_DEAD_LETTER_QUEUE,
     QUEUE_NOT_EMPTY,
     QUEUE_FULL,
     DISK_FULL,

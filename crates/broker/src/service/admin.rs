@@ -34,6 +34,8 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
         retain_ms: limit(wanted.retain_ms),
         retain_bytes: limit(wanted.retain_bytes),
+        // One that is no name was refused.
+        dead_letter: QueueName::parse(&wanted.dead_letter).ok(),
         ..default
     }
 }
@@ -51,6 +53,7 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         in_sync_lag_ms: settings.in_sync_lag_ms,
         retain_ms: settings.retain_ms.unwrap_or(0),
         retain_bytes: settings.retain_bytes.unwrap_or(0),
+        dead_letter: settings.dead_letter.as_ref().map_or("", QueueName::as_str).into(),
     }
 }
 
@@ -75,6 +78,9 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
              be confirmed",
             settings.min_in_sync, settings.replicas
         )));
+    }
+    if !settings.dead_letter.is_empty() {
+        queue_name(&settings.dead_letter)?;
     }
     let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
     if settings.in_sync_lag_ms > max {
@@ -159,7 +165,10 @@ impl Member {
             retained: stats.retained,
             retained_bytes: stats.retained_bytes,
             first_readable_offset: stats.first_readable.0,
+            dead: stats.dead,
+            dead_lettered: stats.dead_lettered,
         });
+        description.dead_letters_wait = local.stuck().unwrap_or_default();
         description.consumers = stats
             .consumers
             .into_iter()
@@ -209,7 +218,8 @@ impl Member {
             nodes.iter().copied().filter(|node| self.is_there(*node)).collect();
         let default = if nodes.len() < 3 { 1 } else { 3 };
         let replicas = if wanted.replicas == 0 { default } else { wanted.replicas };
-        check_settings(&v1::QueueSettings { replicas, ..wanted })?;
+        let wanted = v1::QueueSettings { replicas, ..wanted };
+        check_settings(&wanted)?;
         let command = catalog::Command::CreateQueue(CreateQueue {
             name: name.clone(),
             settings: settings_of(&wanted),

@@ -24,8 +24,12 @@ impl Invariant for Conservation {
                 Ok(())
             }
             Event::Counted { group, counts } => {
-                let held = counts.ready + counts.leased + counts.delayed;
-                let gone = counts.acked + counts.rejected + counts.exhausted + counts.purged;
+                let held = counts.ready + counts.leased + counts.delayed + counts.dead;
+                let gone = counts.acked
+                    + counts.rejected
+                    + counts.exhausted
+                    + counts.purged
+                    + counts.dead_lettered;
                 must(held + gone == counts.published, || {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")
                 })?;

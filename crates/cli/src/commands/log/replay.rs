@@ -228,6 +228,8 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("rejected", stats.rejected.into()),
         ("exhausted", stats.exhausted.into()),
         ("purged", stats.purged.into()),
+        ("dead", stats.dead.into()),
+        ("dead_lettered", stats.dead_lettered.into()),
         ("retained", stats.retained.into()),
         ("batches", stats.batches.into()),
         ("producers", stats.producers.into()),

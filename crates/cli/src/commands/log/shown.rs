@@ -2,7 +2,7 @@
 
 use quorate_group::offline::{CATALOG, Content, Members, StateRecord, Vote, group_of};
 use quorate_machine::catalog::{self, Catalog};
-use quorate_machine::queue::{self, Publish, Queue, SettleItem, SettleKind};
+use quorate_machine::queue::{self, Publish, PublishMoved, Queue, SettleItem, SettleKind};
 use quorate_machine::{Machine, NodeId, catalog::Command as CatalogCommand};
 use quorate_proto::frame;
 use quorate_proto::v1::Frame;
@@ -196,6 +196,8 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             Shown::of("advance slot", facts)
         }
         Command::DropSlot { name } => Shown::of("drop slot", facts! { "slot": name.as_str() }),
+        Command::PublishMoved(moved) => publish_moved(moved, bodies),
+        Command::Moved { to } => Shown::of("moved", facts! { "to": *to }),
     }
 }
 
@@ -235,20 +237,34 @@ fn publish(publish: &Publish, bodies: bool) -> Shown {
     facts.extend(facts! { "count": publish.count, "bytes": publish.frame.len() });
     let mut shown = Shown::of("publish", facts);
     if bodies {
-        let (layout, count) = (publish.layout.into(), publish.count);
-        match frame::messages(&Frame { layout, count, messages: publish.frame.clone() }) {
-            Ok(messages) => {
-                let of =
-                    |(number, message): (u32, frame::MessageView)| self::message(number, &message);
-                shown.messages = (0..).zip(messages).map(of).collect();
-            }
-            Err(error) => shown.json["unreadable"] = error.to_string().into(),
-        }
+        show_messages(&mut shown, publish.layout, publish.count, &publish.frame);
     }
     shown
 }
 
-fn message(number: u32, message: &frame::MessageView) -> Shown {
+fn publish_moved(moved: &PublishMoved, bodies: bool) -> Shown {
+    let facts = facts! {
+        "source": moved.source, "timeline": moved.timeline, "first": moved.first,
+        "count": moved.count, "bytes": moved.frame.len(),
+    };
+    let mut shown = Shown::of("publish moved", facts);
+    if bodies {
+        show_messages(&mut shown, moved.layout, moved.count, &moved.frame);
+    }
+    shown
+}
+
+fn show_messages(shown: &mut Shown, layout: u8, count: u32, messages: &bytes::Bytes) {
+    match frame::messages(&Frame { layout: layout.into(), count, messages: messages.clone() }) {
+        Ok(messages) => {
+            let of = |(number, message): (u32, frame::MessageView)| message_shown(number, &message);
+            shown.messages = (0..).zip(messages).map(of).collect();
+        }
+        Err(error) => shown.json["unreadable"] = error.to_string().into(),
+    }
+}
+
+fn message_shown(number: u32, message: &frame::MessageView) -> Shown {
     let cut = |bytes: &bytes::Bytes| bytes.slice(..bytes.len().min(BODY_BYTES_MAX));
     let headers = message.headers.iter().map(|(key, value)| {
         let mut header = Map::new();
@@ -298,7 +314,9 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "session_grace_ms": settings.session_grace_ms, "dedup_window": settings.dedup_window,
         "dedup_age_ms": settings.dedup_age_ms, "min_in_sync": settings.min_in_sync,
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
-        "retain_bytes": settings.retain_bytes, "version": settings.version,
+        "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
+        "dead_letter": settings.dead_letter.as_ref().map(catalog::QueueName::as_str),
+        "version": settings.version,
     }
 }
 

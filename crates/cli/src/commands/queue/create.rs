@@ -48,6 +48,9 @@ pub struct Args {
     /// Keep settled messages for readers up to so many bytes, e.g. 10GiB; the oldest go first.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     retain_bytes: Option<u64>,
+    /// Move messages that are rejected, or delivered --max-deliveries times, to this queue, which is there already.
+    #[arg(long, value_name = "QUEUE")]
+    dead_letter: Option<String>,
 }
 
 impl Args {
@@ -64,6 +67,7 @@ impl Args {
             in_sync_lag_ms: millis("--in-sync-lag", self.in_sync_lag)?,
             retain_ms: self.retain.map_or(0, |age| age.as_millis().max(1) as u64),
             retain_bytes: self.retain_bytes.unwrap_or_default(),
+            dead_letter: self.dead_letter.clone().unwrap_or_default(),
         })
     }
 }

@@ -45,6 +45,9 @@ fn text(queue: &QueueDescription) -> String {
     }
     settings(queue, &mut facts);
     counts(queue, &mut facts);
+    if !queue.dead_letters_wait.is_empty() {
+        facts.fact("dead letters wait", &queue.dead_letters_wait);
+    }
     let mut text = facts.to_string();
     text.push_str(&format!("\n{}", replicas(queue)));
     if !queue.consumers.is_empty() {
@@ -63,6 +66,13 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact(
             "max deliveries",
             limit(settings.max_deliveries.into(), settings.max_deliveries.to_string()),
+        )
+        .fact(
+            "dead letters",
+            match settings.dead_letter.as_str() {
+                "" => "dropped".to_owned(),
+                queue => format!("to {queue}"),
+            },
         )
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
@@ -98,6 +108,8 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("rejected", units::count(counts.rejected))
         .fact("exhausted", units::count(counts.exhausted))
         .fact("purged", units::count(counts.purged))
+        .fact("dead", units::count(counts.dead))
+        .fact("dead-lettered", units::count(counts.dead_lettered))
         .fact("size", units::bytes(counts.bytes))
         .fact(
             "retained",
@@ -164,6 +176,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "in_sync_lag_ms": settings.in_sync_lag_ms,
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
+            "dead_letter": settings.dead_letter,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
@@ -172,6 +185,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "first_offset": counts.first_offset, "next_offset": counts.next_offset,
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
             "first_readable_offset": counts.first_readable_offset,
+            "dead": counts.dead, "dead_lettered": counts.dead_lettered,
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),
@@ -179,6 +193,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "leaving": replica.leaving,
         })).collect::<Vec<_>>(),
         "moving": queue.moving,
+        "dead_letters_wait": queue.dead_letters_wait,
         "consumers": queue.consumers.iter().map(|consumer| json!({
             "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
             "leased": consumer.leased, "connected": consumer.connected,

@@ -20,8 +20,17 @@ pub async fn run(global: &Global) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let headers =
-        ["queue", ">ready", ">leased", ">delayed", ">size", ">consumers", ">replicas", ">leader"];
+    let headers = [
+        "queue",
+        ">ready",
+        ">leased",
+        ">delayed",
+        ">dead",
+        ">size",
+        ">consumers",
+        ">replicas",
+        ">leader",
+    ];
     let mut table = Table::new(&headers);
     for queue in &queues {
         let counts = queue.counts.as_ref();
@@ -31,6 +40,7 @@ pub async fn run(global: &Global) -> Result<(), Failure> {
             count(counts.map(|counts| counts.ready)),
             count(counts.map(|counts| counts.leased)),
             count(counts.map(|counts| counts.delayed)),
+            count(counts.map(|counts| counts.dead)),
             counts.map_or("?".to_owned(), |counts| units::bytes(counts.bytes)),
             queue.consumers.len().to_string(),
             queue.replicas.len().to_string(),
