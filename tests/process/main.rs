@@ -4,6 +4,7 @@ mod ack_levels;
 mod any_node;
 mod bench;
 mod beside;
+mod dead_letters;
 mod demo;
 mod faults;
 mod fencing;

@@ -21,10 +21,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_machine::frame as frames;
 use quorate_machine::queue::{Command, DeadRun, PublishMoved, Rejection, Reply};
-use quorate_proto::frame::{FrameBuilder, LENGTH_BYTES, MAX_HEADERS, MAX_MESSAGE_BYTES};
-use quorate_proto::frame::{MessageView, message_bytes, messages};
-use quorate_proto::internal as pb;
+use quorate_proto::frame::{
+    FrameBuilder, LENGTH_BYTES, MAX_HEADERS, MAX_MESSAGE_BYTES, MessageView, message_bytes,
+    messages,
+};
+use quorate_proto::{dead_letter, internal as pb};
 use tonic::Status;
+use tonic_types::StatusExt;
 
 use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::queue::Queue;
@@ -45,16 +48,6 @@ const BATCH_MESSAGES: u64 = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
 /// Looks after which bodies that cannot be read are taken for damaged.
 const ATTEMPTS: u32 = 3;
-
-/// Header keys of a message that was moved: why it ended, in which queue, at which offset, after how many deliveries, and
-/// when it was moved, in Unix milliseconds.
-pub(crate) const HEADERS: [&str; 5] = [
-    "quorate-dead-cause",
-    "quorate-dead-source",
-    "quorate-dead-offset",
-    "quorate-dead-deliveries",
-    "quorate-dead-moved-at-ms",
-];
 
 /// Starts a mover for each queue that is led here and has a dead-letter queue; goes on until the node ends.
 pub(crate) async fn run(member: Arc<Member>) {
@@ -85,14 +78,34 @@ fn is_needed(queue: &Queue) -> bool {
     queue.serves() && queue.handle.read(asks)
 }
 
+/// What is in the way.
+struct Stuck {
+    why: String,
+    /// So many messages were too many for the target.
+    too_many: Option<u64>,
+}
+
+impl From<String> for Stuck {
+    fn from(why: String) -> Self {
+        Self { why, too_many: None }
+    }
+}
+
+impl From<Refusal> for Stuck {
+    fn from(refusal: Refusal) -> Self {
+        refusal.message.into()
+    }
+}
+
 /// Moves what dies in a queue for as long as it is led here.
 async fn keep_moving(member: &Member, queue: &Queue) {
-    let (mut pause, mut unreadable) = (PAUSE_MIN, 0);
+    let (mut pause, mut unreadable, mut most) = (PAUSE_MIN, 0, BATCH_MESSAGES);
     while !member.shutdown.is_said() && is_needed(queue) {
         let applied = queue.handle.replica().applied();
-        let stuck = match step(member, queue, &mut unreadable).await {
+        let stuck = match step(member, queue, most, &mut unreadable).await {
             Ok(moved) => {
                 pause = PAUSE_MIN;
+                most = (most * 2).min(BATCH_MESSAGES);
                 if queue.note_stuck(None) {
                     tracing::info!(queue = %queue.name, "dead letters are moved again");
                 }
@@ -101,7 +114,12 @@ async fn keep_moving(member: &Member, queue: &Queue) {
                 }
                 None
             }
-            Err(stuck) => Some(stuck),
+            // There may be room for some of them.
+            Err(Stuck { too_many: Some(count @ 2..), .. }) => {
+                most = count / 2;
+                continue;
+            }
+            Err(stuck) => Some(stuck.why),
         };
         let wait = async {
             match stuck {
@@ -129,24 +147,32 @@ async fn keep_moving(member: &Member, queue: &Queue) {
     queue.note_stuck(None);
 }
 
-/// Moves one batch; false if nothing is dead. Else what is in the way.
-async fn step(member: &Member, queue: &Queue, unreadable: &mut u32) -> Result<bool, String> {
+/// Moves one batch of at most so many messages; false if nothing is dead. Else what is in the way.
+async fn step(
+    member: &Member,
+    queue: &Queue,
+    most: u64,
+    unreadable: &mut u32,
+) -> Result<bool, Stuck> {
     // From before the look: a queue that is recovered meanwhile is not taken for the one of after.
     let timeline = queue.handle.replica().timeline();
-    let (target, dead) = queue.handle.read(|machine| {
-        (machine.settings().dead_letter.clone(), machine.dead_letters(BATCH_MESSAGES))
-    });
+    let (target, dead) = queue
+        .handle
+        .read(|machine| (machine.settings().dead_letter.clone(), machine.dead_letters(most)));
     let Some(first) = dead.first().map(|run| run.seq) else { return Ok(false) };
     let Some(target) = target else {
-        return Err("the queue has no dead-letter queue any more; set one, or purge".to_owned());
+        let why = "the queue has no dead-letter queue any more; set one, or purge";
+        return Err(why.to_owned().into());
     };
-    let said = |refusal: Refusal| refusal.message;
-    member.expect_known(BEHAVIOUR_VERSION, "dead letters").map_err(said)?;
+    member.expect_known(BEHAVIOUR_VERSION, "dead letters")?;
     let group = member.catalog.read(|catalog| Some(catalog.queue(&target)?.group.0));
-    let group = group.ok_or_else(|| Refusal::queue_not_found(target.as_str()).message)?;
+    let group = group.ok_or_else(|| Refusal::queue_not_found(target.as_str()))?;
     let (count, frame) = match letters(member, queue, &dead).await {
         Ok(letters) => letters,
-        Err(error) => return not_readable(member, queue, first, unreadable, &error).map(|()| true),
+        Err(error) => {
+            not_readable(member, queue, first, unreadable, &error)?;
+            return Ok(true);
+        }
     };
     *unreadable = 0;
     let request = pb::TakeMovedRequest {
@@ -163,8 +189,14 @@ async fn step(member: &Member, queue: &Queue, unreadable: &mut u32) -> Result<bo
     };
     let limit = member.config.limits.request_timeout();
     let taken = match tokio::time::timeout(3 * limit, member.take_moved(request)).await {
-        Ok(taken) => taken.map_err(|status| format!("{target}: {}", status.message()))?,
-        Err(_) => return Err(format!("{target}: no answer in time")),
+        Ok(taken) => taken.map_err(|status| {
+            let is_full = status
+                .get_details_error_info()
+                .is_some_and(|info| info.reason == quorate_proto::reason::QUEUE_FULL);
+            let why = format!("{target}: {}", status.message());
+            Stuck { why, too_many: is_full.then_some(count.into()) }
+        })?,
+        Err(_) => return Err(format!("{target}: no answer in time").into()),
     };
     // Never more than was sent, whatever the answer.
     let to = taken.min(first + u64::from(count));
@@ -173,9 +205,9 @@ async fn step(member: &Member, queue: &Queue, unreadable: &mut u32) -> Result<bo
             member.counts.dead_lettered.add(count);
             Ok(true)
         }
-        Ok(Ok(reply)) => Err(format!("the queue does not let go of what was moved: {reply:?}")),
-        Ok(Err(error)) => Err(Refusal::from(error).message),
-        Err(_) => Err(Refusal::no_quorum("let go of what was moved").message),
+        Ok(Ok(reply)) => Err(format!("what was moved does not leave: {reply:?}").into()),
+        Ok(Err(error)) => Err(Refusal::from(error).into()),
+        Err(_) => Err(Refusal::no_quorum("have what was moved leave").into()),
     }
 }
 
@@ -233,10 +265,10 @@ async fn letters(member: &Member, queue: &Queue, dead: &[DeadRun]) -> io::Result
 /// A message's own headers, and behind them the facts of its end in place of those of an earlier one. A message that has
 /// no room for all of them gets as many as it has room for: its own are never given up.
 fn headers(message: &MessageView, facts: &[String; 5]) -> Vec<(String, Bytes)> {
-    let own = message.headers.iter().filter(|(key, _)| !HEADERS.contains(key));
+    let own = message.headers.iter().filter(|(key, _)| !dead_letter::ALL.contains(key));
     let mut headers: Vec<(String, Bytes)> =
         own.map(|(key, value)| (key.to_owned(), value)).collect();
-    for (key, fact) in HEADERS.into_iter().zip(facts) {
+    for (key, fact) in dead_letter::ALL.into_iter().zip(facts) {
         headers.push((key.to_owned(), Bytes::copy_from_slice(fact.as_bytes())));
         let fits = headers.len() <= MAX_HEADERS
             && message_bytes(&headers, &message.body) <= MAX_MESSAGE_BYTES;

@@ -166,7 +166,7 @@ impl Member {
         let messages = handle.map(|handle| {
             handle.read(|machine| {
                 let stats = machine.stats();
-                stats.ready + stats.leased + stats.delayed
+                stats.ready + stats.leased + stats.delayed + stats.dead
             })
         });
         let heard = handle.and_then(|handle| handle.heard_ago());

@@ -50,6 +50,8 @@ impl Exit {
             }
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
+            | "DEAD_LETTER_CYCLE"
+            | "IS_DEAD_LETTER_QUEUE"
             | "QUEUE_FULL"
             | "NOT_ENOUGH_IN_SYNC"
             | "DISK_FULL"

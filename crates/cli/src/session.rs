@@ -73,6 +73,10 @@ fn cure_of(reason: &str) -> Option<&'static str> {
             "`quorate queue list` shows the queues, `quorate queue create` makes one"
         }
         "QUEUE_EXISTS" => "another name, or the settings that `quorate queue describe` shows",
+        "DEAD_LETTER_CYCLE" => {
+            "another dead-letter queue; `quorate queue describe` shows where each sends"
+        }
+        "IS_DEAD_LETTER_QUEUE" => "delete the queues first that send it their dead letters",
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
         "QUEUE_FULL" => {
             "consume from the queue, publish smaller batches, or create a queue with higher limits"

@@ -52,7 +52,6 @@ pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refu
 pub use message::Message;
 pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
-pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
@@ -62,5 +61,6 @@ pub use quorate_proto::v1::{
     ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
     ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
 };
+pub use quorate_proto::{dead_letter, reason};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

@@ -3,6 +3,7 @@
 //! `v1` is the public API, `internal` is spoken between nodes of one cluster, `otlp` to a trace collector. The generated code is
 //! documented by the comments of the proto files.
 
+pub mod dead_letter;
 pub mod frame;
 pub mod otlp;
 pub mod reason;

@@ -464,7 +464,7 @@ impl v1::admin_service_server::AdminService for Services {
         if request.if_empty {
             let counts =
                 self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
-            let held = counts.ready + counts.leased + counts.delayed;
+            let held = counts.ready + counts.leased + counts.delayed + counts.dead;
             if held > 0 {
                 let message = format!("queue `{}` holds {held} messages", request.name);
                 return Err(Refusal::new(reason::QUEUE_NOT_EMPTY, message).into());

@@ -7,6 +7,7 @@ mod describe;
 mod explain;
 mod list;
 mod purge;
+mod redrive;
 mod replica;
 
 use clap::Subcommand;
@@ -28,6 +29,8 @@ pub enum Command {
     /// Change which nodes hold a queue.
     #[command(subcommand)]
     Replica(replica::Command),
+    /// Send messages of a dead-letter queue back to where they died.
+    Redrive(redrive::Args),
     /// Drop every message of a queue.
     Purge(purge::Args),
     /// Remove a queue and its messages.
@@ -42,6 +45,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
+        Command::Redrive(args) => redrive::run(args, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

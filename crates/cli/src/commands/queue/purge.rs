@@ -23,7 +23,10 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     let name = args.name.as_str();
     let queue = session::within(global, "describe queue", client.describe_queue(name)).await?;
-    let held = queue.counts.as_ref().map(|counts| counts.ready + counts.leased + counts.delayed);
+    let held = queue
+        .counts
+        .as_ref()
+        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.dead);
     let shown = held.map_or("an unknown number of".to_owned(), units::count);
     let mut out = std::io::stdout();
     if args.confirm.dry_run {
