@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use quorate_client::{Client, Error, Message, QueueCounts, QueueSettings, ReadMessage, reason};
+use quorate_tests::process::{Server, run};
 use quorate_tests::{Cluster, turn};
 
 use crate::{HEAVY, LIGHT, SOON};
@@ -253,5 +254,94 @@ fn what_the_dead_letter_queue_has_no_room_for_waits_and_is_moved_later() {
         let queue = client.describe_queue(QUEUE).await.expect("describe");
         assert_eq!(queue.dead_letters_wait, "");
         consumer.close().await;
+    });
+}
+
+/// How the command ended, and what it said as JSON.
+async fn redrive(cluster: &Cluster, args: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let server = cluster.addresses().join(",");
+    let all = [&["queue", "redrive", DEAD, "-o", "json", "--server", &server], args].concat();
+    let ended = run(&all, SOON).await;
+    let said = serde_json::from_str(&ended.out);
+    (ended.code, said.unwrap_or_else(|error| panic!("{error}: {} {}", ended.out, ended.err)))
+}
+
+#[test]
+fn dead_letters_are_sent_back_where_they_died_chosen_by_header_and_not_too_fast() {
+    turn::beside_others(HEAVY, async {
+        let cluster = Cluster::start(3).await;
+        let client = queues(&cluster, QueueSettings::default(), QueueSettings::default()).await;
+        publish(&client, QUEUE, 0..40).await;
+        reject(&client, QUEUE, 40).await;
+        until(&client, DEAD, SOON, |counts| counts.ready == 40).await;
+        let (code, would) = redrive(&cluster, &["--filter", "parity=1", "--dry-run"]).await;
+        assert_eq!((code, &would["would_redrive"]), (Some(0), &20.into()), "{would}");
+        assert_eq!(would["of"][0]["cause"], "rejected");
+        assert_eq!(would["of"][0]["to"], QUEUE);
+        assert_eq!(counts(&client, QUEUE).await.ready, 0, "nothing was done");
+        let begun = Instant::now();
+        let (code, said) =
+            redrive(&cluster, &["--filter", "parity=1", "--max", "10", "--rate", "10/s"]).await;
+        assert_eq!((code, &said["redriven"]), (Some(0), &10.into()), "{said}");
+        assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+        let back = read(&client, QUEUE).await;
+        let numbers: Vec<u64> = back.iter().map(number).collect();
+        assert_eq!(numbers, (0..20).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+        for message in &back {
+            let from = format!("{DEAD}/{}", number(message));
+            assert_eq!(header(message, "quorate-redriven-from"), Some(from));
+            assert_eq!(header(message, "quorate-dead-cause"), None);
+            assert_eq!(header(message, "parity"), Some("1".to_owned()), "its own header");
+        }
+        // What was passed over is at its place again, at once.
+        let left = counts(&client, DEAD).await;
+        assert_eq!((left.ready, left.leased, left.acked), (30, 0, 10), "{left:?}");
+        // Elsewhere, and all of it; what died twice has the facts of its second death.
+        client.create_queue("again", QueueSettings::default()).await.expect("create");
+        reject(&client, QUEUE, 10).await;
+        until(&client, DEAD, SOON, |counts| counts.ready == 40).await;
+        let (code, said) = redrive(&cluster, &["--to", "again"]).await;
+        assert_eq!((code, &said["redriven"], &said["left"]), (Some(0), &40.into(), &0.into()));
+        assert_eq!(counts(&client, "again").await.published, 40);
+        let (code, said) = redrive(&cluster, &[]).await;
+        assert_eq!((code, &said["redriven"]), (Some(0), &0.into()), "nothing is left: {said}");
+    });
+}
+
+#[test]
+fn a_redrive_that_is_killed_loses_nothing_and_what_has_nowhere_to_go_stays() {
+    turn::beside_others(HEAVY, async {
+        let cluster = Cluster::start(3).await;
+        let grace = QueueSettings { session_grace_ms: 500, ..Default::default() };
+        let client = queues(&cluster, QueueSettings::default(), grace).await;
+        publish(&client, QUEUE, 0..100).await;
+        reject(&client, QUEUE, 100).await;
+        until(&client, DEAD, SOON, |counts| counts.ready == 100).await;
+        let server = cluster.addresses().join(",");
+        let args = ["redrive", DEAD, "--rate", "50/s", "--server", &server];
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let mut killed = Server::start_command("queue", &args.map(str::to_owned), log.path());
+        until(&client, DEAD, SOON, |counts| counts.acked >= 10).await;
+        killed.kill9();
+        until(&client, DEAD, SOON, |counts| counts.leased == 0).await;
+        assert!(counts(&client, DEAD).await.ready > 0, "it was not done");
+        let (code, said) = redrive(&cluster, &[]).await;
+        assert_eq!(code, Some(0), "{said}");
+        let left = counts(&client, DEAD).await;
+        assert_eq!((left.ready, left.leased, left.acked), (0, 0, 100), "{left:?}");
+        let mut times = BTreeMap::new();
+        for message in read(&client, QUEUE).await {
+            let from = header(&message, "quorate-redriven-from").expect("where from");
+            *times.entry((number(&message), from)).or_insert(0) += 1;
+        }
+        assert_eq!(times.len(), 100, "all are back");
+        let twice = times.values().filter(|times| **times > 1).count();
+        println!("{twice} of 100 came back twice");
+        // What was never moved here says nowhere to go; it stays, and that is said.
+        publish(&client, DEAD, 7..8).await;
+        let (code, said) = redrive(&cluster, &[]).await;
+        assert_eq!((code, &said["left"]), (Some(1), &1.into()), "{said}");
+        assert!(said["refused"][0]["why"].as_str().is_some_and(|why| why.contains("--to")));
+        assert_eq!(counts(&client, DEAD).await.ready, 1);
     });
 }
