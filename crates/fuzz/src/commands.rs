@@ -196,3 +196,23 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         C::DeleteQueue { name: name("mail.eu-west_1") },
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_machine::At;
+
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_queue_has_dead_letters() {
+        let (mut queue, mut most) = (Queue::new(), (0, 0));
+        for (command, index) in queue_commands().into_iter().zip(1..) {
+            let at = At { index, now: Millis(index * 1_000) };
+            queue.apply(at, 0, command, &mut Vec::new());
+            queue.finish(at, &mut Vec::new());
+            let stats = queue.stats();
+            most = (most.0.max(stats.dead), most.1.max(stats.dead_lettered));
+        }
+        assert!(most.0 > 1 && most.1 > 0, "{most:?}");
+    }
+}
