@@ -113,8 +113,11 @@ fn what_is_rejected_or_exhausted_is_moved_once_with_the_facts_of_its_end() {
         let dead = read(&client, DEAD).await;
         let mut seen = BTreeMap::new();
         for message in &dead {
-            let (cause, deliveries) =
-                if number(message) % 3 == 0 { ("rejected", "1") } else { ("exhausted", "2") };
+            let (cause, deliveries) = if number(message).is_multiple_of(3) {
+                ("rejected", "1")
+            } else {
+                ("exhausted", "2")
+            };
             assert_eq!(header(message, "quorate-dead-cause"), Some(cause.to_owned()));
             assert_eq!(header(message, "quorate-dead-deliveries"), Some(deliveries.to_owned()));
             assert_eq!(header(message, "quorate-dead-source"), Some(QUEUE.to_owned()));

@@ -37,7 +37,7 @@ use crate::routing::{Place, passed_on};
 /// Time between two looks for queues that have something to move.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for news of a queue before it is looked at anyway.
-const NEWS_EVERY: Duration = Duration::from_secs(10);
+const NEWS_EVERY: Duration = Duration::from_secs(60);
 /// Pause before news is looked at: what dies at once is moved at once.
 const GATHER: Duration = Duration::from_millis(10);
 /// Pauses before what could not be moved is tried again.
