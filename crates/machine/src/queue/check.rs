@@ -4,8 +4,10 @@
 //! record, so it is for restoring, for tests and for the simulation.
 
 use super::Queue;
+use super::message_ids::MESSAGE_IDS_MAX;
 use super::ready::Span;
 use super::slots::SLOTS_MAX;
+use crate::Millis;
 use crate::planted::{self, Bug};
 
 type Check = Result<(), &'static str>;
@@ -22,6 +24,7 @@ impl Queue {
         self.check_slots()?;
         self.check_messages()?;
         self.check_counts()?;
+        self.check_message_ids()?;
         self.check_consumers()
     }
 
@@ -124,6 +127,20 @@ impl Queue {
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         rule(sum == Some(self.ready.next()), "every message published is held or gone")
+    }
+
+    fn check_message_ids(&self) -> Check {
+        rule(
+            self.message_ids.len() <= MESSAGE_IDS_MAX as usize,
+            "there are no more ids than may be",
+        )?;
+        let (mut end, mut since) = (0, Millis(0));
+        for (_, entered) in self.message_ids.iter() {
+            rule(entered.first >= end, "ids are in the order of their batches")?;
+            rule(entered.since >= since, "ids are in the order of their age")?;
+            (end, since) = (entered.first + u64::from(entered.count), entered.since);
+        }
+        rule(end <= self.ready.next(), "an id is of a batch that entered")
     }
 
     fn check_consumers(&self) -> Check {

@@ -17,6 +17,8 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
+//!   4       message id*, the oldest first
+//!           message id = id | first (difference to the one before) | count | since (difference)
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -32,8 +34,9 @@ use super::codec;
 use super::command::Attach;
 use super::consumers::{Consumer, Consumers};
 use super::dedup::{Dedup, Remembered, SequenceRun};
-use super::ids::{Attachment, ProducerId, Session, Token};
+use super::ids::{Attachment, MessageId, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
+use super::message_ids::{Entered, MessageIds};
 use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::settings::Settings;
@@ -109,13 +112,24 @@ fn state(queue: &Queue) -> Vec<u8> {
     out
 }
 
+/// Tags of the sections.
+const MESSAGE_IDS: u8 = 4;
+
 /// The sections that have something to say.
-fn sections(_queue: &Queue) -> Vec<(u8, Vec<u8>)> {
-    Vec::new()
+fn sections(queue: &Queue) -> Vec<(u8, Vec<u8>)> {
+    let mut sections = Vec::new();
+    if queue.message_ids.len() > 0 {
+        sections.push((MESSAGE_IDS, message_ids(&queue.message_ids)));
+    }
+    sections
 }
 
-fn read_section(tag: u8, _buf: &mut &[u8], _queue: &mut Queue) -> Decoded<()> {
-    Err(DecodeError::UnknownKind { what: "section", kind: tag })
+fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    match tag {
+        MESSAGE_IDS => queue.message_ids = read_message_ids(buf)?,
+        kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
+    }
+    Ok(())
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -514,6 +528,41 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
         return Err(DecodeError::Invalid { what: "producer", why: "it has no sequence" });
     }
     Ok(runs)
+}
+
+fn message_ids(ids: &MessageIds) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ids.len() * 32);
+    put_varint(&mut out, ids.len() as u64);
+    let (mut first, mut since) = (0, 0);
+    for (id, entered) in ids.iter() {
+        wire::put_bytes(&mut out, id.as_str().as_bytes());
+        put_varint(&mut out, entered.first - first);
+        put_varint(&mut out, entered.count.into());
+        put_varint(&mut out, entered.since.0 - since);
+        (first, since) = (entered.first, entered.since.0);
+    }
+    out
+}
+
+fn read_message_ids(buf: &mut &[u8]) -> Decoded<MessageIds> {
+    let mut ids = MessageIds::default();
+    let (mut first, mut since, mut end) = (0u64, 0u64, 0);
+    for _ in 0..item_count(buf, 8)? {
+        let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
+        let id = MessageId::new(&id)
+            .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })?;
+        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        let count = varint32(buf)?;
+        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        if count == 0 || first < end {
+            return Err(DecodeError::Invalid { what: "message id", why: "its batch overlaps" });
+        }
+        end = first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        if !ids.record(id, Entered { first, count, since: Millis(since) }) {
+            return Err(DecodeError::Invalid { what: "message id", why: "it is there twice" });
+        }
+    }
+    Ok(ids)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
-    SlotInfo, SlotState, Token, body,
+    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Rejection, Reply, Run,
+    Session, Settled, SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -103,6 +103,7 @@ impl<'a> Trial<'a> {
         let reply = self.reference.apply(self.index, &command, &ids);
         self.tally.add("commands", 1);
         count_reply(self.tally, &reply);
+        count_condition(self.tally, &command, &reply);
         Expected { command, reply, notices: self.take_notices() }
     }
 
@@ -220,6 +221,7 @@ impl<'a> Trial<'a> {
         assert_eq!(stats.first_offset.0, reference.first_held(), "the oldest message held");
         assert_eq!(stats.oldest.map(|since| since.0), reference.oldest(), "since when it is held");
         assert_eq!(stats.producers, reference.producers(), "producers remembered");
+        assert_eq!(stats.message_ids, reference.message_ids(), "message ids remembered");
         let live: Vec<u64> = self.leader.live().into_iter().flatten().collect();
         assert!(live.iter().eq(&reference.live()), "live {live:?}, not {:?}", reference.live());
         let reference_slots = reference.slot_infos();
@@ -298,7 +300,30 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Purged { count } => tally.add("purged", *count),
         Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
-        Reply::Rejected(_) => tally.add("refused", 1),
+        Reply::Rejected(rejection) => {
+            tally.add("refused", 1);
+            match rejection {
+                Rejection::MessageIdConflict { .. } => tally.add("id conflicts", 1),
+                Rejection::UnexpectedOffset { .. } => tally.add("unexpected offsets", 1),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What only a message id, a condition or an offset to purge before has done.
+fn count_condition(tally: &mut Tally, command: &Command, reply: &Reply) {
+    match (command, reply) {
+        (Command::PurgeBefore { .. }, Reply::Purged { count }) => {
+            tally.add("purged before", *count);
+        }
+        (Command::Publish(publish), Reply::Published { duplicate, .. }) => {
+            let named = *duplicate && publish.message_id.is_some() && publish.producer.is_none();
+            tally.add("ids repeated", named.into());
+            let met = !duplicate && publish.expected_next.is_some();
+            tally.add("conditions met", met.into());
+        }
+        _ => {}
     }
 }
 
