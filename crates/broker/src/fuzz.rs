@@ -4,7 +4,9 @@
 //! `None` says that the request was refused.
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
-use quorate_machine::queue::{Attach, CreateSlot, ProducerId, Properties, SettleItem, SlotName};
+use quorate_machine::queue::{
+    Attach, CreateSlot, MessageId, Offset, ProducerId, Properties, SettleItem, SlotName,
+};
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
@@ -18,14 +20,27 @@ pub struct Publish {
     pub frame: v1::Frame,
     /// What sets them apart.
     pub properties: Vec<v1::Properties>,
+    /// On what it enters.
+    pub condition: Condition,
 }
 
 /// A publish in one call.
 #[must_use]
 pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
     let (frame, properties) = queue::frame_of(&mut request).ok()?;
+    let condition = condition(&request.message_id, request.expected_next_offset)?;
     let producer = publisher::producer_of(request.producer).ok()?;
-    Some(Publish { producer, frame, properties })
+    Some(Publish { producer, frame, properties, condition })
+}
+
+/// A message id and an expected offset.
+pub type Condition = (Option<MessageId>, Option<Offset>);
+
+/// On what a batch enters.
+#[must_use]
+pub fn condition(message_id: &str, expected_next: Option<u64>) -> Option<Condition> {
+    let condition = publisher::Condition::of(message_id, expected_next).ok()?;
+    Some((condition.message_id, condition.expected_next))
 }
 
 /// The properties of `count` messages that are published at `now_ms`.

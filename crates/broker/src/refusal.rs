@@ -166,7 +166,7 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-            reason::SESSION_CLOSED => Code::Aborted,
+            reason::SESSION_CLOSED | reason::UNEXPECTED_OFFSET => Code::Aborted,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }
@@ -252,6 +252,16 @@ impl From<queue::Rejection> for Refusal {
             R::SequenceConflict { expected } => {
                 Self::new(reason::SEQUENCE_CONFLICT, message).with("expected_sequence", expected)
             }
+            R::MessageIdConflict { count } => Self::new(
+                reason::MESSAGE_ID_CONFLICT,
+                format!("{message}; give each batch an id of its own"),
+            )
+            .with("count", count),
+            R::UnexpectedOffset { next } => Self::new(
+                reason::UNEXPECTED_OFFSET,
+                format!("{message}; read what has come before it, and decide anew"),
+            )
+            .with("next_offset", next.0),
             R::Fenced { epoch } => Self::new(reason::PRODUCER_FENCED, message).with("epoch", epoch),
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
