@@ -5,12 +5,12 @@
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
 use quorate_machine::queue::{
-    Attach, CreateSlot, MessageId, Offset, ProducerId, Properties, SettleItem, SlotName,
+    Attach, CreateSlot, MessageId, Offset, ProducerId, Properties, Settings, SettleItem, SlotName,
 };
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots};
+use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots, updating};
 
 /// What a request publishes.
 pub struct Publish {
@@ -79,6 +79,15 @@ pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
     admin::check_settings(&wanted).ok()?;
     let settings = admin::settings_of(&wanted);
     Some(CreateQueue { name, settings, replicas: wanted.replicas as u8, candidates: Vec::new() })
+}
+
+/// A queue's settings to be changed, from the defaults.
+#[must_use]
+pub fn update(request: &v1::UpdateQueueRequest) -> Option<(QueueName, Settings)> {
+    let name = queue_name(&request.name).ok()?;
+    let base = v1::QueueSettings { replicas: 3, ..<_>::default() };
+    let settings = updating::merged(base, request).ok()?;
+    Some((name, admin::settings_of(&settings)))
 }
 
 /// A node that joins.

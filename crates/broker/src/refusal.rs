@@ -224,7 +224,7 @@ impl From<queue::Rejection> for Refusal {
                 reason::QUEUE_FULL,
                 format!(
                     "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller \
-                     batches, or create the queue with a higher limit"
+                     batches, or raise the limit with `quorate queue update`"
                 ),
             )
             .with("limit", limit)
@@ -236,7 +236,9 @@ impl From<queue::Rejection> for Refusal {
                     queue::Limit::Delayed => {
                         format!("{message}; wait until some are due, or use another queue")
                     }
-                    _ => format!("{message}; consume, purge, or raise the limit"),
+                    _ => format!(
+                        "{message}; consume, purge, or raise the limit with `quorate queue update`"
+                    ),
                 },
             )
             .retry(RETRY_LOAD)
@@ -279,7 +281,8 @@ impl From<catalog::Rejection> for Refusal {
         match rejection {
             R::QueueExists { .. } => Self::new(
                 reason::QUEUE_EXISTS,
-                "a queue of this name exists with other settings; see `quorate queue describe`",
+                "a queue of this name exists with other settings; `quorate queue describe` shows them, \
+                 `quorate queue update` changes them",
             ),
             R::NotEnoughNodes { have, need } => Self::new(
                 reason::NOT_ENOUGH_NODES,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use quorate_machine::{Millis, NodeId};
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
 use quorate_machine::queue::{Command, Offset, Reply, Settings};
+use quorate_machine::{Millis, NodeId};
 use quorate_proto::v1::purge_queue_request::Before;
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};

@@ -16,7 +16,7 @@ mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
-mod updating;
+pub(crate) mod updating;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -14,9 +14,9 @@ impl<'a> Pattern<'a> {
         match pattern.len() {
             0 => Ok(Self("*")),
             1..=BYTES_MAX => Ok(Self(pattern)),
-            bytes => {
-                Err(Refusal::invalid(format!("a pattern has at most {BYTES_MAX} bytes, not {bytes}")))
-            }
+            bytes => Err(Refusal::invalid(format!(
+                "a pattern has at most {BYTES_MAX} bytes, not {bytes}"
+            ))),
         }
     }
 
@@ -66,9 +66,13 @@ mod tests {
         ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
-        for (pattern, name) in
-            [("orders", "orders2"), ("ord", "orders"), ("?", "ab"), ("*.eu", "mail.eu2"), ("a*b", "ba")]
-        {
+        for (pattern, name) in [
+            ("orders", "orders2"),
+            ("ord", "orders"),
+            ("?", "ab"),
+            ("*.eu", "mail.eu2"),
+            ("a*b", "ba"),
+        ] {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }
         assert!(Pattern::of(&"x".repeat(257)).is_err());

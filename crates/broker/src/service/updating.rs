@@ -135,24 +135,33 @@ impl Member {
 /// The settings that a queue is to have, if they make sense.
 fn update_of(known: &catalog::Queue, request: &v1::UpdateQueueRequest) -> Result<Update, Refusal> {
     let replicas = known.replicas.len();
-    let wanted = request.settings.unwrap_or_default();
     let before = settings_to(&known.settings, replicas);
     // What is left at its default stays so, should the replicas change.
     let min_in_sync = known.settings.min_in_sync.into();
-    let mut merged = v1::QueueSettings { min_in_sync, ..before };
-    for field in fields_of(request)? {
-        field.copy(&wanted, &mut merged);
-    }
-    if merged.replicas as usize != replicas {
-        return Err(Refusal::invalid(format!(
-            "queue `{}` has {replicas} replicas, and settings do not change that; use `quorate queue replica`",
-            known.name
-        )));
-    }
-    check_settings(&merged)?;
+    let merged = merged(v1::QueueSettings { min_in_sync, ..before }, request)?;
     let Settings { dedup_window, version, .. } = known.settings;
     let settings = Settings { dedup_window, version, ..settings_of(&merged) };
     Ok(Update { before, after: settings_to(&settings, replicas), settings })
+}
+
+/// Settings with the fields of a request in the place of those that were there, if they make sense.
+pub(crate) fn merged(
+    mut settings: v1::QueueSettings,
+    request: &v1::UpdateQueueRequest,
+) -> Result<v1::QueueSettings, Refusal> {
+    let replicas = settings.replicas;
+    let wanted = request.settings.unwrap_or_default();
+    for field in fields_of(request)? {
+        field.copy(&wanted, &mut settings);
+    }
+    if settings.replicas != replicas {
+        return Err(Refusal::invalid(format!(
+            "queue `{}` has {replicas} replicas, and settings do not change that; use `quorate queue replica`",
+            request.name
+        )));
+    }
+    check_settings(&settings)?;
+    Ok(settings)
 }
 
 fn fields_of(request: &v1::UpdateQueueRequest) -> Result<Vec<Field>, Refusal> {

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::frame::{self, LENGTH_BYTES};
-use quorate_proto::v1::{self, AckLevel};
 use quorate_proto::reason;
+use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 

@@ -67,6 +67,7 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
+        .fact("message ids", format!("{} at most", units::count(settings.message_id_window.into())))
         .fact("retains settled messages", retention(settings))
         .fact(
             "in sync",
@@ -164,6 +165,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "in_sync_lag_ms": settings.in_sync_lag_ms,
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
+            "message_id_window": settings.message_id_window,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,

@@ -1,13 +1,16 @@
 //! `quorate queue …`: administration of queues, a file for each verb.
 
 pub mod confirm;
-mod create;
+pub mod create;
 mod delete;
 mod describe;
+pub mod diff;
 mod explain;
 mod list;
+mod peek;
 mod purge;
 mod replica;
+mod update;
 
 use clap::Subcommand;
 
@@ -19,8 +22,12 @@ use crate::failure::Failure;
 pub enum Command {
     /// Create a queue; succeeds if it exists with the same settings.
     Create(create::Args),
+    /// Change settings of a queue while it is used.
+    Update(update::Args),
     /// List the queues.
-    List,
+    List(list::Args),
+    /// Look at messages without taking them.
+    Peek(peek::Args),
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
     /// Say why a queue's replicas are where they are, and what would mend it.
@@ -28,7 +35,7 @@ pub enum Command {
     /// Change which nodes hold a queue.
     #[command(subcommand)]
     Replica(replica::Command),
-    /// Drop every message of a queue.
+    /// Drop every message of a queue, or those before an offset or a time.
     Purge(purge::Args),
     /// Remove a queue and its messages.
     Delete(delete::Args),
@@ -38,7 +45,9 @@ pub enum Command {
 pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, global).await,
-        Command::List => list::run(global).await,
+        Command::Update(args) => update::run(args, global).await,
+        Command::List(args) => list::run(&args, global).await,
+        Command::Peek(args) => peek::run(&args, global).await,
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
