@@ -215,7 +215,8 @@ async fn a_refused_producer_fails_everything() {
 }
 
 #[tokio::test]
-async fn an_offset_that_is_passed_is_refused_for_good_though_a_copy_floats_and_one_to_come_is_not() {
+async fn an_offset_that_is_passed_is_refused_for_good_though_a_copy_floats_and_one_to_come_is_not()
+{
     for (next_offset, told) in [(9, reason::UNEXPECTED_OFFSET), (3, reason::UNKNOWN_OUTCOME)] {
         let mut bench = Bench::with(1);
         bench.window.batches[0].condition.expected_next_offset = Some(7);

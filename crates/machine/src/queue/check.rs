@@ -140,6 +140,7 @@ impl Queue {
             rule(entered.since >= since, "ids are in the order of their age")?;
             (end, since) = (entered.first + u64::from(entered.count), entered.since);
         }
+        rule(since <= self.now, "no id is younger than the queue")?;
         rule(end <= self.ready.next(), "an id is of a batch that entered")
     }
 
