@@ -73,6 +73,9 @@ impl MessageIds {
 
     /// Forgets what is beyond the window or has the age.
     pub fn evict(&mut self, now: Millis, settings: &Settings) {
+        if self.by_age.is_empty() {
+            return;
+        }
         let age_ms = settings.dedup_age_ms;
         while self.len() > settings.message_ids_max()
             || self.oldest().is_some_and(|since| since.plus(age_ms) <= now)
