@@ -1,9 +1,11 @@
 //! Settings that are changed while the queue is used, and files that say what queues there are to be.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate_client::{Client, Error, Message, QueueSettings, reason};
+use quorate_client::{AckLevel, Client, Error, Message, PublishError, QueueSettings, reason};
 use quorate_tests::process::{Ended, run};
 use quorate_tests::{Cluster, raw, turn};
 
@@ -99,6 +101,63 @@ fn new_settings_hold_at_once_and_after_failovers_and_restarts() {
         assert!(again.changed.is_empty() && again.effective);
         let queue = client.describe_queue(QUEUE).await.expect("describe");
         assert_eq!(queue.settings_version, version);
+    });
+}
+
+#[test]
+fn what_was_accepted_before_a_limit_came_is_in_the_queue() {
+    turn::alone(HEAVY, async {
+        let cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        let producer =
+            client.producer(QUEUE).ack(AckLevel::Accepted).batch_messages(1).in_flight(256);
+        // What is refused begins a stream of its own: the rest of a flood is given up.
+        let producer = producer.deadline(Duration::from_secs(2)).build().await;
+        let producer = Arc::new(producer.expect("a producer"));
+        let limit = async |max_messages| {
+            let wanted = QueueSettings { max_messages, ..Default::default() };
+            let updated = client.update_queue(QUEUE, wanted, &["max_messages"], false).await;
+            assert!(updated.expect("updated").effective);
+        };
+        let (mut accepted, mut refused, mut entered, mut unknown) = (0, 0, 0, 0);
+        for _ in 0..5 {
+            limit(0).await;
+            client.purge_queue(QUEUE).await.expect("purged");
+            let is_limited = Arc::new(AtomicBool::new(false));
+            let flood = tokio::spawn({
+                let (producer, is_limited) = (Arc::clone(&producer), Arc::clone(&is_limited));
+                async move {
+                    let mut pending = Vec::new();
+                    while !is_limited.load(Ordering::Relaxed) {
+                        pending.push(producer.send(Message::new("x")).await.expect("sent"));
+                    }
+                    let mut outcomes = Vec::new();
+                    for pending in pending {
+                        outcomes.push(pending.await);
+                    }
+                    outcomes
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            limit(1).await;
+            is_limited.store(true, Ordering::Relaxed);
+            for outcome in flood.await.expect("no panic") {
+                match outcome {
+                    Ok(receipt) if receipt.level == AckLevel::Accepted => accepted += 1,
+                    Ok(_) => entered += 1,
+                    Err(PublishError::UnknownOutcome { .. }) => unknown += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        println!(
+            "{accepted} accepted, {entered} confirmed by a majority, {refused} refused, {unknown} unknown"
+        );
+        assert!(accepted > 100 && refused > 0, "the limit came in between");
+        let counts = client.describe_queue(QUEUE).await.expect("describe").counts.expect("counts");
+        let receipts = accepted + entered;
+        let may_be = receipts..=receipts + unknown;
+        assert!(may_be.contains(&counts.published), "{} of {may_be:?}", counts.published);
     });
 }
 
