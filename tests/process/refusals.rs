@@ -64,7 +64,9 @@ fn an_unknown_queue_is_not_found_by_any_call() {
         unknown(RawConsumer::attach(&address, attach).await.map(drop));
         let mut admin = admin(&address);
         unknown(admin.describe_queue(v1::DescribeQueueRequest { name: name() }).await.map(drop));
-        unknown(admin.purge_queue(v1::PurgeQueueRequest { name: name() }).await.map(drop));
+        unknown(
+            admin.purge_queue(v1::PurgeQueueRequest { name: name(), before: None }).await.map(drop),
+        );
         for if_empty in [false, true] {
             let request = v1::DeleteQueueRequest { name: name(), if_empty };
             unknown(admin.delete_queue(request).await.map(drop));

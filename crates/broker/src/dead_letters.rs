@@ -233,12 +233,19 @@ fn not_readable(
     Err(format!("read the bodies of what is dead: {error}"))
 }
 
-/// The first of what is dead, as one frame with the headers that say where it comes from.
+/// The first of what is dead, as far as their numbers are neighbours, as one frame with the headers that say where it
+/// comes from.
 async fn letters(member: &Member, queue: &Queue, dead: &[DeadRun]) -> io::Result<(u32, Bytes)> {
     let most = BATCH_BYTES.min(member.config.limits.max_frame_bytes as usize);
     let mut letters = FrameBuilder::new();
     let moved_at_ms = queue.handle.now_ms();
-    for DeadRun { run, cause, .. } in dead {
+    let mut next = dead.first().map_or(0, |first| first.seq);
+    for DeadRun { seq, run, cause } in dead {
+        // What was between them has been purged.
+        if *seq != next {
+            break;
+        }
+        next += u64::from(run.count);
         let frame = queue.frame(*run).await?;
         let offsets = run.first_offset.0..;
         for (offset, message) in offsets.zip(messages(&frame).map_err(io::Error::other)?) {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(crate) struct Queue {
     serving: AtomicU64,
     /// Why what is dead cannot be moved, for as long as it is tried here.
     stuck: Mutex<Option<String>>,
+    /// Version of the newest settings that this node has proposed.
+    proposed_settings: AtomicU64,
+    /// Whether newer settings are being proposed.
+    renewing: AtomicBool,
 }
 
 impl Queue {
@@ -72,6 +76,8 @@ impl Queue {
             streams: AtomicU64::new(0),
             serving: AtomicU64::new(0),
             stuck: Mutex::default(),
+            proposed_settings: AtomicU64::new(0),
+            renewing: AtomicBool::new(false),
         }
     }
 
@@ -197,6 +203,35 @@ impl Queue {
         }
     }
 
+    /// Gives the machine newer settings, if this replica serves and the catalog has some by now. One attempt: the
+    /// reconciler asks again.
+    pub(crate) fn renew_settings(self: &Arc<Self>, node: &Arc<Member>) {
+        let wanted = node.catalog.read(|catalog| Some(catalog.queue(&self.name)?.settings.version));
+        let has = self.handle.read(|machine| machine.settings().version);
+        if !self.serves() || wanted.is_none_or(|wanted| wanted <= has) {
+            return;
+        }
+        if self.renewing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (queue, node) = (Arc::clone(self), Arc::clone(node));
+        tokio::spawn(async move {
+            match tokio::time::timeout(CONFIGURE_LIMIT, queue.configure(&node)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(queue = %queue.name, %error, "configure anew"),
+                Err(_) => tracing::debug!(queue = %queue.name, "configure anew: no quorum yet"),
+            }
+            queue.renewing.store(false, Ordering::Release);
+        });
+    }
+
+    /// Whether the machine goes by these settings, and by them only for all that is in the log by now.
+    pub(crate) fn keeps_settings(&self, version: u64) -> bool {
+        // In this order: what was proposed and applied in between shows in the machine.
+        self.proposed_settings.load(Ordering::Acquire) <= version
+            && self.handle.read(|machine| machine.settings().version) == version
+    }
+
     /// Gives the machine the settings that the catalog has for it.
     async fn configure(&self, node: &Member) -> Result<(), quorate_group::ProposeError> {
         let wanted = node
@@ -206,6 +241,7 @@ impl Queue {
         if self.handle.read(|machine| machine.settings().version) >= wanted.version {
             return Ok(());
         }
+        self.proposed_settings.fetch_max(wanted.version, Ordering::AcqRel);
         match self.handle.propose(Command::Configure(wanted)).await? {
             Reply::Rejected(rejection) => {
                 tracing::debug!(queue = %self.name, %rejection, "configure");

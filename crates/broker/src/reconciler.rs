@@ -98,6 +98,9 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             member.fail(removed(member.id()));
             return;
         }
+        for queue in member.queues.all() {
+            queue.renew_settings(&member);
+        }
         keep_versions(&member).await;
         if member.is_draining(member.id()) {
             // What takes longer goes on at the next comparison.

@@ -166,7 +166,7 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-            reason::SESSION_CLOSED => Code::Aborted,
+            reason::SESSION_CLOSED | reason::UNEXPECTED_OFFSET => Code::Aborted,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }
@@ -224,7 +224,7 @@ impl From<queue::Rejection> for Refusal {
                 reason::QUEUE_FULL,
                 format!(
                     "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller \
-                     batches, or create the queue with a higher limit"
+                     batches, or raise the limit with `quorate queue update`"
                 ),
             )
             .with("limit", limit)
@@ -240,7 +240,9 @@ impl From<queue::Rejection> for Refusal {
                         "{message}: nothing is taken in until they can be moved; see `dead_letters_wait` \
                          of the queue's description"
                     ),
-                    _ => format!("{message}; consume, purge, or raise the limit"),
+                    _ => format!(
+                        "{message}; consume, purge, or raise the limit with `quorate queue update`"
+                    ),
                 },
             )
             .retry(RETRY_LOAD)
@@ -256,6 +258,16 @@ impl From<queue::Rejection> for Refusal {
             R::SequenceConflict { expected } => {
                 Self::new(reason::SEQUENCE_CONFLICT, message).with("expected_sequence", expected)
             }
+            R::MessageIdConflict { count } => Self::new(
+                reason::MESSAGE_ID_CONFLICT,
+                format!("{message}; give each batch an id of its own"),
+            )
+            .with("count", count),
+            R::UnexpectedOffset { next } => Self::new(
+                reason::UNEXPECTED_OFFSET,
+                format!("{message}; read what has come before it, and decide anew"),
+            )
+            .with("next_offset", next.0),
             R::Fenced { epoch } => Self::new(reason::PRODUCER_FENCED, message).with("epoch", epoch),
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
@@ -276,7 +288,8 @@ impl From<catalog::Rejection> for Refusal {
         match rejection {
             R::QueueExists { .. } => Self::new(
                 reason::QUEUE_EXISTS,
-                "a queue of this name exists with other settings; see `quorate queue describe`",
+                "a queue of this name exists with other settings; `quorate queue describe` shows them, \
+                 `quorate queue update` changes them",
             ),
             R::NotEnoughNodes { have, need } => Self::new(
                 reason::NOT_ENOUGH_NODES,

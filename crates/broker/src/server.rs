@@ -282,6 +282,7 @@ async fn start_member(
         absences: Absences::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),
+        updating: tokio::sync::Mutex::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

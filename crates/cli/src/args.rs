@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, slot,
-    verify,
+    apply, bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim,
+    slot, verify,
 };
 use crate::units;
 
@@ -78,6 +78,8 @@ pub enum Command {
     /// Create, show, empty and remove queues.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Make the queues of a cluster what a file says.
+    Apply(apply::Args),
     /// Create, move, show and remove slots: read positions that keep what they need.
     #[command(subcommand)]
     Slot(slot::Command),

@@ -63,6 +63,8 @@ impl Exit {
             | "SLOT_EXISTS"
             | "SLOT_LOST"
             | "SLOT_MOVED"
+            | "MESSAGE_ID_CONFLICT"
+            | "UNEXPECTED_OFFSET"
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

@@ -31,8 +31,8 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim, slot,
-    verify,
+    apply, bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim,
+    slot, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -80,6 +80,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(&args, global).await,
         Command::Consume(args) => consume::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
+        Command::Apply(args) => apply::run(args, global).await,
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Log(command) => log::run(&command, global),

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_verdict_and_unknown_ones_are_refusals() {
         let retried: Vec<&str> =
-            reason::ALL.into_iter().filter(|r| verdict_of(r) != Verdict::Refused).collect();
+            reason::ALL.iter().copied().filter(|r| verdict_of(r) != Verdict::Refused).collect();
         let expected = [
             reason::NOT_LEADER,
             reason::NO_QUORUM,

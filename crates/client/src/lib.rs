@@ -40,18 +40,22 @@ mod link;
 mod message;
 mod nodes;
 mod producer;
+mod purge;
 mod random;
 mod reader;
 mod replicas;
 mod slots;
 
-pub use admin::CreatedQueue;
+pub use admin::{CreatedQueue, UpdatedQueue};
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
-pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
+pub use producer::{Batch, Pending, Producer, ProducerBuilder, Receipt};
+pub use purge::PurgeBefore;
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
+pub use quorate_proto::reason;
+pub use quorate_proto::settings;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,

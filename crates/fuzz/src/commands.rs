@@ -8,8 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, MessageId, Offset, Producer, ProducerId, Properties,
+    Publish, PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
+    Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -86,6 +87,11 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
         Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
+        publish_if(Some("order-7"), None),
+        publish_if(Some("order-7"), Some(0)),
+        publish_if(None, Some(1 << 40)),
+        Command::PurgeBefore { before: Offset(9) },
+        Command::Configure(Settings { message_id_window: 1, version: 3, ..Settings::default() }),
         Command::Tick,
         create_slot("tail", SlotStart::Next, 1),
         Command::DropSlot { name: slot_name("mirror") },
@@ -129,7 +135,13 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
     let (count, frame) = (frame.count, frame.messages);
     let later = Properties { count, due: Some(Millis(70_000)) };
     let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
-    Command::Publish(Publish { producer, count, layout: 1, properties, frame })
+    Command::Publish(Publish { producer, properties, ..Publish::plain(count, frame) })
+}
+
+fn publish_if(id: Option<&str>, next: Option<u64>) -> Command {
+    let Command::Publish(publish) = publish(None, 2) else { unreachable!("it is one") };
+    let message_id = id.map(|id| MessageId::new(id).expect("short"));
+    Command::Publish(Publish { message_id, expected_next: next.map(Offset), ..publish })
 }
 
 fn publish_moved(first: u64) -> Command {

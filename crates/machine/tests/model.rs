@@ -6,7 +6,7 @@ use quorate_machine::queue::{Settings, SettleKind};
 
 mod check;
 use check::catalog::Catalog;
-use check::queue::op::{Entry, From, Numbered, Op, Pick, Target};
+use check::queue::op::{Condition, Entry, From, Numbered, Op, Pick, Target};
 use check::queue::{Queue, alphabet, dead_letter, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
@@ -44,6 +44,12 @@ fn limits() -> impl Strategy<Value = Settings> {
         })
 }
 
+fn conditions() -> impl Strategy<Value = Condition> {
+    let id = prop_oneof![3 => Just(None), 1 => (0..3u8).prop_map(Some)];
+    let expected = prop_oneof![3 => Just(None), 1 => (-1..2i64).prop_map(Some)];
+    (id, expected).prop_map(|(id, expected)| Condition { id, expected })
+}
+
 fn ops() -> impl Strategy<Value = Op> {
     let numbered = (
         0..2u8,
@@ -57,8 +63,11 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => prop::collection::vec(prop_oneof![Just(0u64), 1..300u64], 1..4),
     ];
     prop_oneof![
-        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays).prop_map(
-            |(count, padding, producer, delays)| Op::Publish { count, padding, producer, delays }),
+        8 => (1..9u32, 0..40usize, prop::option::of(numbered), delays, conditions()).prop_map(
+            |(count, padding, producer, delays, condition)| {
+                Op::Publish { count, padding, producer, delays, condition }
+            }),
+        1 => (-1..9i64).prop_map(|back| Op::PurgeBefore { back }),
         4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32)).prop_map(
             |(session, node, prefetch, lease_ms)| Op::Attach { session, node, prefetch, lease_ms }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
@@ -116,6 +125,8 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["slots", "slots moved", "slots reserved", "slots extended"]);
     happened(&figures, &["slots unreserved", "slots lost"]);
     happened(&figures, &["dead", "moved", "moved again", "moved in part"]);
+    happened(&figures, &["ids repeated", "id conflicts", "conditions met", "unexpected offsets"]);
+    happened(&figures, &["purged before"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod dead_letter;
 pub mod frame;
 pub mod otlp;
 pub mod reason;
+pub mod settings;
 
 /// The public API, package `quorate.v1`.
 #[allow(missing_docs, clippy::all)]

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
-use quorate_machine::queue::{Command, Reply, Settings};
+use quorate_machine::queue::{Command, Offset, Reply, Settings};
+use quorate_machine::{Millis, NodeId};
+use quorate_proto::v1::purge_queue_request::Before;
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use super::pattern::Pattern;
 use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
@@ -36,11 +38,12 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         retain_bytes: limit(wanted.retain_bytes),
         // One that is no name was refused.
         dead_letter: QueueName::parse(&wanted.dead_letter).ok(),
+        message_id_window: or(wanted.message_id_window, default.message_id_window),
         ..default
     }
 }
 
-fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
+pub(super) fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
     v1::QueueSettings {
         replicas: replicas as u32,
         max_messages: settings.max_messages.unwrap_or(0),
@@ -54,6 +57,7 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         retain_ms: settings.retain_ms.unwrap_or(0),
         retain_bytes: settings.retain_bytes.unwrap_or(0),
         dead_letter: settings.dead_letter.as_ref().map_or("", QueueName::as_str).into(),
+        message_id_window: settings.message_id_window,
     }
 }
 
@@ -86,12 +90,16 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
     if settings.in_sync_lag_ms > max {
         return Err(Refusal::invalid(format!("`in_sync_lag_ms` is at most {max}")));
     }
+    let max = quorate_machine::queue::MESSAGE_IDS_MAX;
+    if settings.message_id_window > max {
+        return Err(Refusal::invalid(format!("`message_id_window` is at most {max}")));
+    }
     Ok(())
 }
 
 impl Member {
     /// A queue as this node knows it: counts and consumers from its own replica, if it has one.
-    fn describe(&self, queue: &catalog::Queue) -> v1::QueueDescription {
+    pub(super) fn describe(&self, queue: &catalog::Queue) -> v1::QueueDescription {
         let local = self.queues.get(queue.group.0);
         let mut description = v1::QueueDescription {
             name: queue.name.as_str().into(),
@@ -149,7 +157,9 @@ impl Member {
                 }
             }
         }
-        let stats = local.handle.read(|machine| machine.stats());
+        let (stats, version) =
+            local.handle.read(|machine| (machine.stats(), machine.settings().version));
+        description.settings_version = Some(version);
         description.counts = Some(v1::QueueCounts {
             published: stats.published,
             ready: stats.ready,
@@ -296,7 +306,7 @@ impl Services {
     }
 
     /// The queue's description at its leader, wherever that is.
-    async fn describe_at_leader(
+    pub(super) async fn describe_at_leader(
         &self,
         name: &str,
         hops: u32,
@@ -343,6 +353,13 @@ impl v1::admin_service_server::AdminService for Services {
         Ok(Response::new(v1::DescribeQueueResponse { queue: Some(queue) }))
     }
 
+    async fn update_queue(
+        &self,
+        request: Request<v1::UpdateQueueRequest>,
+    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        self.queue_updated(request).await
+    }
+
     async fn list_queues(
         &self,
         request: Request<v1::ListQueuesRequest>,
@@ -354,9 +371,12 @@ impl v1::admin_service_server::AdminService for Services {
             "" => None,
             token => Some(queue_name(token)?),
         };
+        let pattern = Pattern::of(&request.pattern)?;
+        let wanted = |queue: &&catalog::Queue| pattern.matches(queue.name.as_str());
+        let most = size as usize + 1;
         let mut page: Vec<catalog::Queue> = self.node.catalog.read(|catalog| match &after {
-            None => catalog.queues().take(size as usize + 1).cloned().collect(),
-            Some(after) => catalog.queues_after(after).take(size as usize + 1).cloned().collect(),
+            None => catalog.queues().filter(wanted).take(most).cloned().collect(),
+            Some(after) => catalog.queues_after(after).filter(wanted).take(most).cloned().collect(),
         });
         let more = page.len() > size as usize;
         page.truncate(size as usize);
@@ -384,10 +404,21 @@ impl v1::admin_service_server::AdminService for Services {
                     .map_err(passed_on);
             }
         };
+        let before = queue.handle.read(|machine| match request.before {
+            None => None,
+            Some(Before::BeforeOffset(offset)) => Some(Offset(offset)),
+            Some(Before::BeforeTimeMs(time)) => Some(machine.offset_at(Millis(time))),
+        });
+        if before.is_some() {
+            self.node.expect_known(BEHAVIOUR_VERSION, "purges before an offset")?;
+        }
+        let command = before.map_or(Command::Purge, |before| Command::PurgeBefore { before });
         let limit = self.node.config.limits.request_timeout();
-        match tokio::time::timeout(limit, queue.handle.propose(Command::Purge)).await {
+        match tokio::time::timeout(limit, queue.handle.propose(command)).await {
             Ok(Ok(Reply::Purged { count })) => {
-                Ok(Response::new(v1::PurgeQueueResponse { purged: count }))
+                let end = queue.handle.read(|machine| machine.next_offset());
+                let next_offset = before.map_or(end, |before| before.min(end)).0;
+                Ok(Response::new(v1::PurgeQueueResponse { purged: count, next_offset }))
             }
             Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
             Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),

@@ -5,6 +5,7 @@ pub(crate) mod at_follower;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
 mod inlet;
+mod pattern;
 mod placement;
 pub(crate) mod publisher;
 pub(crate) mod queue;
@@ -15,6 +16,7 @@ mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
+pub(crate) mod updating;
 
 use std::pin::Pin;
 use std::sync::Arc;

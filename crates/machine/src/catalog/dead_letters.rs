@@ -12,7 +12,10 @@ const NAMES_MAX: usize = 16;
 
 impl Catalog {
     /// Whether a queue of this name may have these settings.
-    pub(super) fn check_dead_letter(
+    ///
+    /// # Errors
+    /// When its dead letters would go to a queue that is not there, or come back to it.
+    pub fn check_dead_letter(
         &self,
         name: &QueueName,
         settings: &Settings,

@@ -4,9 +4,11 @@
 //! record, so it is for restoring, for tests and for the simulation.
 
 use super::Queue;
+use super::message_ids::MESSAGE_IDS_MAX;
 use super::ready::Span;
 use super::slots::SLOTS_MAX;
 use super::sources::SOURCES_MAX;
+use crate::Millis;
 use crate::planted::{self, Bug};
 
 type Check = Result<(), &'static str>;
@@ -24,6 +26,7 @@ impl Queue {
         self.check_messages()?;
         self.check_counts()?;
         self.check_dead()?;
+        self.check_message_ids()?;
         self.check_consumers()
     }
 
@@ -135,9 +138,29 @@ impl Queue {
     fn check_dead(&self) -> Check {
         let known = self.dead.len().checked_add(self.gone.dead_lettered);
         rule(known.is_some_and(|known| known <= self.dead.next()), "what died has a number")?;
-        let count: u64 = self.dead.iter().map(|died| died.span.count).sum();
+        let (mut count, mut end) = (0, 0);
+        for died in self.dead.iter() {
+            rule(died.seq >= end, "what is dead is in the order of dying")?;
+            (count, end) = (count + died.span.count, died.end());
+        }
+        rule(end <= self.dead.next(), "what is dead has a number that was given")?;
         rule(count == self.dead.len(), "what is dead is counted")?;
         rule(self.sources.len() <= SOURCES_MAX, "there are no more sources than may be")
+    }
+
+    fn check_message_ids(&self) -> Check {
+        rule(
+            self.message_ids.len() <= MESSAGE_IDS_MAX as usize,
+            "there are no more ids than may be",
+        )?;
+        let (mut end, mut since) = (0, Millis(0));
+        for (_, entered) in self.message_ids.iter() {
+            rule(entered.first >= end, "ids are in the order of their batches")?;
+            rule(entered.since >= since, "ids are in the order of their age")?;
+            (end, since) = (entered.first + u64::from(entered.count), entered.since);
+        }
+        rule(since <= self.now, "no id is younger than the queue")?;
+        rule(end <= self.ready.next(), "an id is of a batch that entered")
     }
 
     fn check_consumers(&self) -> Check {

@@ -9,8 +9,8 @@
 //!
 //! Each message is numbered as it dies: the first that ever died here is 0, the next 1. The numbers are what makes the
 //! move happen once ([`sources`](super::sources)): whoever leads this queue publishes what is dead to the other one,
-//! with its numbers, and says here up to which number the other one has it. A number is never given again, not after a
-//! purge either.
+//! with its numbers, and says here up to which number the other one has it. A message keeps its number and a number is
+//! never given again: where some were purged, those between are missing.
 //!
 //! What is dead is held: it counts for the limits, its bodies stay in the log, and readers see it.
 
@@ -70,8 +70,26 @@ pub struct DeadRun {
 /// Messages that died one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Died {
+    /// Number of the first; those of the others follow.
+    pub seq: u64,
     pub span: Span,
     pub cause: Cause,
+}
+
+impl Died {
+    /// The number after the last.
+    pub fn end(&self) -> u64 {
+        self.seq + self.span.count
+    }
+
+    /// Takes the first messages, at most so many.
+    fn cut(&mut self, most: u64) -> Span {
+        let Span { first, count, .. } = self.span;
+        let taken = Span { count: count.min(most), ..self.span };
+        self.seq += taken.count;
+        self.span = Span { first: first + taken.count, count: count - taken.count, ..taken };
+        taken
+    }
 }
 
 /// All that is dead, in the order of dying.
@@ -93,14 +111,15 @@ impl Dead {
         self.count
     }
 
-    /// The number that the next one will have; as numbers are dense, also how many there were.
+    /// The number that the next one will have; also how many there were.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// The number of the first.
+    /// The number of the first, or the next one if nothing is dead.
+    #[cfg(test)]
     pub fn first(&self) -> u64 {
-        self.next - self.count
+        self.runs.front().map_or(self.next, |first| first.seq)
     }
 
     /// In the order of dying.
@@ -114,18 +133,19 @@ impl Dead {
     }
 
     /// Adds messages that have just died.
-    pub fn append(&mut self, died: Died) {
-        self.next = self.next.checked_add(died.span.count).expect("there are fewer than offsets");
-        self.restore(died);
+    pub fn append(&mut self, span: Span, cause: Cause) {
+        let seq = self.next;
+        self.next = seq.checked_add(span.count).expect("there are fewer than offsets");
+        self.restore(Died { seq, span, cause });
     }
 
     /// Adds messages that have their numbers already.
     pub fn restore(&mut self, died: Died) {
-        let Died { span, cause } = died;
+        let Died { seq, span, cause } = died;
         self.count += span.count;
         match self.runs.back_mut() {
             Some(last)
-                if last.span.end() == span.first
+                if (last.span.end(), last.end()) == (span.first, seq)
                     && (last.span.attempts, last.cause) == (span.attempts, cause) =>
             {
                 last.span.count += span.count;
@@ -136,16 +156,28 @@ impl Dead {
 
     /// Takes the first run, and of it those with numbers below `to`.
     fn pop_below(&mut self, to: u64) -> Option<Span> {
-        let most = to.checked_sub(self.first()).filter(|&most| most > 0)?;
-        let first = &mut self.runs.front_mut()?.span;
-        let taken = Span { count: first.count.min(most), ..*first };
-        self.count -= taken.count;
-        if taken.count == first.count {
+        let first = self.runs.front_mut()?;
+        let most = to.checked_sub(first.seq).filter(|&most| most > 0)?;
+        let taken = first.cut(most);
+        if first.span.count == 0 {
             self.runs.pop_front();
-        } else {
-            *first = Span { first: taken.end(), count: first.count - taken.count, ..taken };
         }
+        self.count -= taken.count;
         Some(taken)
+    }
+
+    /// Takes all messages before the offset `before`, run by run.
+    pub fn take_before(&mut self, before: u64) -> Vec<Span> {
+        let mut taken = Vec::new();
+        self.runs.retain_mut(|run| {
+            let most = before.saturating_sub(run.span.first);
+            if most > 0 {
+                taken.push(run.cut(most));
+            }
+            run.span.count > 0
+        });
+        self.count -= taken.iter().map(|span| span.count).sum::<u64>();
+        taken
     }
 
     /// Drops all and says how many there were; numbers go on.
@@ -161,7 +193,7 @@ impl Queue {
     /// queue.
     pub(super) fn die(&mut self, span: Span, cause: Cause) {
         if self.settings.dead_letter.is_some() {
-            return self.dead.append(Died { span, cause });
+            return self.dead.append(span, cause);
         }
         self.leave(span);
         match cause {
@@ -188,8 +220,8 @@ impl Queue {
     /// The first of what is dead: at most `max_messages`, each run of one batch.
     #[must_use]
     pub fn dead_letters(&self, max_messages: u64) -> Vec<DeadRun> {
-        let (mut dead, mut seq, mut room) = (Vec::new(), self.dead.first(), max_messages);
-        for Died { span, cause } in self.dead.iter() {
+        let (mut dead, mut room) = (Vec::new(), max_messages);
+        for Died { mut seq, span, cause } in self.dead.iter() {
             let count = span.count.min(room);
             if count == 0 {
                 break;
@@ -203,6 +235,12 @@ impl Queue {
             room -= count;
         }
         dead
+    }
+
+    /// Whether so much is dead that a batch may be refused for it before long.
+    #[must_use]
+    pub fn is_nearly_full_of_dead(&self) -> bool {
+        self.dead.iter().len() as u64 >= DEAD_MAX / 2
     }
 
     /// How many messages are dead and wait to be moved.
@@ -219,24 +257,47 @@ mod tests {
     use crate::catalog::QueueName;
     use crate::{At, Machine, Millis, NodeId};
 
-    fn died(first: u64, count: u64, attempts: u32, cause: Cause) -> Died {
-        Died { span: Span { first, count, attempts }, cause }
+    fn span(first: u64, count: u64, attempts: u32) -> Span {
+        Span { first, count, attempts }
     }
 
     #[test]
     fn neighbours_that_die_alike_are_one_run_and_leave_by_number() {
         let mut dead = Dead::new(5);
-        dead.append(died(10, 2, 1, Cause::Rejected));
-        dead.append(died(12, 2, 1, Cause::Rejected));
-        dead.append(died(14, 1, 1, Cause::Exhausted));
-        dead.append(died(3, 1, 1, Cause::Exhausted));
+        dead.append(span(10, 2, 1), Cause::Rejected);
+        dead.append(span(12, 2, 1), Cause::Rejected);
+        dead.append(span(14, 1, 1), Cause::Exhausted);
+        dead.append(span(3, 1, 1), Cause::Exhausted);
         assert_eq!((dead.iter().len(), dead.len(), dead.first(), dead.next()), (3, 6, 5, 11));
         assert_eq!(dead.pop_below(5), None);
-        assert_eq!(dead.pop_below(8), Some(died(10, 3, 1, Cause::Rejected).span));
+        assert_eq!(dead.pop_below(8), Some(span(10, 3, 1)));
         assert_eq!(dead.pop_below(8), None);
-        assert_eq!(dead.pop_below(99), Some(died(13, 1, 1, Cause::Rejected).span));
+        assert_eq!(dead.pop_below(99), Some(span(13, 1, 1)));
         assert_eq!(dead.clear(), 2);
         assert_eq!((dead.first(), dead.next()), (11, 11), "numbers go on");
+    }
+
+    /// What was published to the other queue already is known there by its number, which must not become that of another.
+    #[test]
+    fn what_stays_of_the_dead_keeps_its_number_when_others_are_purged() {
+        let mut dead = Dead::new(0);
+        dead.append(span(10, 2, 1), Cause::Rejected);
+        dead.append(span(3, 4, 1), Cause::Rejected);
+        dead.append(span(12, 1, 1), Cause::Rejected);
+        assert_eq!(dead.take_before(3), []);
+        assert_eq!(dead.take_before(5), [span(3, 2, 1)]);
+        assert_eq!((dead.len(), dead.first(), dead.next()), (5, 0, 7));
+        assert_eq!(dead.pop_below(3), Some(span(10, 2, 1)));
+        assert_eq!(dead.pop_below(4), None, "2 and 3 are gone");
+        assert_eq!(dead.pop_below(5), Some(span(5, 1, 1)));
+        assert_eq!(dead.take_before(99), [span(6, 1, 1), span(12, 1, 1)]);
+        assert_eq!((dead.len(), dead.first(), dead.next()), (0, 7, 7));
+        // Neighbours are one run only if their numbers are neighbours too.
+        dead.append(span(20, 2, 1), Cause::Rejected);
+        dead.append(span(19, 1, 1), Cause::Rejected);
+        dead.append(span(22, 1, 1), Cause::Rejected);
+        assert_eq!(dead.take_before(20), [span(19, 1, 1)]);
+        assert_eq!(dead.iter().map(|died| died.seq).collect::<Vec<_>>(), [7, 10]);
     }
 
     fn apply(queue: &mut Queue, index: &mut u64, command: Command) -> (Reply, Vec<Effect>) {

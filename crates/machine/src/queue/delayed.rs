@@ -66,6 +66,26 @@ impl Delayed {
         Some(Span { first, count, attempts })
     }
 
+    /// Takes all messages before `before`, run by run.
+    pub fn take_before(&mut self, before: u64) -> Vec<Span> {
+        let mut taken = Vec::new();
+        let mut rest = Vec::new();
+        self.runs.retain(|&(due, first), &mut (count, attempts)| {
+            let within = before.saturating_sub(first).min(count);
+            if within == 0 {
+                return true;
+            }
+            taken.push(Span { first, count: within, attempts });
+            if within < count {
+                rest.push(((due, first + within), (count - within, attempts)));
+            }
+            false
+        });
+        self.runs.extend(rest);
+        self.count -= taken.iter().map(|span| span.count).sum::<u64>();
+        taken
+    }
+
     /// When the next run is due.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.runs.first_key_value().map(|(&(due, _), _)| due)

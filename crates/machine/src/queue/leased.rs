@@ -109,6 +109,17 @@ impl Leased {
         Some((session, span(first, &lease)))
     }
 
+    /// Takes all messages before `before`, run by run, each with who held it.
+    pub fn take_before(&mut self, before: u64) -> Vec<(Session, Span)> {
+        let found: Vec<_> = self.iter().filter(|&(_, first, _)| first < before).collect();
+        let taken = found.into_iter().map(|(session, first, lease)| {
+            let count = u64::from(lease.count).min(before - first);
+            self.cut(session, first, first, first + count);
+            (session, Span { first, count, attempts: lease.attempt })
+        });
+        taken.collect()
+    }
+
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.first().map(|&(deadline, _, _)| deadline)

@@ -38,7 +38,9 @@ mod effect;
 mod holding;
 mod ids;
 mod leased;
+mod message_ids;
 mod publish;
+mod purging;
 mod reading;
 mod ready;
 mod reply;
@@ -60,7 +62,10 @@ pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
-pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
+pub use ids::{
+    Attachment, MessageId, MessageIdError, Offset, ProducerId, ProducerIdError, Session, Token,
+};
+pub use message_ids::MESSAGE_IDS_MAX;
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
@@ -88,6 +93,7 @@ pub struct Queue {
     consumers: consumers::Consumers,
     dedup: dedup::Dedup,
     sources: sources::Sources,
+    message_ids: message_ids::MessageIds,
     gone: Gone,
     retained: retained::Retained,
     slots: slots::Slots,
@@ -128,6 +134,7 @@ impl Queue {
             Command::Settle { session, items } => Reply::Settled(self.settle(session, &items)),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
+            Command::PurgeBefore { before } => self.purge_before(before),
             Command::LeaderChanged { node: _ } => self.leader_changed(),
             Command::CreateSlot(create) => self.create_slot(at.index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
@@ -150,6 +157,7 @@ impl Queue {
         }
         self.end_graces(effects);
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
+        self.message_ids.evict(self.now, &self.settings);
         self.trim();
     }
 
@@ -174,18 +182,6 @@ impl Queue {
         }
         self.settings = settings;
         Reply::Done
-    }
-
-    fn purge(&mut self) -> Reply {
-        let waiting = self.ready.clear() + self.delayed.clear();
-        let count = waiting + self.leased.clear() + self.dead.clear();
-        self.backlog.clear();
-        self.retained.clear();
-        self.slots.all_gone(self.ready.next());
-        self.merge = false;
-        self.consumers.release_all();
-        self.gone.purged += count;
-        Reply::Purged { count }
     }
 
     /// No message is lost, and none is in two places.
@@ -264,6 +260,7 @@ impl Machine for Queue {
             self.delayed.next_deadline(),
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
+            self.message_ids.next_deadline(self.settings.dedup_age_ms),
             self.retention_deadline(),
             self.slots.next_deadline(self.now, self.ready.next()),
         ];

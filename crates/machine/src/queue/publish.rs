@@ -7,6 +7,7 @@ use super::dead::DEAD_MAX;
 use super::dedup::Verdict;
 use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
+use super::message_ids::Entered;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
 use super::settings::Settings;
@@ -40,6 +41,11 @@ impl Queue {
                 Verdict::Rejected(rejection) => return Err(rejection),
             }
         }
+        if publish.is_conditional()
+            && let Some(first_offset) = self.meets(publish)?
+        {
+            return Ok(Some(first_offset));
+        }
         self.has_room(publish)?;
         Ok(None)
     }
@@ -68,6 +74,22 @@ impl Queue {
             within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)?;
         }
         within(Limit::Dead, Some(DEAD_MAX), self.dead.iter().len() as u64, 1)
+    }
+
+    /// Where a batch entered before, by its id; else whether it meets its condition.
+    fn meets(&mut self, publish: &Publish) -> Result<Option<Offset>, Rejection> {
+        let known = publish.message_id.as_ref();
+        let known = known.map(|id| self.message_ids.judge(id, publish.count)).transpose()?;
+        if let Some(first_offset) = known.flatten() {
+            // The producer goes on with its next sequence, as after any batch that it was told has entered.
+            self.remember_producer(publish, first_offset);
+            return Ok(Some(first_offset));
+        }
+        let next = Offset(self.ready.next());
+        match publish.expected_next {
+            Some(expected) if expected != next => Err(Rejection::UnexpectedOffset { next }),
+            _ => Ok(None),
+        }
     }
 
     /// Gives the next messages their place: among the ready ones, or until they are due among the delayed.
@@ -100,11 +122,18 @@ impl Queue {
         let batch = Batch { index, first, since, ordinal, count, remaining: count, bytes };
         self.backlog.append(batch, merge);
         self.slots.published(first, self.now);
-        if let Some(producer) = &publish.producer {
-            let window = self.settings.dedup_window;
-            self.dedup.record(producer, count, first_offset, self.now, window);
+        self.remember_producer(publish, first_offset);
+        if let Some(id) = &publish.message_id {
+            self.message_ids.record(id.clone(), Entered { first, count, since });
         }
         Reply::Published { first_offset, count, duplicate: false }
+    }
+
+    fn remember_producer(&mut self, publish: &Publish, first_offset: Offset) {
+        if let Some(producer) = &publish.producer {
+            let window = self.settings.dedup_window;
+            self.dedup.record(producer, publish.count, first_offset, self.now, window);
+        }
     }
 }
 

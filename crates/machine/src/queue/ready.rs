@@ -128,6 +128,13 @@ impl Ready {
         (count > 0).then_some(Span { first, count, attempts: 0 })
     }
 
+    /// Takes the lowest run of messages before `before`, or the part of it that is.
+    pub fn take_before(&mut self, before: u64) -> Option<Span> {
+        let lowest = self.returned.first_key_value().map_or(self.cursor, |(&first, _)| first);
+        let max = before.checked_sub(lowest).filter(|&max| max > 0)?;
+        self.take(max)
+    }
+
     /// Drops all and says how many there were.
     pub fn clear(&mut self) -> u64 {
         let count = self.len();
@@ -178,5 +185,18 @@ mod tests {
         ready.give_back(span(6, 1, 2));
         assert_eq!(ready.returned().collect::<Vec<_>>(), [span(0, 6, 1), span(6, 1, 2)]);
         assert_eq!(ready.len(), 7);
+    }
+
+    #[test]
+    fn what_is_before_an_offset_is_taken_run_by_run() {
+        let mut ready = Ready::new(10, 20);
+        ready.give_back(span(2, 2, 1));
+        ready.give_back(span(6, 3, 2));
+        assert_eq!(ready.take_before(2), None);
+        assert_eq!(ready.take_before(3), Some(span(2, 1, 1)));
+        assert_eq!(ready.take_before(3), None);
+        let taken: Vec<Span> = std::iter::from_fn(|| ready.take_before(14)).collect();
+        assert_eq!(taken, [span(3, 1, 1), span(6, 3, 2), span(10, 4, 0)]);
+        assert_eq!((ready.len(), ready.take_before(99)), (6, Some(span(14, 6, 0))));
     }
 }

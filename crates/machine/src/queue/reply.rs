@@ -117,6 +117,18 @@ pub enum Rejection {
         /// Its present epoch.
         epoch: u32,
     },
+    /// A batch of this message id has entered, and had another number of messages.
+    #[error("message id is that of another batch, of {count} messages")]
+    MessageIdConflict {
+        /// Messages of the batch that has entered.
+        count: u32,
+    },
+    /// The batch was to enter at another offset.
+    #[error("the next offset is {}, not the one expected", .next.0)]
+    UnexpectedOffset {
+        /// The offset that the next message will have.
+        next: Offset,
+    },
     /// A batch without messages.
     #[error("batch is empty")]
     EmptyBatch,

@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::message_ids::MESSAGE_IDS_MAX;
 use crate::catalog::QueueName;
 use crate::wire::{self, DecodeError};
 
@@ -11,6 +12,9 @@ pub const LEASE_MS_MAX: u32 = 12 * 60 * 60 * 1000;
 /// The longest `in_sync_lag_ms`.
 pub const IN_SYNC_LAG_MS_MAX: u32 = 8_000;
 
+/// The default of `message_id_window`.
+const MESSAGE_ID_WINDOW_DEFAULT: u32 = 65_536;
+
 /// Version of the persisted form. Version 1 ends before `min_in_sync`, version 2 before the fields that are numbered.
 const VERSION: u8 = 3;
 
@@ -19,6 +23,7 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Numbers of the fields that only version 3 has, each there if it says something, in ascending order.
 const SINGLE_ACTIVE: u8 = 1;
+const MESSAGE_ID_WINDOW: u8 = 7;
 const DEAD_LETTER: u8 = 8;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
@@ -57,6 +62,9 @@ pub struct Settings {
     /// The queue that messages are moved to that end without an ack. Without it they are dropped, and those wait that
     /// are dead already.
     pub dead_letter: Option<QueueName>,
+    /// Message ids remembered; the oldest are forgotten first, and those as old as `dedup_age_ms`.
+    /// Default 65,536; 1 to [`MESSAGE_IDS_MAX`], and taken as the nearest of these.
+    pub message_id_window: u32,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -78,6 +86,7 @@ impl Default for Settings {
             retain_bytes: None,
             single_active: false,
             dead_letter: None,
+            message_id_window: MESSAGE_ID_WINDOW_DEFAULT,
             version: 0,
         }
     }
@@ -105,9 +114,11 @@ impl Settings {
 
     /// The numbered fields that say something.
     fn numbered(&self) -> Vec<(u8, Bytes)> {
+        let window = self.message_id_window;
         let name = |name: &QueueName| Bytes::copy_from_slice(name.as_str().as_bytes());
         let fields = [
             (SINGLE_ACTIVE, self.single_active.then(|| Bytes::from_static(&[1]))),
+            (MESSAGE_ID_WINDOW, (window != MESSAGE_ID_WINDOW_DEFAULT).then(|| word(window))),
             (DEAD_LETTER, self.dead_letter.as_ref().map(name)),
         ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
@@ -116,6 +127,7 @@ impl Settings {
     fn set_numbered(&mut self, number: u8, value: &mut Bytes) -> Result<(), DecodeError> {
         match number {
             SINGLE_ACTIVE => self.single_active = wire::flag(value, "single active")?,
+            MESSAGE_ID_WINDOW => self.message_id_window = wire::u32(value)?,
             DEAD_LETTER => self.dead_letter = Some(queue_name(value)?),
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
@@ -202,6 +214,11 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Most message ids that are remembered.
+    pub(super) fn message_ids_max(&self) -> usize {
+        self.message_id_window.clamp(1, MESSAGE_IDS_MAX) as usize
+    }
+
     /// Whether settled messages are kept for readers.
     #[must_use]
     pub fn retains(&self) -> bool {
@@ -223,4 +240,9 @@ fn queue_name(value: &mut Bytes) -> Result<QueueName, DecodeError> {
     let name = value.split_to(value.len());
     let name = std::str::from_utf8(&name).ok().and_then(|name| QueueName::parse(name).ok());
     name.ok_or(DecodeError::Invalid { what: "queue name", why: "no queue may have it" })
+}
+
+/// The value of a numbered field of 32 bits.
+fn word(value: u32) -> Bytes {
+    Bytes::copy_from_slice(&value.to_le_bytes())
 }

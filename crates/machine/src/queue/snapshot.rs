@@ -17,8 +17,12 @@
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
 //! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
-//! 5 dead    = next | dead_lettered | died*   died = first | count | attempts | cause u8
-//! 6 sources = source*                        source = group | timeline | next
+//!   4       message id*, the oldest first
+//!           message id = id | first (difference to the one before) | count | since (difference)
+//!   5       dead: next | dead_lettered | died*, in the order of dying
+//!           died = number (difference to the end of the one before) | first | count | attempts | cause u8
+//!   6       source*, in the order of groups
+//!           source = group | timeline | next
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -35,8 +39,9 @@ use super::command::Attach;
 use super::consumers::{Consumer, Consumers};
 use super::dead::{Cause, Dead, Died};
 use super::dedup::{Dedup, Remembered, SequenceRun};
-use super::ids::{Attachment, ProducerId, Session, Token};
+use super::ids::{Attachment, MessageId, ProducerId, Session, Token};
 use super::leased::{Lease, Leased};
+use super::message_ids::{Entered, MessageIds};
 use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::settings::Settings;
@@ -54,6 +59,7 @@ use crate::{Millis, NodeId};
 const VERSION: u8 = 4;
 
 /// Tags of the sections.
+const MESSAGE_IDS: u8 = 4;
 const DEAD: u8 = 5;
 const SOURCES: u8 = 6;
 
@@ -120,6 +126,9 @@ fn state(queue: &Queue) -> Vec<u8> {
 /// The sections that have something to say.
 fn sections(queue: &Queue) -> Vec<(u8, Vec<u8>)> {
     let mut sections = Vec::new();
+    if queue.message_ids.len() > 0 {
+        sections.push((MESSAGE_IDS, message_ids(&queue.message_ids)));
+    }
     if queue.dead.next() > 0 {
         sections.push((DEAD, dead(queue)));
     }
@@ -131,10 +140,12 @@ fn sections(queue: &Queue) -> Vec<(u8, Vec<u8>)> {
 
 fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     match tag {
-        DEAD => read_dead(buf, queue),
-        SOURCES => read_sources(buf, &mut queue.sources),
-        kind => Err(DecodeError::UnknownKind { what: "section", kind }),
+        MESSAGE_IDS => queue.message_ids = read_message_ids(buf)?,
+        DEAD => read_dead(buf, queue)?,
+        SOURCES => read_sources(buf, &mut queue.sources)?,
+        kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
     }
+    Ok(())
 }
 
 fn dead(queue: &Queue) -> Vec<u8> {
@@ -142,9 +153,12 @@ fn dead(queue: &Queue) -> Vec<u8> {
     put_varint(&mut out, queue.dead.next());
     put_varint(&mut out, queue.gone.dead_lettered);
     put_varint(&mut out, queue.dead.iter().len() as u64);
-    for Died { span, cause } in queue.dead.iter() {
-        write_span(&mut out, span);
-        out.put_u8(cause.number());
+    let mut end = 0;
+    for died in queue.dead.iter() {
+        put_varint(&mut out, died.seq - end);
+        write_span(&mut out, died.span);
+        out.put_u8(died.cause.number());
+        end = died.end();
     }
     out
 }
@@ -152,17 +166,19 @@ fn dead(queue: &Queue) -> Vec<u8> {
 fn read_dead(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     let (next, cursor) = (counter(buf, "number of the dead")?, queue.ready.cursor());
     queue.gone.dead_lettered = varint(buf)?;
-    let mut dead = Dead::new(next);
-    let count = item_count(buf, 4)?;
+    let (mut dead, mut end) = (Dead::new(next), 0u64);
+    let count = item_count(buf, 5)?;
     for _ in 0..count {
+        let seq = end.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
         let span = read_span(buf, cursor)?;
         let cause = wire::u8(buf)?;
         let cause = Cause::from_number(cause)
             .ok_or(DecodeError::UnknownKind { what: "cause", kind: cause })?;
-        if span.count > next - dead.len() {
+        end = seq.checked_add(span.count).ok_or(OVERFLOW)?;
+        if end > next {
             return Err(DecodeError::Invalid { what: "dead", why: "there are more than numbers" });
         }
-        dead.restore(Died { span, cause });
+        dead.restore(Died { seq, span, cause });
     }
     if dead.iter().len() != count {
         return Err(DIVIDED);
@@ -590,6 +606,41 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
     Ok(runs)
 }
 
+fn message_ids(ids: &MessageIds) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ids.len() * 32);
+    put_varint(&mut out, ids.len() as u64);
+    let (mut first, mut since) = (0, 0);
+    for (id, entered) in ids.iter() {
+        wire::put_bytes(&mut out, id.as_str().as_bytes());
+        put_varint(&mut out, entered.first - first);
+        put_varint(&mut out, entered.count.into());
+        put_varint(&mut out, entered.since.0 - since);
+        (first, since) = (entered.first, entered.since.0);
+    }
+    out
+}
+
+fn read_message_ids(buf: &mut &[u8]) -> Decoded<MessageIds> {
+    let mut ids = MessageIds::default();
+    let (mut first, mut since, mut end) = (0u64, 0u64, 0);
+    for _ in 0..item_count(buf, 8)? {
+        let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
+        let id = MessageId::new(&id)
+            .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })?;
+        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        let count = varint32(buf)?;
+        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        if count == 0 || first < end {
+            return Err(DecodeError::Invalid { what: "message id", why: "its batch overlaps" });
+        }
+        end = first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        if !ids.record(id, Entered { first, count, since: Millis(since) }) {
+            return Err(DecodeError::Invalid { what: "message id", why: "it is there twice" });
+        }
+    }
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -720,6 +771,7 @@ mod tests {
         let mut queue = queue();
         queue.dead = Dead::new(queue.dead.first());
         queue.dead.restore(Died {
+            seq: queue.dead.next(),
             span: Span { first: 8, count: 2, attempts: 1 },
             cause: Cause::Rejected,
         });

@@ -47,6 +47,8 @@ pub struct Stats {
     pub batches: u64,
     /// Producers remembered.
     pub producers: u64,
+    /// Message ids remembered.
+    pub message_ids: u64,
     /// Sessions, by id.
     pub consumers: Vec<ConsumerInfo>,
     /// Slots, by name.
@@ -95,6 +97,7 @@ impl Queue {
             oldest: self.backlog.iter().next().map(|batch| batch.since),
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
+            message_ids: self.message_ids.len() as u64,
             consumers: self.consumer_infos(),
             slots: self.slots(),
         }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N] [due=COUNT@MS,...]      0: at once
+//!         [id=NAME] [next=OFFSET]
 //! attach A [node=N] [prefetch=N] [lease=MS]        detach|disconnect A [attachment=N]
 //! ack|nack|reject|extend A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
-//!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [version=N]
+//!           [window=N] [age=MS] [ids=N] [retain_ms=MS] [retain_bytes=N] [version=N]
 //!           [dead_letter=NAME|none]
 //! moved-in SOURCE FIRST COUNT [timeline=N] [bytes=N]   moved TO
-//! tick   purge   leader N                          at MS   after MS   restore   deadline
+//! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
 //! read   stats   live   outstanding   dead
@@ -20,9 +21,9 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, DeadRun, Effect, Offset, Producer, ProducerId,
-    Properties, Publish, PublishMoved, Queue, Reply, Run, Session, SettleItem, SettleKind, Settled,
-    SlotInfo, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, DeadRun, Effect, MessageId, Offset, Producer,
+    ProducerId, Properties, Publish, PublishMoved, Queue, Reply, Run, Session, SettleItem,
+    SettleKind, Settled, SlotInfo, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -55,6 +56,7 @@ impl Script {
             "configure" => self.configure(&words),
             "tick" => Command::Tick,
             "purge" => Command::Purge,
+            "purge_before" => Command::PurgeBefore { before: Offset(words.number(0)) },
             "leader" => Queue::leader_changed(words.number(0)),
             "slot" => slot(&words),
             "moved-in" => moved_in(&words),
@@ -79,6 +81,7 @@ impl Script {
         settings.session_grace_ms = or("grace", settings.session_grace_ms);
         settings.dedup_window = or("window", settings.dedup_window);
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
+        settings.message_id_window = or("ids", settings.message_id_window);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
         if let Some(name) = words.text("dead_letter") {
@@ -141,6 +144,8 @@ fn publish(words: &Words) -> Command {
         epoch: words.get("epoch").unwrap_or(0),
         sequence: words.get("sequence").unwrap_or(0),
     });
+    let message_id = words.text("id").map(|id| MessageId::new(id).unwrap());
+    let expected_next = words.get("next").map(Offset);
     let layout = words.get("layout").unwrap_or(1);
     let properties = words.text("due").unwrap_or_default();
     let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
@@ -149,7 +154,8 @@ fn publish(words: &Words) -> Command {
         Properties { count: count.parse().unwrap(), due }
     });
     let (properties, frame) = (properties.collect(), Bytes::from(vec![0; bytes]));
-    Command::Publish(Publish { producer, layout, properties, ..Publish::plain(count, frame) })
+    let plain = Publish::plain(count, frame);
+    Command::Publish(Publish { producer, message_id, expected_next, layout, properties, ..plain })
 }
 
 fn attach(words: &Words) -> Command {

@@ -178,6 +178,9 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
         }
         Command::Tick => Shown::of("tick", Vec::new()),
         Command::Purge => Shown::of("purge messages", Vec::new()),
+        Command::PurgeBefore { before } => {
+            Shown::of("purge messages before", facts! { "offset": before.0 })
+        }
         Command::LeaderChanged { node } => Shown::of("leader changed", facts! { "node": node.0 }),
         Command::CreateSlot(create) => {
             let from = match create.from {
@@ -233,6 +236,12 @@ fn publish(publish: &Publish, bodies: bool) -> Shown {
     if let Some(producer) = &publish.producer {
         facts.extend(bytes_fact("producer", producer.id.as_bytes()));
         facts.extend(facts! { "epoch": producer.epoch, "sequence": producer.sequence });
+    }
+    if let Some(id) = &publish.message_id {
+        facts.extend(facts! { "message_id": id.as_str() });
+    }
+    if let Some(expected) = publish.expected_next {
+        facts.extend(facts! { "expected_next_offset": expected.0 });
     }
     facts.extend(facts! { "count": publish.count, "bytes": publish.frame.len() });
     let mut shown = Shown::of("publish", facts);
@@ -316,6 +325,7 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
         "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
         "dead_letter": settings.dead_letter.as_ref().map(catalog::QueueName::as_str),
+        "message_id_window": settings.message_id_window,
         "version": settings.version,
     }
 }

@@ -77,6 +77,7 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
+        .fact("message ids", format!("{} at most", units::count(settings.message_id_window.into())))
         .fact("retains settled messages", retention(settings))
         .fact(
             "in sync",
@@ -177,6 +178,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
             "dead_letter": settings.dead_letter,
+            "message_id_window": settings.message_id_window,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,

@@ -9,10 +9,18 @@ use crate::session;
 use crate::table::Table;
 use crate::units;
 
-/// Lists all queues in order of name.
-pub async fn run(global: &Global) -> Result<(), Failure> {
+/// Options of `queue list`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only queues of this name; `*` stands for any characters, `?` for one. Quote it for the shell.
+    pattern: Option<String>,
+}
+
+/// Lists queues in order of name.
+pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let queues = session::within(global, "list queues", client.list_queues()).await?;
+    let pattern = args.pattern.as_deref().unwrap_or_default();
+    let queues = session::within(global, "list queues", client.find_queues(pattern)).await?;
     let mut out = std::io::stdout().lock();
     if global.output == Format::Json {
         for queue in &queues {

@@ -1,14 +1,17 @@
 //! `quorate queue …`: administration of queues, a file for each verb.
 
 pub mod confirm;
-mod create;
+pub mod create;
 mod delete;
 mod describe;
+pub mod diff;
 mod explain;
 mod list;
+mod peek;
 mod purge;
 mod redrive;
 mod replica;
+mod update;
 
 use clap::Subcommand;
 
@@ -20,8 +23,12 @@ use crate::failure::Failure;
 pub enum Command {
     /// Create a queue; succeeds if it exists with the same settings.
     Create(create::Args),
+    /// Change settings of a queue while it is used.
+    Update(update::Args),
     /// List the queues.
-    List,
+    List(list::Args),
+    /// Look at messages without taking them.
+    Peek(peek::Args),
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
     /// Say why a queue's replicas are where they are, and what would mend it.
@@ -31,7 +38,7 @@ pub enum Command {
     Replica(replica::Command),
     /// Send messages of a dead-letter queue back to where they died.
     Redrive(redrive::Args),
-    /// Drop every message of a queue.
+    /// Drop every message of a queue, or those before an offset or a time.
     Purge(purge::Args),
     /// Remove a queue and its messages.
     Delete(delete::Args),
@@ -41,7 +48,9 @@ pub enum Command {
 pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, global).await,
-        Command::List => list::run(global).await,
+        Command::Update(args) => update::run(args, global).await,
+        Command::List(args) => list::run(&args, global).await,
+        Command::Peek(args) => peek::run(&args, global).await,
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,

@@ -5,8 +5,9 @@
 //!                                                  └ not selected, or not taken: held, given back at the end
 //! ```
 //!
-//! A message is acknowledged once a majority of the other queue has it, so what interrupts this loses nothing: a message
-//! whose receipt came and whose ack did not is sent back once more by the next run, with the same `quorate-redriven-from`.
+//! A message is acknowledged once a majority of the other queue has it, so what interrupts this loses nothing. A message
+//! whose receipt came and whose ack did not is sent back once more by the next run: under the same message id, so that it
+//! enters once if the other queue still remembers that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
@@ -18,7 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{
-    Client, Consumer, Delivery, Error, Headers, Message, Producer, PublishError, Receipt,
+    Batch, Client, Consumer, Delivery, Error, Headers, Message, Producer, PublishError, Receipt,
     dead_letter,
 };
 use serde_json::json;
@@ -34,8 +35,9 @@ use crate::units;
 /// Options of `queue redrive`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Interrupted, it loses nothing: run it again to go on. A message may then be sent back twice, with the \
-                  same header quorate-redriven-from."
+    after_help = "Interrupted, it loses nothing: run it again to go on. Each message is published under a message id of \
+                  its own, so it enters once even so, unless the other queue has forgotten the id: its dedup age or its \
+                  message id window is over."
 )]
 pub struct Args {
     /// The dead-letter queue.
@@ -121,6 +123,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let counts = described.counts.unwrap_or_default();
     // What dies again meanwhile is for the next time.
     let mut plan = Plan {
+        group: described.group_id,
         end: counts.next_offset,
         total: counts.ready + counts.leased + counts.delayed,
         chosen: None,
@@ -144,6 +147,8 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
 
 /// Which messages are sent back.
 struct Plan {
+    /// Raft group of the dead-letter queue, which a queue of the same name that is created anew does not have.
+    group: u64,
     /// Those before this offset,
     end: u64,
     /// so many,
@@ -160,6 +165,19 @@ impl Plan {
             self.chosen.as_ref().is_none_or(|chosen| chosen.binary_search(&offset).is_ok());
         chosen && offset < self.end
     }
+
+    /// What names a message for the queue that it goes to. The digest is for a dead-letter queue that was recovered
+    /// from a replica without all of its log, and has another message at the offset.
+    fn message_id(&self, delivery: &Delivery) -> String {
+        message_id(self.group, delivery.offset, &delivery.headers, &delivery.body)
+    }
+}
+
+fn message_id(group: u64, offset: u64, headers: &Headers, body: &[u8]) -> String {
+    let digest = headers.iter().fold(crc32c::crc32c(body), |digest, (key, value)| {
+        crc32c::crc32c_append(crc32c::crc32c_append(digest, key.as_bytes()), &value)
+    });
+    format!("quorate-redrive/{group}/{offset}/{digest:08x}")
 }
 
 /// Messages by cause and by the queue that they go to.
@@ -351,12 +369,16 @@ impl Work {
             self.next_at = Instant::now() + Duration::from_secs_f64(1.0 / rate);
         }
         let message = returned(&self.args.queue, &delivery);
+        let batch = Batch::from(message).id(self.plan.message_id(&delivery));
         let sent = match self.producer(&to).await {
-            Ok(producer) => producer.send(message).await.map_err(|e| (e.to_string(), e.exit())),
+            Ok(producer) => {
+                producer.send_batch(batch).await.map_err(|e| (e.to_string(), e.exit()))
+            }
             Err(error) => Err((error.to_string(), error.exit())),
         };
         match sent {
-            Ok(pending) => {
+            Ok(mut sent) => {
+                let pending = sent.pop().expect("a message has a receipt");
                 let sent = async move { (delivery, cause, to, pending.await) };
                 self.under_way.push(Box::pin(sent));
             }
@@ -470,8 +492,7 @@ impl Work {
     }
 }
 
-/// A message as it is sent back: with its own headers, and the one that says where from. This is the place for what
-/// would have it enter once.
+/// A message as it is sent back: with its own headers, and the one that says where from.
 fn returned(queue: &str, delivery: &Delivery) -> Message {
     const HEADERS_MAX: usize = 64;
     let mut message = Message::new(delivery.body.clone());
@@ -489,6 +510,18 @@ fn returned(queue: &str, delivery: &Delivery) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_has_the_same_id_whenever_it_is_sent_back_and_no_other_has_it() {
+        let none = Headers::default();
+        let id = message_id(3, 7, &none, b"body");
+        assert_eq!(id, message_id(3, 7, &none, b"body"));
+        for other in [(4, 7, &b"body"[..]), (3, 8, b"body"), (3, 7, b"bodies")] {
+            assert_ne!(id, message_id(other.0, other.1, &none, other.2), "{other:?}");
+        }
+        let longest = message_id(u64::MAX, u64::MAX, &none, &[0; 64]);
+        assert!(longest.len() <= 128, "{longest}");
+    }
 
     #[test]
     fn rates_and_filters_are_read_as_they_are_written() {

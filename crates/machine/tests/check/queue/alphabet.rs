@@ -5,7 +5,7 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Condition, Entry, From, Numbered, Op, Pick, Target};
 use super::{dead_letter, settings};
 
 const A: u8 = 1;
@@ -29,6 +29,9 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, publish(2, Some(0))),
         after(1, publish(2, Some(-2))),
         after(1, started_anew(2)),
+        after(1, conditional(2, Some(0), None)),
+        after(1, conditional(1, Some(0), Some(0))),
+        after(1, conditional(1, None, Some(-1))),
         after(1, delayed(2, &[60, 0])),
         Entry {
             after_ms: 1,
@@ -57,6 +60,12 @@ pub fn alphabet() -> Vec<Entry> {
         after(200, Op::Tick),
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
+        after(1, Op::PurgeBefore { back: 1 }),
+        Entry {
+            after_ms: 1,
+            restore: true,
+            ops: vec![publish(2, None), Op::PurgeBefore { back: 1 }, publish(1, None)],
+        },
         after(1, Op::Configure { settings: limited, stale: false }),
         after(1, Op::Configure { settings: giving_up, stale: false }),
         after(1, Op::Moved { by: 1 }),
@@ -87,17 +96,28 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, delays: Vec::new(), condition: Condition::default() }
 }
 
 /// The first batch of the producer's next life.
 fn delayed(count: u32, delays: &[u64]) -> Op {
-    Op::Publish { count, padding: 3, producer: None, delays: delays.to_vec() }
+    Op::Publish {
+        count,
+        padding: 3,
+        producer: None,
+        delays: delays.to_vec(),
+        condition: Condition::default(),
+    }
+}
+
+fn conditional(count: u32, id: Option<u8>, expected: Option<i64>) -> Op {
+    let condition = Condition { id, expected };
+    Op::Publish { count, padding: 3, producer: None, delays: Vec::new(), condition }
 }
 
 fn started_anew(count: u32) -> Op {
     let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
-    Op::Publish { count, padding: 3, producer, delays: Vec::new() }
+    Op::Publish { count, padding: 3, producer, delays: Vec::new(), condition: Condition::default() }
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {

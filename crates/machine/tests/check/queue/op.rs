@@ -3,8 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, CreateSlot, Offset, Producer, ProducerId, Properties, Publish,
-    PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, CreateSlot, MessageId, Offset, Producer, ProducerId, Properties,
+    Publish, PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
+    Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -30,6 +31,7 @@ pub enum Op {
         /// After how long its messages are due, one after the other, and from the first again; empty if they are
         /// plain.
         delays: Vec<u64>,
+        condition: Condition,
     },
     Attach {
         session: u8,
@@ -55,6 +57,10 @@ pub enum Op {
     },
     Tick,
     Purge,
+    /// What is before so many messages from the end; below 0 is beyond it.
+    PurgeBefore {
+        back: i64,
+    },
     LeaderChanged,
     CreateSlot {
         slot: u8,
@@ -82,6 +88,14 @@ pub enum Op {
     Moved {
         by: i64,
     },
+}
+
+/// On what a batch enters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Condition {
+    pub id: Option<u8>,
+    /// So far from the next offset as it is expected.
+    pub expected: Option<i64>,
 }
 
 /// Where a slot begins.
@@ -132,11 +146,18 @@ impl Op {
     /// The command. `ids` has one for each message, should it publish any.
     pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
         match self {
-            Self::Publish { count, padding, producer, delays } => Command::Publish(Publish {
-                producer: producer.map(|numbered| numbered.producer(now)),
-                properties: properties(*count, delays, now.now),
-                ..Publish::plain(*count, frame_of(ids, *padding))
-            }),
+            Self::Publish { count, padding, producer, delays, condition } => {
+                let next = now.messages.len() as u64;
+                let id = |id| MessageId::new(&format!("id-{id}")).unwrap();
+                let expected = |by| Offset(next.saturating_add_signed(by));
+                Command::Publish(Publish {
+                    message_id: condition.id.map(id),
+                    expected_next: condition.expected.map(expected),
+                    producer: producer.map(|numbered| numbered.producer(now)),
+                    properties: properties(*count, delays, now.now),
+                    ..Publish::plain(*count, frame_of(ids, *padding))
+                })
+            }
             Self::Attach { session, node, prefetch, lease_ms } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),
@@ -164,6 +185,10 @@ impl Op {
             }
             Self::Tick => Command::Tick,
             Self::Purge => Command::Purge,
+            Self::PurgeBefore { back } => {
+                let next = now.messages.len() as u64;
+                Command::PurgeBefore { before: Offset(next.saturating_add_signed(-back)) }
+            }
             Self::LeaderChanged => Queue::leader_changed(1),
             Self::CreateSlot { slot, from, max_retained_bytes, max_idle_ms } => {
                 let next = now.messages.len() as u64;
@@ -216,19 +241,29 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer, delays } => {
+            Self::Publish { count, padding, producer, delays, condition } => {
                 let of = |count, padding, producer, delays: &[u64]| Self::Publish {
                     count,
                     padding,
                     producer,
                     delays: delays.to_vec(),
+                    condition: *condition,
                 };
+                let unconditional = Self::Publish {
+                    count: *count,
+                    padding: *padding,
+                    producer: *producer,
+                    delays: delays.clone(),
+                    condition: Condition::default(),
+                };
+                let is_conditional = condition.id.is_some() || condition.expected.is_some();
+                let unconditional = is_conditional.then_some(unconditional);
                 let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, delays));
                 let bare = (*padding > 0).then(|| of(*count, 0, *producer, delays));
                 let unnumbered = producer.map(|_| of(*count, *padding, None, delays));
                 let plainer = delays.split_last();
                 let plainer = plainer.map(|(_, less)| of(*count, *padding, *producer, less));
-                [fewer, bare, unnumbered, plainer].into_iter().flatten().collect()
+                [fewer, bare, unnumbered, plainer, unconditional].into_iter().flatten().collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -324,6 +359,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),
         of(|settings, usual| settings.dedup_age_ms = usual.dedup_age_ms),
+        of(|settings, usual| settings.message_id_window = usual.message_id_window),
     ];
     let before = settings.clone();
     all.into_iter().filter(move |simpler| *simpler != before)

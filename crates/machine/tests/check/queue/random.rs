@@ -6,12 +6,12 @@
 
 use quorate_machine::queue::{Settings, SettleKind};
 
-use super::op::{Entry, From, Numbered, Op, Pick, Target};
+use super::op::{Condition, Entry, From, Numbered, Op, Pick, Target};
 use super::{Rng, dead_letter, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 14],
+    weights: [u64; 15],
     kinds: [u64; 4],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -24,12 +24,14 @@ struct Mood {
     sessions: u64,
     /// One in so many batches has messages for later.
     delayed: u64,
+    /// One in so many batches has an id, and as many expect an offset.
+    conditional: u64,
 }
 
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 3, 4].map(&mut weight);
+        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 3, 4, 2].map(&mut weight);
         let mut kinds = [4, 3, 1, 2].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
@@ -47,6 +49,7 @@ impl Mood {
             prefetch_max: rng.pick(&[1, 4, 12, 12, 200]),
             sessions: rng.pick(&[1, 1, 2, 4]),
             delayed: rng.pick(&[1, 3, 1_000, 1_000]),
+            conditional: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -54,7 +57,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 1],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0],
             kinds: [8, 0, 1, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -64,6 +67,7 @@ impl Mood {
             prefetch_max: 200,
             sessions: 1,
             delayed: 1_000,
+            conditional: 1_000,
         }
     }
 
@@ -144,7 +148,8 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             count: rng.pick(&[1, 1, 2, 3, 0]),
             padding: rng.pick(&[0, 7]),
         },
-        _ => Op::Moved { by: rng.pick(&[0, 1, 1, 2, 3, 200, -1]) },
+        13 => Op::Moved { by: rng.pick(&[0, 1, 1, 2, 3, 200, -1]) },
+        _ => Op::PurgeBefore { back: rng.pick(&[-1, 0, 1, 1, 2, 3, 5, 8, 20]) },
     }
 }
 
@@ -181,7 +186,10 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
         true => (0..1 + rng.below(3)).map(|_| rng.pick(&[0, 0, 1, 2, 50, 50, 100, 300])).collect(),
         false => Vec::new(),
     };
-    Op::Publish { count: count as u32, padding, producer, delays }
+    let id = rng.one_in(mood.conditional).then(|| rng.below(4) as u8);
+    let expected = rng.one_in(mood.conditional).then(|| rng.pick(&[0, 0, 0, -1, -3, 1]));
+    let condition = Condition { id, expected };
+    Op::Publish { count: count as u32, padding, producer, delays, condition }
 }
 
 fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
@@ -217,6 +225,7 @@ fn limits(rng: &mut Rng) -> Settings {
         session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
         dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
+        message_id_window: rng.pick(&[usual.message_id_window, 0, 1, 2, 3]),
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         ..usual

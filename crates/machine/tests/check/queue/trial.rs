@@ -103,6 +103,7 @@ impl<'a> Trial<'a> {
         let reply = self.reference.apply(self.index, &command, &ids);
         self.tally.add("commands", 1);
         count_reply(self.tally, &reply);
+        count_condition(self.tally, &command, &reply);
         Expected { command, reply, notices: self.take_notices() }
     }
 
@@ -222,6 +223,7 @@ impl<'a> Trial<'a> {
         assert_eq!(stats.first_offset.0, reference.first_held(), "the oldest message held");
         assert_eq!(stats.oldest.map(|since| since.0), reference.oldest(), "since when it is held");
         assert_eq!(stats.producers, reference.producers(), "producers remembered");
+        assert_eq!(stats.message_ids, reference.message_ids(), "message ids remembered");
         let live: Vec<u64> = self.leader.live().into_iter().flatten().collect();
         assert!(live.iter().eq(&reference.live()), "live {live:?}, not {:?}", reference.live());
         let reference_slots = reference.slot_infos();
@@ -317,8 +319,31 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
         Reply::AlreadyMoved => tally.add("moved again", 1),
         Reply::Moved { count } => tally.add("moved", *count),
-        Reply::Rejected(Rejection::MovedInPart { .. }) => tally.add("moved in part", 1),
-        Reply::Rejected(_) => tally.add("refused", 1),
+        Reply::Rejected(rejection) => {
+            tally.add("refused", 1);
+            match rejection {
+                Rejection::MovedInPart { .. } => tally.add("moved in part", 1),
+                Rejection::MessageIdConflict { .. } => tally.add("id conflicts", 1),
+                Rejection::UnexpectedOffset { .. } => tally.add("unexpected offsets", 1),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What only a message id, a condition or an offset to purge before has done.
+fn count_condition(tally: &mut Tally, command: &Command, reply: &Reply) {
+    match (command, reply) {
+        (Command::PurgeBefore { .. }, Reply::Purged { count }) => {
+            tally.add("purged before", *count);
+        }
+        (Command::Publish(publish), Reply::Published { duplicate, .. }) => {
+            let named = *duplicate && publish.message_id.is_some() && publish.producer.is_none();
+            tally.add("ids repeated", named.into());
+            let met = !duplicate && publish.expected_next.is_some();
+            tally.add("conditions met", met.into());
+        }
+        _ => {}
     }
 }
 

@@ -74,6 +74,15 @@ struct Producer {
     offsets: BTreeMap<u64, u64>,
 }
 
+/// A batch that has an id.
+#[derive(Debug)]
+struct Named {
+    id: String,
+    first: u64,
+    count: u32,
+    since: u64,
+}
+
 /// Something that a node must be told, beside new deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
@@ -91,6 +100,8 @@ pub struct Reference {
     pub notices: Vec<Notice>,
     batches: Vec<Batch>,
     producers: BTreeMap<Vec<u8>, Producer>,
+    /// Ids with where their batches went and when, in the order in which they entered.
+    message_ids: Vec<Named>,
     pub slots: BTreeMap<SlotName, Slot>,
     /// How many ever died.
     pub died: u64,
@@ -124,6 +135,9 @@ impl Reference {
         }
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
+        self.message_ids.retain(|named| named.since + age > now);
+        let window = self.settings.message_id_window.max(1) as usize;
+        self.message_ids.drain(..self.message_ids.len().saturating_sub(window));
         self.trim();
     }
 
@@ -164,6 +178,7 @@ impl Reference {
             Command::Settle { session, items } => self.settle(*session, items),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
+            Command::PurgeBefore { before } => self.purge_before(before.0),
             Command::LeaderChanged { .. } => {
                 for session in self.consumers.keys().copied().collect::<Vec<_>>() {
                     self.start_grace(session);
@@ -274,6 +289,23 @@ impl Reference {
         }
         self.batches.iter_mut().for_each(|batch| batch.kept = false);
         self.lose_slots(0, self.messages.len() as u64);
+        Reply::Purged { count }
+    }
+
+    fn purge_before(&mut self, before: u64) -> Reply {
+        self.last_publish_accepted = false;
+        let held_batches = self.held_batches();
+        let doomed = self.messages.iter_mut().take(before as usize);
+        let doomed = doomed.filter(|message| is_held(message));
+        let count = doomed.map(|message| message.state = State::Purged).count() as u64;
+        for at in 0..self.batches.len() {
+            let Batch { first, count, kept, .. } = self.batches[at];
+            let was_there = kept || held_batches.contains(&at);
+            if was_there && first + count <= before {
+                self.batches[at].kept = false;
+                self.lose_slots(first, first + count);
+            }
+        }
         Reply::Purged { count }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_machine::queue::{Limit, Offset, Publish, Rejection, Reply, Settings};
 
-use super::{Batch, Message, Producer, Reference, State};
+use super::{Batch, Message, Named, Producer, Reference, State};
 
 impl Reference {
     pub(super) fn publish(&mut self, index: u64, publish: &Publish, ids: &[u64]) -> Reply {
@@ -14,6 +14,13 @@ impl Reference {
         }
         if let Some(reply) = self.judge(publish) {
             return reply;
+        }
+        if let Some(reply) = self.judge_id(publish) {
+            return reply;
+        }
+        let next = Offset(self.messages.len() as u64);
+        if publish.expected_next.is_some_and(|expected| expected != next) {
+            return Reply::Rejected(Rejection::UnexpectedOffset { next });
         }
         let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
         let Settings { max_messages, max_bytes, .. } = self.settings;
@@ -45,6 +52,10 @@ impl Reference {
         }
         self.touch_slots_at(first);
         self.remember(publish, first);
+        if let Some(id) = &publish.message_id {
+            let (id, since) = (id.as_str().to_owned(), self.now);
+            self.message_ids.push(Named { id, first, count: publish.count, since });
+        }
         self.last_publish_accepted = true;
         published(first, publish.count, false)
     }
@@ -83,6 +94,17 @@ impl Reference {
         }
         known.used = self.now;
         Some(published(first, publish.count, true))
+    }
+
+    /// The reply to a batch whose id has entered.
+    fn judge_id(&mut self, publish: &Publish) -> Option<Reply> {
+        let id = publish.message_id.as_ref()?.as_str();
+        let &Named { first, count, .. } = self.message_ids.iter().find(|named| named.id == id)?;
+        if count != publish.count {
+            return Some(Reply::Rejected(Rejection::MessageIdConflict { count }));
+        }
+        self.remember(publish, first);
+        Some(published(first, count, true))
     }
 
     fn remember(&mut self, publish: &Publish, first: u64) {

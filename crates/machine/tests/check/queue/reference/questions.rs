@@ -144,6 +144,10 @@ impl Reference {
         self.producers.len() as u64
     }
 
+    pub fn message_ids(&self) -> u64 {
+        self.message_ids.len() as u64
+    }
+
     pub fn expected_sequence(&self, producer: &[u8], epoch: u32) -> u64 {
         let known = self.producers.get(producer).filter(|known| known.epoch >= epoch);
         known.map_or(0, |producer| producer.next)
