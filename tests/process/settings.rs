@@ -105,6 +105,43 @@ fn new_settings_hold_at_once_and_after_failovers_and_restarts() {
 }
 
 #[test]
+fn a_queue_that_is_parked_and_one_without_a_majority_take_new_settings_over() {
+    turn::beside_others(LIGHT, async {
+        let mut cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        let update = async |max_messages, limit| {
+            let client = cluster.client().await;
+            let wanted = QueueSettings { max_messages, ..Default::default() };
+            let updating = client.update_queue(QUEUE, wanted, &["max_messages"], false);
+            tokio::time::timeout(limit, updating).await.expect("an answer").expect("updated")
+        };
+        // Twice the time after which it is parked.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(update(7, SOON).await.effective);
+        let leader = cluster.leader_of(QUEUE).await;
+        // The catalog goes on with one node less, a queue on one node does not.
+        let single = QueueSettings { replicas: 1, ..Default::default() };
+        client.create_queue("single", single).await.expect("created");
+        let holder = client.describe_queue("single").await.expect("describe").replicas[0].node_id;
+        println!("{QUEUE} at {leader}, single at {holder}");
+        cluster.kill9(holder);
+        let wanted = QueueSettings { max_messages: 3, ..Default::default() };
+        let updating = client.update_queue("single", wanted, &["max_messages"], false);
+        let updated = updating.await.expect("the catalog has it");
+        assert!(!updated.effective, "nobody leads it");
+        cluster.start_node(holder);
+        // As soon as it is led it goes by them.
+        let producer = client.producer("single").batch_messages(1).build().await;
+        let producer = producer.expect("a producer");
+        for n in 0..3 {
+            producer.publish(Message::new(n.to_string())).await.expect("within the limit");
+        }
+        let full = producer.publish(Message::new("4")).await.expect_err("the limit");
+        assert_eq!(full.reason(), Some(reason::QUEUE_FULL));
+    });
+}
+
+#[test]
 fn what_was_accepted_before_a_limit_came_is_in_the_queue() {
     turn::alone(HEAVY, async {
         let cluster = Cluster::start(3).await;

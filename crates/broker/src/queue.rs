@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_group::{EffectsTaken, Event, Handle, ProposeError};
-use quorate_machine::catalog::QueueName;
+use quorate_machine::catalog::{Catalog, QueueName};
 use quorate_machine::frame;
 use quorate_machine::queue::{
     Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token, body,
@@ -61,6 +61,8 @@ pub(crate) struct Queue {
     serving: AtomicU64,
     /// Why what is dead cannot be moved, for as long as it is tried here.
     stuck: Mutex<Option<String>>,
+    /// Version of settings that the machine is known to have, at least.
+    settings: AtomicU64,
     /// Version of the newest settings that this node has proposed.
     proposed_settings: AtomicU64,
     /// Whether newer settings are being proposed.
@@ -76,6 +78,7 @@ impl Queue {
             streams: AtomicU64::new(0),
             serving: AtomicU64::new(0),
             stuck: Mutex::default(),
+            settings: AtomicU64::new(0),
             proposed_settings: AtomicU64::new(0),
             renewing: AtomicBool::new(false),
         }
@@ -203,25 +206,19 @@ impl Queue {
         }
     }
 
-    /// Gives the machine newer settings, if this replica serves and the catalog has some by now. One attempt: the
-    /// reconciler asks again.
-    pub(crate) fn renew_settings(self: &Arc<Self>, node: &Arc<Member>) {
-        let wanted = node.catalog.read(|catalog| Some(catalog.queue(&self.name)?.settings.version));
-        let has = self.handle.read(|machine| machine.settings().version);
-        if !self.serves() || wanted.is_none_or(|wanted| wanted <= has) {
-            return;
-        }
+    /// Gives the machine newer settings. One attempt: the reconciler asks again.
+    fn renew_settings(self: Arc<Self>, node: &Arc<Member>) {
         if self.renewing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (queue, node) = (Arc::clone(self), Arc::clone(node));
+        let node = Arc::clone(node);
         tokio::spawn(async move {
-            match tokio::time::timeout(CONFIGURE_LIMIT, queue.configure(&node)).await {
+            match tokio::time::timeout(CONFIGURE_LIMIT, self.configure(&node)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(queue = %queue.name, %error, "configure anew"),
-                Err(_) => tracing::debug!(queue = %queue.name, "configure anew: no quorum yet"),
+                Ok(Err(error)) => tracing::debug!(queue = %self.name, %error, "configure anew"),
+                Err(_) => tracing::debug!(queue = %self.name, "configure anew: no quorum yet"),
             }
-            queue.renewing.store(false, Ordering::Release);
+            self.renewing.store(false, Ordering::Release);
         });
     }
 
@@ -238,7 +235,9 @@ impl Queue {
             .catalog
             .read(|catalog| catalog.queue(&self.name).map(|queue| queue.settings.clone()));
         let Some(wanted) = wanted else { return Ok(()) };
-        if self.handle.read(|machine| machine.settings().version) >= wanted.version {
+        let version = wanted.version;
+        if self.handle.read(|machine| machine.settings().version) >= version {
+            self.settings.fetch_max(version, Ordering::AcqRel);
             return Ok(());
         }
         self.proposed_settings.fetch_max(wanted.version, Ordering::AcqRel);
@@ -248,8 +247,23 @@ impl Queue {
             }
             _ => tracing::debug!(queue = %self.name, "configured"),
         }
+        self.settings.fetch_max(version, Ordering::AcqRel);
         Ok(())
     }
+}
+
+/// Gives the machines of the queues that are led here the settings that the catalog has by now.
+pub(crate) fn renew_settings(node: &Arc<Member>) {
+    let led: Vec<Arc<Queue>> =
+        node.queues.all().into_iter().filter(|queue| queue.serves()).collect();
+    let is_outdated = |catalog: &Catalog, queue: &Arc<Queue>| {
+        let wanted = catalog.queue(&queue.name).map(|known| known.settings.version);
+        wanted > Some(queue.settings.load(Ordering::Acquire))
+    };
+    let outdated: Vec<Arc<Queue>> = node
+        .catalog
+        .read(|catalog| led.into_iter().filter(|queue| is_outdated(catalog, queue)).collect());
+    outdated.into_iter().for_each(|queue| queue.renew_settings(node));
 }
 
 /// One frame of the slices of several: their messages one after the other.

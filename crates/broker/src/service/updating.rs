@@ -26,6 +26,8 @@ use crate::routing::{forwarded, hops, passed_on, queue_name};
 
 /// Time between two looks whether the queue's leader has the settings.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Longest wait for it: a client would take a node for silent that answers much later.
+const EFFECTIVE_WITHIN: Duration = Duration::from_secs(3);
 
 /// An update that may be made.
 struct Update {
@@ -71,7 +73,7 @@ impl Services {
         Ok(v1::QueueDescription { settings: Some(settings), ..self.node.describe(&known) })
     }
 
-    /// Waits until the queue's leader goes by settings of this version, as long as a call may take; whether it does.
+    /// Waits until the queue's leader goes by settings of this version; whether it does in time.
     async fn wait_until_effective(
         &self,
         name: &QueueName,
@@ -87,7 +89,7 @@ impl Services {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let limit = self.node.config.limits.request_timeout();
+        let limit = self.node.config.limits.request_timeout().min(EFFECTIVE_WITHIN);
         if let Ok(queue) = tokio::time::timeout(limit, look).await {
             return Ok((queue, true));
         }
