@@ -230,7 +230,8 @@ impl Publisher {
     fn remembered_until(&self) -> Option<u64> {
         self.queue.handle.read(|machine| {
             let settings = machine.settings();
-            if settings.max_messages.is_some() || settings.max_bytes.is_some() {
+            let is_crowded = machine.dead() > machine::DEAD_MAX / 2;
+            if settings.max_messages.is_some() || settings.max_bytes.is_some() || is_crowded {
                 return None;
             }
             let Some((id, epoch)) = &self.producer else { return Some(u64::MAX) };
