@@ -9,6 +9,7 @@ use quorate_client::{Client, Error, Message, QueueCounts, QueueSettings, ReadMes
 use quorate_tests::process::{Server, run};
 use quorate_tests::{Cluster, turn};
 
+use crate::beside::{figure, get};
 use crate::{HEAVY, LIGHT, SOON};
 
 const QUEUE: &str = "orders";
@@ -245,6 +246,16 @@ fn what_the_dead_letter_queue_has_no_room_for_waits_and_is_moved_later() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(read(&client, QUEUE).await.len(), 16);
+        let leader = cluster.address(cluster.leader_of(QUEUE).await);
+        let (_, metrics) = get(&leader, &format!("/metrics?queue={QUEUE}")).await;
+        assert_eq!(figure(&metrics, "quorate_queue_dead_messages"), 16.0);
+        assert_eq!(figure(&metrics, "quorate_queue_dead_lettered_messages_total"), 4.0);
+        assert_eq!(figure(&metrics, "quorate_queue_dead_letters_stuck"), 1.0);
+        assert!(figure(&metrics, "quorate_queues_with_stuck_dead_letters") >= 1.0);
+        let server = cluster.addresses().join(",");
+        let described = run(&["queue", "describe", QUEUE, "--server", &server], SOON).await.out;
+        let waits = described.lines().find(|line| line.starts_with("dead letters wait"));
+        assert!(waits.is_some_and(|line| line.contains(DEAD)), "{described}");
         // As what is there goes, the rest follows, in the order of dying.
         let mut consumer = client.consumer(DEAD).build().await.expect("a consumer");
         for expected in 0..20u64 {

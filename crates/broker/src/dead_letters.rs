@@ -106,7 +106,9 @@ async fn keep_moving(member: &Member, queue: &Queue) {
             Ok(moved) => {
                 pause = PAUSE_MIN;
                 most = (most * 2).min(BATCH_MESSAGES);
-                if queue.note_stuck(None) {
+                // Where some go as others are taken, it is not said for each of them.
+                let goes_on = !moved || most == BATCH_MESSAGES;
+                if goes_on && queue.note_stuck(None) {
                     tracing::info!(queue = %queue.name, "dead letters are moved again");
                 }
                 if moved {

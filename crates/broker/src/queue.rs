@@ -91,10 +91,10 @@ impl Queue {
         term > 0 && now.leads && now.term == term
     }
 
-    /// Notes what keeps dead messages from being moved; true if that is news.
+    /// Notes what keeps dead messages from being moved; true if something does since now, or nothing any more.
     pub(crate) fn note_stuck(&self, why: Option<String>) -> bool {
         let mut stuck = self.stuck.lock().expect("no panic while held");
-        let is_news = *stuck != why;
+        let is_news = stuck.is_some() != why.is_some();
         *stuck = why;
         is_news
     }

@@ -271,8 +271,8 @@ impl Publisher {
     fn remembered(&self) -> Option<Remembered> {
         self.queue.handle.read(|machine| {
             let settings = machine.settings();
-            let is_limited = settings.max_messages.is_some() || settings.max_bytes.is_some();
-            if is_limited || machine.is_nearly_full_of_dead() {
+            let is_crowded = machine.dead() > machine::DEAD_MAX / 2;
+            if settings.max_messages.is_some() || settings.max_bytes.is_some() || is_crowded {
                 return None;
             }
             let until_ms = match &self.producer {

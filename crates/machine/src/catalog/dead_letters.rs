@@ -26,6 +26,7 @@ impl Catalog {
             // A circle that is there already has come from nowhere, but is not to be followed for ever.
             if target == name || way.len() > self.queues.len() + 1 {
                 way.push(target.clone());
+                let way = told(way);
                 return Err(Rejection::DeadLetterCycle { way });
             }
             let Some(queue) = self.queues.get(target) else {
@@ -46,8 +47,35 @@ impl Catalog {
     }
 }
 
+/// A way that is short enough to be told: of a long one the middle is left out.
+fn told(mut way: Vec<QueueName>) -> Vec<QueueName> {
+    if way.len() > NAMES_MAX {
+        way.drain(NAMES_MAX / 2..way.len() - NAMES_MAX / 2);
+    }
+    way
+}
+
 /// Names as a text, in order.
 pub(super) fn listed(names: &[QueueName], between: &str) -> String {
     let names: Vec<&str> = names.iter().map(QueueName::as_str).collect();
     names.join(between)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_way_is_told_by_its_ends() {
+        let names = |count: usize| -> Vec<QueueName> {
+            (0..count).map(|at| QueueName::parse(&format!("q{at}")).unwrap()).collect()
+        };
+        assert_eq!(told(names(16)), names(16));
+        let way = told(names(1_000));
+        let ends: Vec<&str> = way.iter().map(QueueName::as_str).collect();
+        assert_eq!(
+            (ends.len(), ends[0], ends[7], ends[8], ends[15]),
+            (16, "q0", "q7", "q992", "q999")
+        );
+    }
 }

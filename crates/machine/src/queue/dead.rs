@@ -237,12 +237,6 @@ impl Queue {
         dead
     }
 
-    /// Whether so much is dead that a batch may be refused for it before long.
-    #[must_use]
-    pub fn is_nearly_full_of_dead(&self) -> bool {
-        self.dead.iter().len() as u64 >= DEAD_MAX / 2
-    }
-
     /// How many messages are dead and wait to be moved.
     #[must_use]
     pub fn dead(&self) -> u64 {

@@ -73,8 +73,8 @@ pub struct ConsumerInfo {
 }
 
 impl Queue {
-    /// Figures as of the last entry. Takes time in proportion to leases and consumers, not to
-    /// messages.
+    /// Figures as of the last entry. Takes time in proportion to leases, runs that are delayed or dead, and
+    /// consumers, not to messages.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
