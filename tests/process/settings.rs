@@ -44,7 +44,7 @@ fn new_settings_hold_at_once_and_after_failovers_and_restarts() {
         // A higher limit: the same producer goes on.
         let wanted = QueueSettings { max_messages: 7, lease_ms: 900, ..Default::default() };
         let begun = Instant::now();
-        let updated = client.update_queue(QUEUE, wanted, &["max_messages"], false).await;
+        let updated = client.update_queue(QUEUE, wanted.clone(), &["max_messages"], false).await;
         let updated = updated.expect("updated");
         println!("effective after {:?}", begun.elapsed());
         assert!(updated.effective);
@@ -59,7 +59,7 @@ fn new_settings_hold_at_once_and_after_failovers_and_restarts() {
         // Shorter leases, for a consumer that is attached already.
         let mut consumer = client.consumer(QUEUE).prefetch(1).build().await.expect("a consumer");
         let held = consumer.next().await.expect("goes on").expect("a delivery");
-        client.update_queue(QUEUE, wanted, &["lease_ms"], false).await.expect("updated");
+        client.update_queue(QUEUE, wanted.clone(), &["lease_ms"], false).await.expect("updated");
         held.ack().await.expect("its lease is the old one");
         let held = consumer.next().await.expect("goes on").expect("a delivery");
         let taken = tokio::time::timeout(Duration::from_secs(20), async {
@@ -227,6 +227,7 @@ fn updates_of_different_settings_at_a_time_are_all_kept() {
         let mut updates = tokio::task::JoinSet::new();
         for field in fields {
             let client = client.clone();
+            let wanted = wanted.clone();
             updates.spawn(async move { client.update_queue(QUEUE, wanted, &[field], false).await });
         }
         while let Some(updated) = updates.join_next().await {
@@ -256,7 +257,8 @@ fn settings_that_make_no_sense_change_nothing() {
             message_id_window: 1 << 20,
             ..Default::default()
         };
-        let update = async |fields: &[&str]| client.update_queue(QUEUE, wrong, fields, false).await;
+        let update =
+            async |fields: &[&str]| client.update_queue(QUEUE, wrong.clone(), fields, false).await;
         let wrongs: [&[&str]; 7] = [
             &["replicas"],
             &["lease_ms"],

@@ -54,8 +54,6 @@ pub use message::Message;
 pub use producer::{Batch, Pending, Producer, ProducerBuilder, Receipt};
 pub use purge::PurgeBefore;
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
-pub use quorate_proto::reason;
-pub use quorate_proto::settings;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
@@ -65,6 +63,6 @@ pub use quorate_proto::v1::{
     ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
     ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
 };
-pub use quorate_proto::{dead_letter, reason};
+pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};

@@ -30,7 +30,8 @@ async fn settings_are_changed_by_name_and_a_purge_tells_where_the_queue_goes_on(
     let cluster = Cluster::start(1);
     let client = cluster.client().await;
     let settings = QueueSettings { max_bytes: 7, ..Default::default() };
-    let updated = client.update_queue(QUEUE, settings, &["max_bytes"], false).await.unwrap();
+    let updated =
+        client.update_queue(QUEUE, settings.clone(), &["max_bytes"], false).await.unwrap();
     assert_eq!((updated.changed, updated.effective), (vec!["max_bytes".to_owned()], true));
     assert_eq!(updated.queue.settings.unwrap().max_bytes, 7);
     let dry = client.update_queue(QUEUE, settings, &["max_bytes"], true).await.unwrap();

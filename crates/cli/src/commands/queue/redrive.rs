@@ -371,9 +371,7 @@ impl Work {
         let message = returned(&self.args.queue, &delivery);
         let batch = Batch::from(message).id(self.plan.message_id(&delivery));
         let sent = match self.producer(&to).await {
-            Ok(producer) => {
-                producer.send_batch(batch).await.map_err(|e| (e.to_string(), e.exit()))
-            }
+            Ok(producer) => producer.send_batch(batch).await.map_err(|e| (e.to_string(), e.exit())),
             Err(error) => Err((error.to_string(), error.exit())),
         };
         match sent {
@@ -516,8 +514,9 @@ mod tests {
         let none = Headers::default();
         let id = message_id(3, 7, &none, b"body");
         assert_eq!(id, message_id(3, 7, &none, b"body"));
-        for other in [(4, 7, &b"body"[..]), (3, 8, b"body"), (3, 7, b"bodies")] {
-            assert_ne!(id, message_id(other.0, other.1, &none, other.2), "{other:?}");
+        for other in [(4, 7, "body"), (3, 8, "body"), (3, 7, "bodies")] {
+            let (group, offset, body) = other;
+            assert_ne!(id, message_id(group, offset, &none, body.as_bytes()), "{other:?}");
         }
         let longest = message_id(u64::MAX, u64::MAX, &none, &[0; 64]);
         assert!(longest.len() <= 128, "{longest}");
