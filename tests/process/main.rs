@@ -4,7 +4,11 @@ mod ack_levels;
 mod any_node;
 mod bench;
 mod beside;
+<<<<<<< HEAD
 mod consumers;
+=======
+mod dead_letters;
+>>>>>>> wt-ce
 mod demo;
 mod faults;
 mod fencing;
@@ -19,6 +23,7 @@ mod limits;
 mod log;
 mod ordering;
 mod placement;
+mod publishing;
 mod python;
 mod readers;
 mod receive;
@@ -27,7 +32,11 @@ mod recovery;
 mod refusals;
 mod replicas;
 mod replication;
+<<<<<<< HEAD
 mod retries;
+=======
+mod settings;
+>>>>>>> wt-ce
 mod slots;
 mod startup;
 mod topics;

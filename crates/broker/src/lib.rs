@@ -27,6 +27,7 @@ mod about;
 mod budget;
 mod config;
 mod counts;
+mod dead_letters;
 mod founding;
 // For `quorate-fuzz` alone: how requests are checked is private.
 #[doc(hidden)]

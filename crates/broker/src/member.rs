@@ -95,6 +95,8 @@ pub(crate) struct Member {
     pub(crate) ahead: Mutex<BTreeSet<u64>>,
     /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.
     pub(crate) kept: Mutex<BTreeSet<u64>>,
+    /// Held by who changes settings of a queue: those that stay are read and written again.
+    pub(crate) updating: tokio::sync::Mutex<()>,
 }
 
 /// What other nodes said that they know, when they connected last.
@@ -267,6 +269,10 @@ impl Directory for Member {
 
     fn holdings(&self, groups: Vec<u64>) -> BoxFuture<'_, Result<Vec<pb::Holding>, Status>> {
         self.holdings_of(groups).map(Ok).boxed()
+    }
+
+    fn take_moved(&self, request: pb::TakeMovedRequest) -> BoxFuture<'_, Result<u64, Status>> {
+        Member::take_moved(self, request).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

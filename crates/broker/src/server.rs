@@ -21,6 +21,7 @@ use crate::about;
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
+use crate::dead_letters;
 use crate::founding;
 use crate::healing;
 use crate::healing::Absences;
@@ -160,6 +161,7 @@ impl Node {
         tokio::spawn(opening::run(member.clone(), opened));
         tokio::spawn(moves::run(member.clone()));
         tokio::spawn(healing::run(member.clone()));
+        tokio::spawn(dead_letters::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
@@ -280,6 +282,7 @@ async fn start_member(
         absences: Absences::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),
+        updating: tokio::sync::Mutex::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

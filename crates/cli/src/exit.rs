@@ -52,6 +52,8 @@ impl Exit {
             }
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
+            | "DEAD_LETTER_CYCLE"
+            | "IS_DEAD_LETTER_QUEUE"
             | "QUEUE_FULL"
             | "PRIORITIES_OFF"
             | "NOT_ENOUGH_IN_SYNC"
@@ -66,7 +68,12 @@ impl Exit {
             | "NO_ROUTE"
             | "SLOT_LOST"
             | "SLOT_MOVED"
+<<<<<<< HEAD
             | "CONSUMER_KICKED"
+=======
+            | "MESSAGE_ID_CONFLICT"
+            | "UNEXPECTED_OFFSET"
+>>>>>>> wt-ce
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

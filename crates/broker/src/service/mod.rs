@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 mod inlet;
+mod pattern;
 mod placement;
 pub(crate) mod publisher;
 pub(crate) mod queue;
@@ -17,7 +18,11 @@ mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
+<<<<<<< HEAD
 pub(crate) mod topics;
+=======
+pub(crate) mod updating;
+>>>>>>> wt-ce
 
 use std::pin::Pin;
 use std::sync::Arc;

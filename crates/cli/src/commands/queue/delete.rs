@@ -29,7 +29,11 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let held = queue
         .counts
         .as_ref()
+<<<<<<< HEAD
         .map(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked);
+=======
+        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.dead);
+>>>>>>> wt-ce
     let shown = held.map_or("an unknown number of".to_owned(), units::count);
     let replicas = queue.replicas.len();
     let mut out = std::io::stdout();
