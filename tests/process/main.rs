@@ -4,11 +4,8 @@ mod ack_levels;
 mod any_node;
 mod bench;
 mod beside;
-<<<<<<< HEAD
 mod consumers;
-=======
 mod dead_letters;
->>>>>>> wt-ce
 mod demo;
 mod faults;
 mod fencing;
@@ -32,11 +29,8 @@ mod recovery;
 mod refusals;
 mod replicas;
 mod replication;
-<<<<<<< HEAD
 mod retries;
-=======
 mod settings;
->>>>>>> wt-ce
 mod slots;
 mod startup;
 mod topics;

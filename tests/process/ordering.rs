@@ -233,7 +233,8 @@ fn order_holds_and_nothing_is_stuck_over_500_deaths_of_consumers_and_two_of_lead
             let begun = Instant::now();
             loop {
                 let counts = counts(&client, queue).await;
-                if counts.ready + counts.leased + counts.delayed + counts.blocked == 0 {
+                if counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead == 0
+                {
                     assert_eq!((counts.published, counts.acked), (messages, messages));
                     break;
                 }

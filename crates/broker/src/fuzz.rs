@@ -5,20 +5,15 @@
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
 use quorate_machine::queue::{
-<<<<<<< HEAD
-    Attach, Control, CreateSlot, ProducerId, Properties, SettleItem, SlotName, Target,
-=======
-    Attach, CreateSlot, MessageId, Offset, ProducerId, Properties, Settings, SettleItem, SlotName,
->>>>>>> wt-ce
+    Attach, Control, CreateSlot, MessageId, Offset, ProducerId, Properties, Settings, SettleItem,
+    SlotName, Target,
 };
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-<<<<<<< HEAD
-use crate::service::{admin, cluster, consumer, consumers, publisher, queue, reader, slots};
-=======
-use crate::service::{admin, cluster, consumer, publisher, queue, reader, slots, updating};
->>>>>>> wt-ce
+use crate::service::{
+    admin, cluster, consumer, consumers, publisher, queue, reader, slots, updating,
+};
 
 /// What a request publishes.
 pub struct Publish {
@@ -36,11 +31,8 @@ pub struct Publish {
 #[must_use]
 pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
     let (frame, properties) = queue::frame_of(&mut request).ok()?;
-<<<<<<< HEAD
     publisher::check_keys(&frame, &properties).ok()?;
-=======
     let condition = condition(&request.message_id, request.expected_next_offset)?;
->>>>>>> wt-ce
     let producer = publisher::producer_of(request.producer).ok()?;
     Some(Publish { producer, frame, properties, condition })
 }

@@ -166,11 +166,7 @@ impl Member {
         let messages = handle.map(|handle| {
             handle.read(|machine| {
                 let stats = machine.stats();
-<<<<<<< HEAD
-                stats.ready + stats.leased + stats.delayed + stats.blocked
-=======
-                stats.ready + stats.leased + stats.delayed + stats.dead
->>>>>>> wt-ce
+                stats.ready + stats.leased + stats.delayed + stats.blocked + stats.dead
             })
         });
         let heard = handle.and_then(|handle| handle.heard_ago());

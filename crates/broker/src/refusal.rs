@@ -177,11 +177,9 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-<<<<<<< HEAD
-            reason::SESSION_CLOSED | reason::CONSUMER_KICKED => Code::Aborted,
-=======
-            reason::SESSION_CLOSED | reason::UNEXPECTED_OFFSET => Code::Aborted,
->>>>>>> wt-ce
+            reason::SESSION_CLOSED | reason::CONSUMER_KICKED | reason::UNEXPECTED_OFFSET => {
+                Code::Aborted
+            }
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }
@@ -287,17 +285,14 @@ impl From<queue::Rejection> for Refusal {
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
             }
-<<<<<<< HEAD
             R::NoPriorities => Self::new(
                 reason::PRIORITIES_OFF,
                 "the queue takes no messages with a priority; create it with the setting `priorities` \
                  (`quorate queue create --priorities`), or publish without",
             ),
-=======
             R::TooManySources { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "sources")
             }
->>>>>>> wt-ce
             R::UnknownLayout { .. } => Self::new(reason::UNSUPPORTED_VERSION, message),
             _ => Self::invalid(message),
         }

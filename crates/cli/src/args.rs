@@ -7,13 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-<<<<<<< HEAD
-    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
-    server, settle, sim, slot, topic, verify,
-=======
-    apply, bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim,
-    slot, verify,
->>>>>>> wt-ce
+    apply, bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read,
+    receive, server, settle, sim, slot, topic, verify,
 };
 use crate::units;
 
@@ -87,14 +82,11 @@ pub enum Command {
     /// Create, show, empty and remove queues.
     #[command(subcommand)]
     Queue(queue::Command),
-<<<<<<< HEAD
     /// Show, pause, resume and end those that take messages from a queue.
     #[command(subcommand)]
     Consumer(consumer::Command),
-=======
     /// Make the queues of a cluster what a file says.
     Apply(apply::Args),
->>>>>>> wt-ce
     /// Create, move, show and remove slots: read positions that keep what they need.
     #[command(subcommand)]
     Slot(slot::Command),

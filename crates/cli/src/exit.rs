@@ -68,12 +68,9 @@ impl Exit {
             | "NO_ROUTE"
             | "SLOT_LOST"
             | "SLOT_MOVED"
-<<<<<<< HEAD
             | "CONSUMER_KICKED"
-=======
             | "MESSAGE_ID_CONFLICT"
             | "UNEXPECTED_OFFSET"
->>>>>>> wt-ce
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

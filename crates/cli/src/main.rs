@@ -31,13 +31,8 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-<<<<<<< HEAD
-    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
-    server, settle, sim, slot, topic, verify,
-=======
-    apply, bench, cluster, completions, consume, demo, dev, log, publish, queue, read, server, sim,
-    slot, verify,
->>>>>>> wt-ce
+    apply, bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read,
+    receive, server, settle, sim, slot, topic, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -87,12 +82,9 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Receive(args) => receive::run(args, global).await,
         Command::Settle(args) => settle::run(args, global).await,
         Command::Queue(command) => queue::run(command, global).await,
-<<<<<<< HEAD
         Command::Topic(command) => topic::run(command, global).await,
         Command::Consumer(command) => consumer::run(command, global).await,
-=======
         Command::Apply(args) => apply::run(args, global).await,
->>>>>>> wt-ce
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Log(command) => log::run(&command, global),

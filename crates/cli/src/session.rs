@@ -74,10 +74,7 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "QUEUE_NOT_FOUND" => {
             "`quorate queue list` shows the queues, `quorate queue create` makes one"
         }
-<<<<<<< HEAD
         "LEASE_LOST" => "receive it again; a longer --lease leaves more time to settle",
-        "QUEUE_EXISTS" => "another name, or the settings that `quorate queue describe` shows",
-=======
         "QUEUE_EXISTS" => "another name, or `quorate queue update` to change its settings",
         "DEAD_LETTER_CYCLE" => {
             "another dead-letter queue; `quorate queue describe` shows where each sends"
@@ -85,7 +82,6 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "IS_DEAD_LETTER_QUEUE" => {
             "delete the queues first that send it their dead letters, or give them another with `quorate queue update`"
         }
->>>>>>> wt-ce
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
         "QUEUE_FULL" => {
             "consume from the queue, publish smaller batches, or raise the limit with `quorate queue update`"

@@ -42,11 +42,8 @@ mod link;
 mod message;
 mod nodes;
 mod producer;
-<<<<<<< HEAD
 mod pull_consumer;
-=======
 mod purge;
->>>>>>> wt-ce
 mod random;
 mod reader;
 mod replicas;
@@ -60,13 +57,9 @@ pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 pub use consumers::{ConsumerList, Consumers};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
-<<<<<<< HEAD
-pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
-pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
-=======
 pub use producer::{Batch, Pending, Producer, ProducerBuilder, Receipt};
+pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
 pub use purge::PurgeBefore;
->>>>>>> wt-ce
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use fake::{Cluster, QUEUE};
 use quorate_client::{
-<<<<<<< HEAD
-    Client, ConnectError, ConsumerControl, Consumers, Error, QueueSettings, SlotSettings, reason,
-=======
-    Client, ConnectError, Error, PurgeBefore, QueueSettings, SlotSettings, reason,
->>>>>>> wt-ce
+    Client, ConnectError, ConsumerControl, Consumers, Error, PurgeBefore, QueueSettings,
+    SlotSettings, reason,
 };
 
 #[tokio::test]

@@ -8,15 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-<<<<<<< HEAD
-    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
-    Target, Token,
-=======
-    Attach, Attachment, Command, CreateSlot, MessageId, Offset, Producer, ProducerId, Properties,
-    Publish, PublishMoved, Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
-    Token,
->>>>>>> wt-ce
+    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
+    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
+    SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -98,7 +92,6 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
         Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
-<<<<<<< HEAD
         Command::Configure(Settings {
             max_deliveries: 3,
             retry_ms: 1_000,
@@ -115,13 +108,11 @@ pub fn queue_commands() -> Vec<Command> {
         control(Target::Named("consumer".to_owned()), Control::Resume),
         control(Target::Everyone, Control::Pause),
         control(Target::Session(SESSION), Control::Kick),
-=======
         publish_if(Some("order-7"), None),
         publish_if(Some("order-7"), Some(0)),
         publish_if(None, Some(1 << 40)),
         Command::PurgeBefore { before: Offset(9) },
-        Command::Configure(Settings { message_id_window: 1, version: 3, ..Settings::default() }),
->>>>>>> wt-ce
+        Command::Configure(Settings { message_id_window: 1, version: 4, ..Settings::default() }),
         Command::Tick,
         Command::Configure(Settings { single_active: true, version: 3, ..Settings::default() }),
         grouped(),
@@ -187,7 +178,6 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         sequence,
     });
     let (count, frame) = (frame.count, frame.messages);
-<<<<<<< HEAD
     let (due, expires) = (Some(Millis(70_000)), Some(Millis(90_000)));
     let properties = match sequence {
         Some(0) => vec![Properties { count, due, ..Properties::default() }],
@@ -197,10 +187,6 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         ],
         _ => Vec::new(),
     };
-    Command::Publish(Publish { producer, count, layout: 1, properties, frame })
-=======
-    let later = Properties { count, due: Some(Millis(70_000)) };
-    let properties = if sequence == Some(0) { vec![later] } else { Vec::new() };
     Command::Publish(Publish { producer, properties, ..Publish::plain(count, frame) })
 }
 
@@ -214,7 +200,6 @@ fn publish_moved(first: u64) -> Command {
     let frame = frames::frames().swap_remove(2);
     let (count, frame) = (frame.count, frame.messages);
     Command::PublishMoved(PublishMoved { source: 9, timeline: 1, first, count, layout: 1, frame })
->>>>>>> wt-ce
 }
 
 /// Two groups, with what is blocked behind their heads, for later and not.

@@ -23,7 +23,7 @@ use crate::raft_codec;
 
 pub fn check(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    match choice % 17 {
+    match choice % 18 {
         0 => read(data, publish),
         1 => read(data, publish_stream),
         2 => read(data, consume),
@@ -40,11 +40,8 @@ pub fn check(data: &[u8]) {
         13 => read(data, create_slot),
         14 => read(data, advance_slot),
         15 => read(data, |request: v1::ReadRequest| drop(broker::read(&request))),
-<<<<<<< HEAD
-        _ => read(data, control),
-=======
+        16 => read(data, control),
         _ => read(data, update),
->>>>>>> wt-ce
     }
 }
 
@@ -269,15 +266,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
         replicas: 3,
         max_messages: 1_000,
         lease_ms: 5_000,
-<<<<<<< HEAD
         ttl_ms: 60_000,
         overflow: v1::Overflow::DropHead.into(),
         priorities: true,
         retry_ms: 1_000,
         retry_max_ms: 60_000,
-=======
         dead_letter: "dead".to_owned(),
->>>>>>> wt-ce
         ..Default::default()
     };
     let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings.clone()) };
@@ -319,7 +313,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 made_at: 7,
             },
         ),
-        seed(16, &update),
+        seed(17, &update),
         seed(15, &v1::ReadRequest { queue: queue(), slot, follow: true, ..Default::default() }),
         seed(
             16,

@@ -6,13 +6,8 @@
 use bytes::Bytes;
 use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
 use quorate_machine::queue::{
-<<<<<<< HEAD
-    Attach, Command, Control, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue,
-    Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
-=======
-    Attach, Command, CreateSlot, Effect, MessageId, Offset, Producer, ProducerId, Publish, Queue,
-    Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
->>>>>>> wt-ce
+    Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Producer, ProducerId, Publish,
+    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,

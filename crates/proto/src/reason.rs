@@ -80,18 +80,15 @@ pub const TOO_OLD_TO_DEDUPLICATE: &str = "TOO_OLD_TO_DEDUPLICATE";
 /// A batch overlaps batches that entered, in part only. Nothing of it entered. Retry: no. Cure: cut
 /// retried batches as they were cut the first time.
 pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
-<<<<<<< HEAD
 /// A message has a priority, and its queue has none. Nothing of its batch entered. Retry: no. Cure: a queue with the
 /// setting `priorities` (`quorate queue create --priorities`), or messages without.
 pub const PRIORITIES_OFF: &str = "PRIORITIES_OFF";
-=======
 /// A batch of the same message id has entered, with another number of messages. Nothing entered. Metadata `count`: the
 /// messages of the one that did. Retry: no. Cure: an id for each batch, and the same batch for the same id.
 pub const MESSAGE_ID_CONFLICT: &str = "MESSAGE_ID_CONFLICT";
 /// The queue's next offset is not the one that the publish expects: another producer was first. Nothing entered.
 /// Metadata `next_offset`. Retry: no. Cure: read what came before that offset, decide anew, and publish with it.
 pub const UNEXPECTED_OFFSET: &str = "UNEXPECTED_OFFSET";
->>>>>>> wt-ce
 /// No slot of this name at the queue. Retry: no. Cure: create it, or correct the name.
 pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
 /// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
@@ -148,15 +145,12 @@ pub const ALL: &[&str] = &[
     PRODUCER_FENCED,
     TOO_OLD_TO_DEDUPLICATE,
     SEQUENCE_CONFLICT,
-<<<<<<< HEAD
     TOPIC_NOT_FOUND,
     TOPIC_CHANGED,
     NO_ROUTE,
     PRIORITIES_OFF,
-=======
     MESSAGE_ID_CONFLICT,
     UNEXPECTED_OFFSET,
->>>>>>> wt-ce
     SLOT_NOT_FOUND,
     SLOT_EXISTS,
     SLOT_LOST,

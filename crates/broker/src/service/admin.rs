@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
-<<<<<<< HEAD
-use quorate_machine::queue::{Command, RETRY_MAX_MS_DEFAULT, Reply, Settings};
-=======
-use quorate_machine::queue::{Command, Offset, Reply, Settings};
+use quorate_machine::queue::{Command, Offset, RETRY_MAX_MS_DEFAULT, Reply, Settings};
 use quorate_machine::{Millis, NodeId};
 use quorate_proto::v1::purge_queue_request::Before;
->>>>>>> wt-ce
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
@@ -40,7 +36,6 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         in_sync_lag_ms: or(wanted.in_sync_lag_ms, default.in_sync_lag_ms),
         retain_ms: limit(wanted.retain_ms),
         retain_bytes: limit(wanted.retain_bytes),
-<<<<<<< HEAD
         ttl_ms: limit(wanted.ttl_ms),
         drop_head: wanted.overflow() == v1::Overflow::DropHead,
         priorities: wanted.priorities,
@@ -51,11 +46,9 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
             max if max == RETRY_MAX_MS_DEFAULT.max(wanted.retry_ms) => 0,
             max => max,
         },
-=======
         // One that is no name was refused.
         dead_letter: QueueName::parse(&wanted.dead_letter).ok(),
         message_id_window: or(wanted.message_id_window, default.message_id_window),
->>>>>>> wt-ce
         ..default
     }
 }
@@ -73,7 +66,6 @@ pub(super) fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSett
         in_sync_lag_ms: settings.in_sync_lag_ms,
         retain_ms: settings.retain_ms.unwrap_or(0),
         retain_bytes: settings.retain_bytes.unwrap_or(0),
-<<<<<<< HEAD
         ttl_ms: settings.ttl_ms.unwrap_or(0),
         overflow: match settings.drop_head {
             true => v1::Overflow::DropHead.into(),
@@ -83,10 +75,8 @@ pub(super) fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSett
         single_active: settings.single_active,
         retry_ms: settings.retry_ms,
         retry_max_ms: if settings.retry_ms > 0 { settings.retry_max_ms() } else { 0 },
-=======
         dead_letter: settings.dead_letter.as_ref().map_or("", QueueName::as_str).into(),
         message_id_window: settings.message_id_window,
->>>>>>> wt-ce
     }
 }
 
@@ -112,20 +102,21 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
             settings.min_in_sync, settings.replicas
         )));
     }
-<<<<<<< HEAD
     if v1::Overflow::try_from(settings.overflow).is_err() {
         let message = format!("overflow {} is not known to this node", settings.overflow);
         return Err(Refusal::new(reason::UNSUPPORTED_VERSION, message));
-=======
+    }
     if !settings.dead_letter.is_empty() {
         queue_name(&settings.dead_letter)?;
->>>>>>> wt-ce
     }
     let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
     if settings.in_sync_lag_ms > max {
         return Err(Refusal::invalid(format!("`in_sync_lag_ms` is at most {max}")));
     }
-<<<<<<< HEAD
+    let max = quorate_machine::queue::MESSAGE_IDS_MAX;
+    if settings.message_id_window > max {
+        return Err(Refusal::invalid(format!("`message_id_window` is at most {max}")));
+    }
     check_retries(settings)
 }
 
@@ -144,11 +135,6 @@ fn check_retries(settings: &v1::QueueSettings) -> Result<(), Refusal> {
         return Err(Refusal::invalid(format!(
             "`retry_max_ms` is {retry_max_ms}, less than the first delay, `retry_ms` = {retry_ms}"
         )));
-=======
-    let max = quorate_machine::queue::MESSAGE_IDS_MAX;
-    if settings.message_id_window > max {
-        return Err(Refusal::invalid(format!("`message_id_window` is at most {max}")));
->>>>>>> wt-ce
     }
     Ok(())
 }
@@ -232,32 +218,16 @@ impl Member {
             retained: stats.retained,
             retained_bytes: stats.retained_bytes,
             first_readable_offset: stats.first_readable.0,
-<<<<<<< HEAD
             expired: stats.expired,
             dropped: stats.dropped,
-        });
-        description.paused = stats.paused;
-        let consumers = stats.consumers.into_iter();
-        description.consumers =
-            consumers.map(|it| self.consumer(it, &description.replicas)).collect();
-=======
             dead: stats.dead,
             dead_lettered: stats.dead_lettered,
         });
+        description.paused = stats.paused;
         description.dead_letters_wait = local.stuck().unwrap_or_default();
-        description.consumers = stats
-            .consumers
-            .into_iter()
-            .map(|consumer| v1::ConsumerDescription {
-                name: consumer.name,
-                session: consumer.session.0.to_be_bytes().to_vec().into(),
-                node_id: consumer.node.0,
-                prefetch: consumer.prefetch,
-                leased: consumer.leased,
-                connected: consumer.connected,
-            })
-            .collect();
->>>>>>> wt-ce
+        let consumers = stats.consumers.into_iter();
+        description.consumers =
+            consumers.map(|it| self.consumer(it, &description.replicas)).collect();
     }
 
     pub(super) fn known(&self, name: &QueueName) -> Option<catalog::Queue> {
@@ -576,11 +546,8 @@ impl v1::admin_service_server::AdminService for Services {
         if request.if_empty {
             let counts =
                 self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
-<<<<<<< HEAD
-            let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
-=======
-            let held = counts.ready + counts.leased + counts.delayed + counts.dead;
->>>>>>> wt-ce
+            let waiting = counts.ready + counts.delayed + counts.blocked;
+            let held = waiting + counts.leased + counts.dead;
             if held > 0 {
                 let message = format!("queue `{}` holds {held} messages", request.name);
                 return Err(Refusal::new(reason::QUEUE_NOT_EMPTY, message).into());

@@ -18,11 +18,8 @@ mod recovery;
 mod replicas;
 mod replication;
 pub(crate) mod slots;
-<<<<<<< HEAD
 pub(crate) mod topics;
-=======
 pub(crate) mod updating;
->>>>>>> wt-ce
 
 use std::pin::Pin;
 use std::sync::Arc;

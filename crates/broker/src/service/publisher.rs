@@ -13,14 +13,10 @@ use std::time::Duration;
 use quorate_group::{Applied, OnDisk, Outcome, Position};
 use quorate_machine::Millis;
 use quorate_machine::frame::{self as frames, FrameError};
-<<<<<<< HEAD
-use quorate_machine::queue::{self as machine, Command, ProducerId, Properties, Reply};
-use quorate_proto::frame::{FrameError as FrameRefused, GROUP_KEY_HEADER, MAX_GROUP_KEY_BYTES};
-=======
 use quorate_machine::queue::{
     self as machine, Command, MessageId, Offset, ProducerId, Properties, Reply,
 };
->>>>>>> wt-ce
+use quorate_proto::frame::{FrameError as FrameRefused, GROUP_KEY_HEADER, MAX_GROUP_KEY_BYTES};
 use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -257,30 +253,19 @@ impl Publisher {
                 properties_of(properties, frame.count, self.queue.handle.now_ms())?
             }
         };
-<<<<<<< HEAD
         self.check_properties(&properties)?;
-=======
-        if !properties.is_empty() {
-            self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
-        }
         if !condition.is_empty() {
             self.node.expect_known(BEHAVIOUR_VERSION, "message ids and expected offsets")?;
         }
->>>>>>> wt-ce
         let level = level_of(ack)?;
         if level == AckLevel::All {
             self.check_in_sync().await?;
         }
         let remembered = match level {
-<<<<<<< HEAD
-            // What is not plain may be too much for the queue.
-            AckLevel::Accepted if properties.is_empty() => self.remembered_until(),
-=======
-            // What is for later may be too much for the queue, and what has a condition may not meet it.
+            // What is not plain may be too much for the queue, and what has a condition may not meet it.
             AckLevel::Accepted if properties.is_empty() && condition.is_empty() => {
                 self.remembered()
             }
->>>>>>> wt-ce
             _ => None,
         };
         let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
@@ -386,8 +371,11 @@ impl Publisher {
             return Ok(());
         }
         self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
-        if properties.iter().any(|of| of.expires.is_some() || of.priority > 0) {
-            self.node.expect_known(BEHAVIOUR_VERSION, "times to live and priorities")?;
+        let is_newer =
+            |of: &Properties| of.expires.is_some() || of.priority > 0 || of.group.is_some();
+        if properties.iter().any(is_newer) {
+            self.node
+                .expect_known(BEHAVIOUR_VERSION, "times to live, priorities and group keys")?;
         }
         let urgent = properties.iter().any(|of| of.priority > 0);
         if urgent && !self.queue.handle.read(|machine| machine.settings().priorities) {

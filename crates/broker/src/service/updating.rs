@@ -141,7 +141,9 @@ fn update_of(known: &catalog::Queue, request: &v1::UpdateQueueRequest) -> Result
     let before = settings_to(&known.settings, replicas);
     // What is left at its default stays so, should the replicas change.
     let min_in_sync = known.settings.min_in_sync.into();
-    let merged = merged(v1::QueueSettings { min_in_sync, ..before.clone() }, request)?;
+    let retry_max_ms = known.settings.retry_max_ms;
+    let base = v1::QueueSettings { min_in_sync, retry_max_ms, ..before.clone() };
+    let merged = merged(base, request)?;
     let Settings { dedup_window, version, .. } = known.settings;
     let settings = Settings { dedup_window, version, ..settings_of(&merged) };
     Ok(Update { before, after: settings_to(&settings, replicas), settings })
@@ -162,6 +164,10 @@ pub(crate) fn merged(
             "queue `{}` has {replicas} replicas, and settings do not change that; use `quorate queue replica`",
             request.name
         )));
+    }
+    // Without retries there is no longest delay; whoever gives one all the same is told.
+    if settings.retry_ms == 0 && !request.fields.iter().any(|field| field == "retry_max_ms") {
+        settings.retry_max_ms = 0;
     }
     check_settings(&settings)?;
     Ok(settings)

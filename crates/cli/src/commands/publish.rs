@@ -48,7 +48,6 @@ pub struct Args {
     /// Deliver the messages to consumers only after this time, e.g. 90s, 2h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     delay: Option<Duration>,
-<<<<<<< HEAD
     /// Deliver the messages one after the other with all others of this key, in order; up to 256 bytes.
     #[arg(long, value_name = "KEY", default_value = "")]
     group_key: String,
@@ -58,14 +57,12 @@ pub struct Args {
     /// Priority of the messages, 0 to 9, the highest first; the queue has to have priorities.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: Option<u8>,
-=======
     /// Publish all messages as one batch of this name, 1 to 128 bytes: published again, it enters once.
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
     /// Publish all messages as one batch, and only if its first message gets this offset.
     #[arg(long, value_name = "OFFSET")]
     expect_offset: Option<u64>,
->>>>>>> wt-ce
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -78,17 +75,13 @@ const PENDING_LIMIT: usize = 4096;
 /// Longest line taken as a message; the server's own limit is at most this.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
-<<<<<<< HEAD
-/// A header as options give it.
-pub fn parse_header(text: &str) -> Result<(String, String), String> {
-=======
 /// Most messages that enter as one.
 const BATCH_MESSAGES_MAX: usize = 65_536;
 /// Longest name of a batch.
 const MESSAGE_ID_BYTES_MAX: usize = 128;
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
->>>>>>> wt-ce
+/// A header as options give it.
+pub fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?}: write KEY=VALUE")),
@@ -134,10 +127,13 @@ impl Args {
         for (key, value) in &self.headers {
             message = message.header(key.clone(), value.clone());
         }
-        match self.delay {
-            Some(delay) => message.delay(delay),
-            None => message,
+        if let Some(delay) = self.delay {
+            message = message.delay(delay);
         }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
+        message.group_key(self.group_key.as_str()).priority(self.priority.unwrap_or(0))
     }
 
     /// What is to enter as one.
@@ -196,23 +192,7 @@ async fn send_all(
     }
     while let Some(body) = input.next().await? {
         for _ in 0..args.count {
-<<<<<<< HEAD
-            let mut message =
-                args.headers.iter().fold(Message::new(body.clone()), |message, (key, value)| {
-                    message.header(key.clone(), value.clone())
-                });
-            if let Some(delay) = args.delay {
-                message = message.delay(delay);
-            }
-            message = message.group_key(args.group_key.as_str());
-            if let Some(ttl) = args.ttl {
-                message = message.ttl(ttl);
-            }
-            message = message.priority(args.priority.unwrap_or(0));
-            let sent = producer.send(message).await;
-=======
             let sent = producer.send(args.message(&body)).await;
->>>>>>> wt-ce
             let sent = sent.map_err(|error| session::failure(doing, &error))?;
             // The collector has met a failure and left: it reports it.
             if pending.send(sent).await.is_err() {

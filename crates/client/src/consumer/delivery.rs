@@ -77,7 +77,6 @@ impl Delivery {
         self.handle.settle(nack(delay)).await
     }
 
-<<<<<<< HEAD
     /// Gives the message back untouched, since it will not be handled here after all: it is at its place in the queue at once,
     /// and this delivery does not count. While some node of the cluster does not know how, as [`nack`](Self::nack).
     ///
@@ -87,10 +86,7 @@ impl Delivery {
         self.handle.settle(Kind::Return).await
     }
 
-    /// Not wanted: the message leaves the queue.
-=======
     /// Not wanted: the message is moved to the queue's dead-letter queue, or dropped if it has none.
->>>>>>> wt-ce
     ///
     /// # Errors
     /// See [`SettleError`].

@@ -69,10 +69,6 @@ impl Producer {
     ///
     /// Dropping this future before it is done sends nothing.
     pub async fn send(&self, message: Message) -> Result<Pending, PublishError> {
-<<<<<<< HEAD
-        let bytes = frame::check_keyed(message.headers(), message.key(), message.body())?;
-        message.check_properties()?;
-=======
         let bytes = self.check(&message)?;
         self.room.take(1, self.settings.room_of(bytes)).await?;
         let (waiter, outcome) = oneshot::channel();
@@ -83,9 +79,8 @@ impl Producer {
 
     /// Bytes of a message in a frame, if it can be sent.
     fn check(&self, message: &Message) -> Result<usize, PublishError> {
-        let bytes = frame::check(message.headers(), message.body())?;
-        message.check_delay()?;
->>>>>>> wt-ce
+        let bytes = frame::check_keyed(message.headers(), message.key(), message.body())?;
+        message.check_properties()?;
         let limit = self.room.max_message_bytes.load(Ordering::Relaxed);
         if limit > 0 && bytes as u64 > limit {
             return Err(PublishError::TooLarge { bytes: bytes as u64, limit });

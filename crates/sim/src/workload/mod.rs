@@ -287,7 +287,9 @@ async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
                     let counts = description.counts.unwrap_or_default();
                     let (group, record) = (queue.group, shared.cluster.record());
                     record.tell(Event::Counted { group, counts: &counts });
-                    if counts.ready + counts.leased + counts.delayed + counts.blocked == 0 {
+                    if counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead
+                        == 0
+                    {
                         break;
                     }
                     format!("{counts:?}")

@@ -179,7 +179,7 @@ async fn removal(
     let held = queue
         .counts
         .as_ref()
-        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.dead);
+        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead);
     if !force && held != Some(0) {
         let shown = held.map_or("an unknown number of".to_owned(), units::count);
         let what = format!("queue {name} is not in the file and holds {shown} messages");

@@ -229,13 +229,10 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("rejected", stats.rejected.into()),
         ("exhausted", stats.exhausted.into()),
         ("purged", stats.purged.into()),
-<<<<<<< HEAD
         ("expired", stats.expired.into()),
         ("dropped", stats.dropped.into()),
-=======
         ("dead", stats.dead.into()),
         ("dead_lettered", stats.dead_lettered.into()),
->>>>>>> wt-ce
         ("retained", stats.retained.into()),
         ("batches", stats.batches.into()),
         ("producers", stats.producers.into()),

@@ -207,7 +207,6 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             Shown::of("advance slot", facts)
         }
         Command::DropSlot { name } => Shown::of("drop slot", facts! { "slot": name.as_str() }),
-<<<<<<< HEAD
         Command::ControlConsumer { target, what } => {
             let what = match what {
                 queue::Control::Pause => "pause",
@@ -222,10 +221,8 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             });
             Shown::of("control consumers", facts)
         }
-=======
         Command::PublishMoved(moved) => publish_moved(moved, bodies),
         Command::Moved { to } => Shown::of("moved", facts! { "to": *to }),
->>>>>>> wt-ce
     }
 }
 
@@ -351,15 +348,12 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "dedup_age_ms": settings.dedup_age_ms, "min_in_sync": settings.min_in_sync,
         "in_sync_lag_ms": settings.in_sync_lag_ms, "retain_ms": settings.retain_ms,
         "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
-<<<<<<< HEAD
         "ttl_ms": settings.ttl_ms, "drop_head": settings.drop_head,
         "priorities": settings.priorities, "retry_ms": settings.retry_ms,
-        "retry_max_ms": settings.retry_max_ms, "version": settings.version,
-=======
+        "retry_max_ms": settings.retry_max_ms,
         "dead_letter": settings.dead_letter.as_ref().map(catalog::QueueName::as_str),
         "message_id_window": settings.message_id_window,
         "version": settings.version,
->>>>>>> wt-ce
     }
 }
 

@@ -56,26 +56,32 @@ pub struct Options {
     /// Keep settled messages for readers up to so many bytes, e.g. 10GiB; the oldest go first.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     retain_bytes: Option<u64>,
-<<<<<<< HEAD
     /// Hand messages to one consumer at a time; the others stand by to take over.
-    #[arg(long)]
-    single_active: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    single_active: Option<bool>,
     /// How long a message waits that comes back, e.g. 1s; doubled each time, half of it jitter. Without it, it is ready at
     /// once.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     retry: Option<Duration>,
-    /// The longest that it waits; default 5m.
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "retry")]
+    /// The longest that it waits; default 5m. Not without --retry.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     retry_max: Option<Duration>,
     /// Messages that nobody takes within this time leave the queue, e.g. 1h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     ttl: Option<Duration>,
-    /// What becomes of a publish beyond a limit.
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
-    overflow: Overflow,
+    /// What becomes of a publish beyond a limit; default reject.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    overflow: Option<Overflow>,
     /// Messages may have priorities, 0 to 9; the highest are delivered first.
-    #[arg(long)]
-    priorities: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    priorities: Option<bool>,
+    /// Move messages that are rejected, delivered --max-deliveries times, or expired to this queue, which is there
+    /// already; "" drops them, which is the default.
+    #[arg(long, value_name = "QUEUE")]
+    dead_letter: Option<String>,
+    /// Most message ids remembered, the oldest are forgotten first; default 65,536, at most 131,072.
+    #[arg(long, value_name = "N")]
+    message_id_window: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -85,15 +91,6 @@ enum Overflow {
     Reject,
     /// The oldest ready messages of the lowest priority make room for it.
     DropHead,
-=======
-    /// Move messages that are rejected, or delivered --max-deliveries times, to this queue, which is there already; ""
-    /// drops them, which is the default.
-    #[arg(long, value_name = "QUEUE")]
-    dead_letter: Option<String>,
-    /// Most message ids remembered, the oldest are forgotten first; default 65,536, at most 131,072.
-    #[arg(long, value_name = "N")]
-    message_id_window: Option<u32>,
->>>>>>> wt-ce
 }
 
 impl Options {
@@ -111,20 +108,17 @@ impl Options {
             in_sync_lag_ms: millis("--in-sync-lag", self.in_sync_lag)?,
             retain_ms: self.retain.map_or(0, millis_of_retention),
             retain_bytes: self.retain_bytes.unwrap_or_default(),
-<<<<<<< HEAD
-            single_active: self.single_active,
-            ttl_ms: self.ttl.map_or(0, |ttl| ttl.as_millis().max(1) as u64),
-            overflow: match self.overflow {
+            ttl_ms: self.ttl.map_or(0, millis_of_retention),
+            overflow: match self.overflow.unwrap_or_default() {
                 Overflow::Reject => quorate_client::Overflow::Reject.into(),
                 Overflow::DropHead => quorate_client::Overflow::DropHead.into(),
             },
-            priorities: self.priorities,
+            priorities: self.priorities.unwrap_or_default(),
             retry_ms: millis("--retry", self.retry)?,
             retry_max_ms: millis("--retry-max", self.retry_max)?,
-=======
+            single_active: self.single_active.unwrap_or_default(),
             dead_letter: self.dead_letter.clone().unwrap_or_default(),
             message_id_window: self.message_id_window.unwrap_or_default(),
->>>>>>> wt-ce
         })
     }
 
@@ -143,6 +137,12 @@ impl Options {
             in_sync_lag,
             retain,
             retain_bytes,
+            ttl,
+            overflow,
+            priorities,
+            retry,
+            retry_max,
+            single_active,
             dead_letter,
             message_id_window,
         } = self;
@@ -158,6 +158,12 @@ impl Options {
             ("in_sync_lag_ms", in_sync_lag.is_some()),
             ("retain_ms", retain.is_some()),
             ("retain_bytes", retain_bytes.is_some()),
+            ("ttl_ms", ttl.is_some()),
+            ("overflow", overflow.is_some()),
+            ("priorities", priorities.is_some()),
+            ("retry_ms", retry.is_some()),
+            ("retry_max_ms", retry_max.is_some()),
+            ("single_active", single_active.is_some()),
             ("dead_letter", dead_letter.is_some()),
             ("message_id_window", message_id_window.is_some()),
         ];

@@ -72,12 +72,10 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
             "max deliveries",
             limit(settings.max_deliveries.into(), settings.max_deliveries.to_string()),
         )
-<<<<<<< HEAD
         .fact("overflow", overflow(settings))
         .fact("priorities", if settings.priorities { "0 to 9" } else { "no" })
         .fact("time to live", limit(settings.ttl_ms, ttl))
         .fact("retries", retries(settings))
-=======
         .fact(
             "dead letters",
             match settings.dead_letter.as_str() {
@@ -85,7 +83,6 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
                 queue => format!("to {queue}"),
             },
         )
->>>>>>> wt-ce
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
@@ -141,13 +138,10 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("rejected", units::count(counts.rejected))
         .fact("exhausted", units::count(counts.exhausted))
         .fact("purged", units::count(counts.purged))
-<<<<<<< HEAD
         .fact("expired", units::count(counts.expired))
         .fact("dropped", units::count(counts.dropped))
-=======
         .fact("dead", units::count(counts.dead))
         .fact("dead-lettered", units::count(counts.dead_lettered))
->>>>>>> wt-ce
         .fact("size", units::bytes(counts.bytes))
         .fact(
             "retained",
@@ -204,17 +198,14 @@ pub fn json(queue: &QueueDescription) -> Value {
             "in_sync_lag_ms": settings.in_sync_lag_ms,
             "retain_ms": settings.retain_ms,
             "retain_bytes": settings.retain_bytes,
-<<<<<<< HEAD
             "single_active": settings.single_active,
             "ttl_ms": settings.ttl_ms,
             "overflow": overflow(settings),
             "priorities": settings.priorities,
             "retry_ms": settings.retry_ms,
             "retry_max_ms": settings.retry_max_ms,
-=======
             "dead_letter": settings.dead_letter,
             "message_id_window": settings.message_id_window,
->>>>>>> wt-ce
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
@@ -223,11 +214,8 @@ pub fn json(queue: &QueueDescription) -> Value {
             "first_offset": counts.first_offset, "next_offset": counts.next_offset,
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
             "first_readable_offset": counts.first_readable_offset,
-<<<<<<< HEAD
             "expired": counts.expired, "dropped": counts.dropped,
-=======
             "dead": counts.dead, "dead_lettered": counts.dead_lettered,
->>>>>>> wt-ce
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),
@@ -235,15 +223,8 @@ pub fn json(queue: &QueueDescription) -> Value {
             "leaving": replica.leaving,
         })).collect::<Vec<_>>(),
         "moving": queue.moving,
-<<<<<<< HEAD
         "paused": queue.paused,
-        "consumers": queue.consumers.iter().map(consumer::json).collect::<Vec<_>>(),
-=======
         "dead_letters_wait": queue.dead_letters_wait,
-        "consumers": queue.consumers.iter().map(|consumer| json!({
-            "name": consumer.name, "node_id": consumer.node_id, "prefetch": consumer.prefetch,
-            "leased": consumer.leased, "connected": consumer.connected,
-        })).collect::<Vec<_>>(),
->>>>>>> wt-ce
+        "consumers": queue.consumers.iter().map(consumer::json).collect::<Vec<_>>(),
     })
 }

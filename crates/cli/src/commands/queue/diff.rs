@@ -53,6 +53,10 @@ fn shown(field: &str, value: &str) -> String {
     if let Some(text) = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
         return if text.is_empty() { "none".to_owned() } else { text.to_owned() };
     }
+    if field == "overflow" {
+        // As the option has it.
+        return if value == "2" { "drop-head" } else { "reject" }.to_owned();
+    }
     let Ok(number) = value.parse::<u64>() else { return value.to_owned() };
     match number {
         0 => "none".to_owned(),

@@ -3,18 +3,12 @@
 pub mod confirm;
 pub mod create;
 mod delete;
-<<<<<<< HEAD
 pub mod describe;
-mod explain;
-mod list;
-mod pause;
-=======
-mod describe;
 pub mod diff;
 mod explain;
 mod list;
+mod pause;
 mod peek;
->>>>>>> wt-ce
 mod purge;
 mod redrive;
 mod replica;
@@ -43,17 +37,13 @@ pub enum Command {
     /// Change which nodes hold a queue.
     #[command(subcommand)]
     Replica(replica::Command),
-<<<<<<< HEAD
     /// Hand out nothing any more, to nobody, until it is resumed; messages are taken and leases stay.
     Pause(pause::Args),
     /// Hand out messages again.
     Resume(pause::Args),
-    /// Drop every message of a queue.
-=======
     /// Send messages of a dead-letter queue back to where they died.
     Redrive(redrive::Args),
     /// Drop every message of a queue, or those before an offset or a time.
->>>>>>> wt-ce
     Purge(purge::Args),
     /// Remove a queue and its messages.
     Delete(delete::Args),
@@ -69,12 +59,9 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
-<<<<<<< HEAD
         Command::Pause(args) => pause::run(&args, true, global).await,
         Command::Resume(args) => pause::run(&args, false, global).await,
-=======
         Command::Redrive(args) => redrive::run(args, global).await,
->>>>>>> wt-ce
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

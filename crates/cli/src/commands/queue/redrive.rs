@@ -125,7 +125,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let mut plan = Plan {
         group: described.group_id,
         end: counts.next_offset,
-        total: counts.ready + counts.leased + counts.delayed,
+        total: counts.ready + counts.leased + counts.delayed + counts.blocked,
         chosen: None,
         passed: 0,
     };
