@@ -493,13 +493,18 @@ impl Work {
 /// A message as it is sent back: with its own headers, and the one that says where from.
 fn returned(queue: &str, delivery: &Delivery) -> Message {
     const HEADERS_MAX: usize = 64;
-    let mut message = Message::new(delivery.body.clone());
+    // It says the group key, is refused of who gives it as a header, and counts among them.
+    const GROUP_KEY: &str = "quorate-group-key";
+    let key = delivery.group_key().unwrap_or_default();
+    let room = HEADERS_MAX - usize::from(!key.is_empty());
+    let mut message = Message::new(delivery.body.clone()).group_key(key);
     for (key, value) in &delivery.headers {
-        if !dead_letter::ALL.contains(&key) && key != dead_letter::REDRIVEN_FROM {
+        let is_new = dead_letter::ALL.contains(&key) || key == dead_letter::REDRIVEN_FROM;
+        if !is_new && key != GROUP_KEY {
             message = message.header(key, value);
         }
     }
-    match message.headers().len() < HEADERS_MAX {
+    match message.headers().len() < room {
         true => message.header(dead_letter::REDRIVEN_FROM, format!("{queue}/{}", delivery.offset)),
         false => message,
     }

@@ -108,17 +108,6 @@ pub fn alphabet() -> Vec<Entry> {
     ]
 }
 
-/// A letter that meets few others: sequences with it are short ones, as those of three grow with the cube of the letters.
-pub fn is_apart(entry: &Entry) -> bool {
-    entry.ops.iter().any(|op| match op {
-        Op::Publish { condition, .. } => condition.id.is_some() || condition.expected.is_some(),
-        Op::Receive { session, .. } | Op::Settle { session, .. } => *session == C,
-        Op::CreateSlot { .. } | Op::AdvanceSlot { .. } | Op::DropSlot { .. } => true,
-        Op::Control { .. } | Op::PublishMoved { .. } | Op::LeaderChanged => true,
-        _ => false,
-    })
-}
-
 /// States to begin with, as the entries that lead to them.
 pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
     let both = vec![after(1, attach(A, 1, 2)), after(1, attach(B, 1, 1))];

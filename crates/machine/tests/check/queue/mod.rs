@@ -11,7 +11,7 @@ mod random;
 mod reference;
 mod trial;
 
-pub use alphabet::{alphabet, is_apart, scenes};
+pub use alphabet::{alphabet, scenes};
 use op::Entry;
 use trial::Trial;
 
