@@ -192,7 +192,7 @@ fn order_holds_and_nothing_is_stuck_over_500_deaths_of_consumers_and_two_of_lead
     turn::alone(LONG, async {
         let mut cluster = Cluster::start(3).await;
         let settings = QueueSettings { session_grace_ms: 1_000, ..Default::default() };
-        let client = cluster.queue_with(GROUPED, settings).await;
+        let client = cluster.queue_with(GROUPED, settings.clone()).await;
         let single = QueueSettings { single_active: true, ..settings };
         client.create_queue(SINGLE, single).await.expect("created");
         let publishing: Vec<_> = MESSAGES
@@ -233,7 +233,8 @@ fn order_holds_and_nothing_is_stuck_over_500_deaths_of_consumers_and_two_of_lead
             let begun = Instant::now();
             loop {
                 let counts = counts(&client, queue).await;
-                if counts.ready + counts.leased + counts.delayed + counts.blocked == 0 {
+                if counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead == 0
+                {
                     assert_eq!((counts.published, counts.acked), (messages, messages));
                     break;
                 }

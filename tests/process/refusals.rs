@@ -64,7 +64,9 @@ fn an_unknown_queue_is_not_found_by_any_call() {
         unknown(RawConsumer::attach(&address, attach).await.map(drop));
         let mut admin = admin(&address);
         unknown(admin.describe_queue(v1::DescribeQueueRequest { name: name() }).await.map(drop));
-        unknown(admin.purge_queue(v1::PurgeQueueRequest { name: name() }).await.map(drop));
+        unknown(
+            admin.purge_queue(v1::PurgeQueueRequest { name: name(), before: None }).await.map(drop),
+        );
         for if_empty in [false, true] {
             let request = v1::DeleteQueueRequest { name: name(), if_empty };
             unknown(admin.delete_queue(request).await.map(drop));
@@ -109,11 +111,11 @@ fn settings_that_cannot_be_are_invalid() {
         let (_cluster, address) = one_node().await;
         let none = QueueSettings::default();
         for settings in [
-            QueueSettings { replicas: 2, ..none },
-            QueueSettings { replicas: 7, ..none },
-            QueueSettings { lease_ms: 99, ..none },
-            QueueSettings { lease_ms: u32::MAX, ..none },
-            QueueSettings { session_grace_ms: u32::MAX, ..none },
+            QueueSettings { replicas: 2, ..none.clone() },
+            QueueSettings { replicas: 7, ..none.clone() },
+            QueueSettings { lease_ms: 99, ..none.clone() },
+            QueueSettings { lease_ms: u32::MAX, ..none.clone() },
+            QueueSettings { session_grace_ms: u32::MAX, ..none.clone() },
         ] {
             let request = v1::CreateQueueRequest { name: "q".to_owned(), settings: Some(settings) };
             invalid(admin(&address).create_queue(request).await);

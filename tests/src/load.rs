@@ -134,7 +134,7 @@ pub async fn wait_empty(client: &Client, queue: &str, limit: Duration) {
         let counts =
             client.describe_queue(queue).await.map(|queue| queue.counts.unwrap_or_default());
         if let Ok(counts) = &counts
-            && counts.ready + counts.leased + counts.delayed + counts.blocked == 0
+            && counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead == 0
         {
             return;
         }

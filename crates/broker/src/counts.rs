@@ -32,6 +32,8 @@ pub(crate) struct Counts {
     /// Handed to consumers, repeated ones included, and their bytes.
     pub(crate) delivered: Count,
     pub(crate) delivered_bytes: Count,
+    /// Moved to dead-letter queues, of the queues led here.
+    pub(crate) dead_lettered: Count,
     /// Shown to readers, and their bytes.
     pub(crate) read: Count,
     pub(crate) read_bytes: Count,

@@ -125,6 +125,10 @@ impl Directory for Fresh {
         std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
     }
 
+    fn take_moved(&self, _: pb::TakeMovedRequest) -> BoxFuture<'_, Result<u64, Status>> {
+        std::future::ready(Err(Status::unavailable("this node belongs to no cluster yet"))).boxed()
+    }
+
     fn accepts_entries(&self) -> bool {
         false
     }

@@ -5,12 +5,15 @@
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
 use quorate_machine::queue::{
-    Attach, Control, CreateSlot, ProducerId, Properties, SettleItem, SlotName, Target,
+    Attach, Control, CreateSlot, MessageId, Offset, ProducerId, Properties, Settings, SettleItem,
+    SlotName, Target,
 };
 use quorate_proto::v1;
 
 use crate::routing::queue_name;
-use crate::service::{admin, cluster, consumer, consumers, publisher, queue, reader, slots};
+use crate::service::{
+    admin, cluster, consumer, consumers, publisher, queue, reader, slots, updating,
+};
 
 /// What a request publishes.
 pub struct Publish {
@@ -20,6 +23,8 @@ pub struct Publish {
     pub frame: v1::Frame,
     /// What sets them apart.
     pub properties: Vec<v1::Properties>,
+    /// On what it enters.
+    pub condition: Condition,
 }
 
 /// A publish in one call.
@@ -27,8 +32,19 @@ pub struct Publish {
 pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
     let (frame, properties) = queue::frame_of(&mut request).ok()?;
     publisher::check_keys(&frame, &properties).ok()?;
+    let condition = condition(&request.message_id, request.expected_next_offset)?;
     let producer = publisher::producer_of(request.producer).ok()?;
-    Some(Publish { producer, frame, properties })
+    Some(Publish { producer, frame, properties, condition })
+}
+
+/// A message id and an expected offset.
+pub type Condition = (Option<MessageId>, Option<Offset>);
+
+/// On what a batch enters.
+#[must_use]
+pub fn condition(message_id: &str, expected_next: Option<u64>) -> Option<Condition> {
+    let condition = publisher::Condition::of(message_id, expected_next).ok()?;
+    Some((condition.message_id, condition.expected_next))
 }
 
 /// The properties of `count` messages that are published at `now_ms`.
@@ -62,11 +78,20 @@ pub fn settle(item: &v1::SettleItem) -> Option<SettleItem> {
 /// A queue to be made.
 #[must_use]
 pub fn create(request: &v1::CreateQueueRequest) -> Option<CreateQueue> {
-    let wanted = request.settings.unwrap_or_default();
+    let wanted = request.settings.clone().unwrap_or_default();
     let name = queue_name(&request.name).ok()?;
     admin::check_settings(&wanted).ok()?;
     let settings = admin::settings_of(&wanted);
     Some(CreateQueue { name, settings, replicas: wanted.replicas as u8, candidates: Vec::new() })
+}
+
+/// A queue's settings to be changed, from the defaults.
+#[must_use]
+pub fn update(request: &v1::UpdateQueueRequest) -> Option<(QueueName, Settings)> {
+    let name = queue_name(&request.name).ok()?;
+    let base = v1::QueueSettings { replicas: 3, ..<_>::default() };
+    let settings = updating::merged(base, request).ok()?;
+    Some((name, admin::settings_of(&settings)))
 }
 
 /// A node that joins.

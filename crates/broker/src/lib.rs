@@ -28,6 +28,7 @@ mod awake;
 mod budget;
 mod config;
 mod counts;
+mod dead_letters;
 mod founding;
 // For `quorate-fuzz` alone: how requests are checked is private.
 #[doc(hidden)]

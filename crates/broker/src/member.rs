@@ -99,6 +99,8 @@ pub(crate) struct Member {
     pub(crate) ahead: Mutex<BTreeSet<u64>>,
     /// Groups that a recovered catalog places on other nodes, and of which this node keeps what it has; it has said so.
     pub(crate) kept: Mutex<BTreeSet<u64>>,
+    /// Held by who changes settings of a queue: those that stay are read and written again.
+    pub(crate) updating: tokio::sync::Mutex<()>,
 }
 
 /// What other nodes said that they know, and when they said so last: whoever is connected to this node says it again
@@ -281,6 +283,10 @@ impl Directory for Member {
             pb::HoldingsResponse { replicas, reached: self.reached() }
         };
         told.map(Ok).boxed()
+    }
+
+    fn take_moved(&self, request: pb::TakeMovedRequest) -> BoxFuture<'_, Result<u64, Status>> {
+        Member::take_moved(self, request).boxed()
     }
 
     fn accepts_entries(&self) -> bool {

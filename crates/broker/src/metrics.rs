@@ -171,6 +171,8 @@ fn traffic(member: &Member, figures: &mut Figures) {
     figures.counter("delivered_messages", help, None, counts.delivered.get());
     let help = "Bytes handed to consumers";
     figures.counter("delivered_bytes", help, None, counts.delivered_bytes.get());
+    let help = "Messages moved to dead-letter queues, from the queues that this node leads";
+    figures.counter("dead_lettered_messages", help, None, counts.dead_lettered.get());
     figures.counter("read_messages", "Messages shown to readers", None, counts.read.get());
     figures.counter("read_bytes", "Bytes shown to readers", None, counts.read_bytes.get());
 }
@@ -199,25 +201,28 @@ fn held(queues: &[Arc<Queue>], figures: &mut Figures) {
     let led: Vec<_> = led(queues).collect();
     figures.gauge("queues_led", "Queues that this node leads", None, led.len() as f64);
     let stats = led.iter().map(|queue| queue.handle.read(|machine| machine.stats()));
-    let mut sums = [0u64; 7];
+    let mut sums = [0u64; 8];
     let mut slots = Slots::default();
     for stats in stats {
         slots.add(&stats.slots);
         let connected = stats.consumers.iter().filter(|consumer| consumer.connected).count();
-        let Stats { ready, leased, delayed, blocked, retained, bytes, .. } = stats;
-        let of = [ready, leased, delayed, blocked, retained, bytes];
+        let Stats { ready, leased, delayed, blocked, retained, dead, bytes, .. } = stats;
+        let of = [ready, leased, delayed, blocked, retained, dead, bytes];
         sums.iter_mut().zip(of).for_each(|(sum, of)| *sum += of);
-        sums[6] += connected as u64;
+        sums[7] += connected as u64;
     }
-    let states = ["ready", "leased", "delayed", "blocked", "retained"];
+    let states = ["ready", "leased", "delayed", "blocked", "retained", "dead"];
     for (state, sum) in states.into_iter().zip(sums) {
         let help = "Messages in the queues that this node leads, by their state";
         figures.gauge("messages", help, Some(("state", state)), sum as f64);
     }
     let help = "Bytes held in the queues that this node leads";
-    figures.gauge("messages_bytes", help, None, sums[5] as f64);
+    figures.gauge("messages_bytes", help, None, sums[6] as f64);
     let help = "Consumers connected to the queues that this node leads";
-    figures.gauge("consumers", help, None, sums[6] as f64);
+    figures.gauge("consumers", help, None, sums[7] as f64);
+    let stuck = led.iter().filter(|queue| queue.stuck().is_some()).count() as f64;
+    let help = "Queues that this node leads whose dead messages cannot be moved for the moment";
+    figures.gauge("queues_with_stuck_dead_letters", help, None, stuck);
     slots.tell(figures);
 }
 
@@ -318,6 +323,13 @@ async fn single(queue: &Queue, figures: &mut Figures) {
     figures.gauge("queue_leased_messages", "Messages leased", label, stats.leased as f64);
     figures.gauge("queue_delayed_messages", "Messages delayed", label, stats.delayed as f64);
     figures.gauge("queue_blocked_messages", "Messages blocked", label, stats.blocked as f64);
+    let help = "Messages that wait to be moved to the dead-letter queue";
+    figures.gauge("queue_dead_messages", help, label, stats.dead as f64);
+    let help = "Messages ever moved to the dead-letter queue";
+    figures.counter("queue_dead_lettered_messages", help, label, stats.dead_lettered);
+    let stuck = f64::from(u8::from(queue.stuck().is_some()));
+    let help = "Whether dead messages cannot be moved for the moment";
+    figures.gauge("queue_dead_letters_stuck", help, label, stuck);
     figures.gauge("queue_retained_messages", "Messages retained", label, stats.retained as f64);
     figures.gauge("queue_bytes", "Bytes held", label, stats.bytes as f64);
     figures.counter("queue_published_messages", "Messages ever taken in", label, stats.published);

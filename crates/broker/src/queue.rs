@@ -9,13 +9,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_group::{EffectsTaken, Event, Handle, ProposeError};
-use quorate_machine::catalog::QueueName;
+use quorate_machine::catalog::{Catalog, QueueName};
 use quorate_machine::frame;
 use quorate_machine::queue::{
     Attachment, CloseReason, Command, Effect, Queue as Machine, Reply, Run, Session, Token, body,
@@ -59,6 +59,14 @@ pub(crate) struct Queue {
     streams: AtomicU64,
     /// Term in which this replica leads and is configured; 0 = it does not serve.
     serving: AtomicU64,
+    /// Why what is dead cannot be moved, for as long as it is tried here.
+    stuck: Mutex<Option<String>>,
+    /// Version of settings that the machine is known to have, at least.
+    settings: AtomicU64,
+    /// Version of the newest settings that this node has proposed.
+    proposed_settings: AtomicU64,
+    /// Whether newer settings are being proposed.
+    renewing: AtomicBool,
 }
 
 impl Queue {
@@ -69,6 +77,10 @@ impl Queue {
             outlets: Mutex::new(Some(BTreeMap::new())),
             streams: AtomicU64::new(0),
             serving: AtomicU64::new(0),
+            stuck: Mutex::default(),
+            settings: AtomicU64::new(0),
+            proposed_settings: AtomicU64::new(0),
+            renewing: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +89,19 @@ impl Queue {
         let term = self.serving.load(Ordering::Acquire);
         let now = self.handle.leadership();
         term > 0 && now.leads && now.term == term
+    }
+
+    /// Notes what keeps dead messages from being moved; true if something does since now, or nothing any more.
+    pub(crate) fn note_stuck(&self, why: Option<String>) -> bool {
+        let mut stuck = self.stuck.lock().expect("no panic while held");
+        let is_news = stuck.is_some() != why.is_some();
+        *stuck = why;
+        is_news
+    }
+
+    /// What keeps dead messages from being moved, if anything does.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        self.stuck.lock().expect("no panic while held").clone()
     }
 
     /// Registers a consumer's stream, before its session is attached, so that no delivery is
@@ -195,23 +220,64 @@ impl Queue {
         }
     }
 
+    /// Gives the machine newer settings. One attempt: the reconciler asks again.
+    fn renew_settings(self: Arc<Self>, node: &Arc<Member>) {
+        if self.renewing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            match tokio::time::timeout(CONFIGURE_LIMIT, self.configure(&node)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(queue = %self.name, %error, "configure anew"),
+                Err(_) => tracing::debug!(queue = %self.name, "configure anew: no quorum yet"),
+            }
+            self.renewing.store(false, Ordering::Release);
+        });
+    }
+
+    /// Whether the machine goes by these settings, and by them only for all that is in the log by now.
+    pub(crate) fn keeps_settings(&self, version: u64) -> bool {
+        // In this order: what was proposed and applied in between shows in the machine.
+        self.proposed_settings.load(Ordering::Acquire) <= version
+            && self.handle.read(|machine| machine.settings().version) == version
+    }
+
     /// Gives the machine the settings that the catalog has for it.
     async fn configure(&self, node: &Member) -> Result<(), quorate_group::ProposeError> {
         let wanted = node
             .catalog
             .read(|catalog| catalog.queue(&self.name).map(|queue| queue.settings.clone()));
         let Some(wanted) = wanted else { return Ok(()) };
-        if self.handle.read(|machine| machine.settings().version) >= wanted.version {
+        let version = wanted.version;
+        if self.handle.read(|machine| machine.settings().version) >= version {
+            self.settings.fetch_max(version, Ordering::AcqRel);
             return Ok(());
         }
+        self.proposed_settings.fetch_max(wanted.version, Ordering::AcqRel);
         match self.handle.propose(Command::Configure(wanted)).await? {
             Reply::Rejected(rejection) => {
                 tracing::debug!(queue = %self.name, %rejection, "configure");
             }
             _ => tracing::debug!(queue = %self.name, "configured"),
         }
+        self.settings.fetch_max(version, Ordering::AcqRel);
         Ok(())
     }
+}
+
+/// Gives the machines of the queues that are led here the settings that the catalog has by now.
+pub(crate) fn renew_settings(node: &Arc<Member>) {
+    let led: Vec<Arc<Queue>> =
+        node.queues.all().into_iter().filter(|queue| queue.serves()).collect();
+    let is_outdated = |catalog: &Catalog, queue: &Arc<Queue>| {
+        let wanted = catalog.queue(&queue.name).map(|known| known.settings.version);
+        wanted > Some(queue.settings.load(Ordering::Acquire))
+    };
+    let outdated: Vec<Arc<Queue>> = node
+        .catalog
+        .read(|catalog| led.into_iter().filter(|queue| is_outdated(catalog, queue)).collect());
+    outdated.into_iter().for_each(|queue| queue.renew_settings(node));
 }
 
 /// One frame of the slices of several: their messages one after the other.

@@ -17,7 +17,7 @@ use crate::config::RaftConfig;
 use crate::leaders;
 use crate::member::{COMMANDS_VERSION, Member};
 use crate::peers::{Addresses, Pulse};
-use crate::queue::{self, Queue};
+use crate::queue::{self, Queue, renew_settings};
 use crate::recovery;
 
 /// The catalog is compared this often even if nothing changed.
@@ -98,6 +98,7 @@ pub(crate) async fn run(member: Arc<Member>, resting: mpsc::UnboundedSender<Repl
             member.fail(removed(member.id()));
             return;
         }
+        renew_settings(&member);
         keep_versions(&member).await;
         if member.is_draining(member.id()) {
             // What takes longer goes on at the next comparison.

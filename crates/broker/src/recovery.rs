@@ -232,7 +232,7 @@ impl Member {
         let messages = handle.map(|handle| {
             handle.read(|machine| {
                 let stats = machine.stats();
-                stats.ready + stats.leased + stats.delayed + stats.blocked
+                stats.ready + stats.leased + stats.delayed + stats.blocked + stats.dead
             })
         });
         let heard = handle.and_then(|handle| handle.heard_ago());

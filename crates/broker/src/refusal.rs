@@ -177,7 +177,9 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-            reason::SESSION_CLOSED | reason::CONSUMER_KICKED => Code::Aborted,
+            reason::SESSION_CLOSED | reason::CONSUMER_KICKED | reason::UNEXPECTED_OFFSET => {
+                Code::Aborted
+            }
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }
@@ -235,7 +237,7 @@ impl From<queue::Rejection> for Refusal {
                 reason::QUEUE_FULL,
                 format!(
                     "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller \
-                     batches, or create the queue with a higher limit"
+                     batches, or raise the limit with `quorate queue update`"
                 ),
             )
             .with("limit", limit)
@@ -247,7 +249,13 @@ impl From<queue::Rejection> for Refusal {
                     queue::Limit::Delayed => {
                         format!("{message}; wait until some have left, or use another queue")
                     }
-                    _ => format!("{message}; consume, purge, or raise the limit"),
+                    queue::Limit::Dead => format!(
+                        "{message}: nothing is taken in until they can be moved; see `dead_letters_wait` \
+                         of the queue's description"
+                    ),
+                    _ => format!(
+                        "{message}; consume, purge, or raise the limit with `quorate queue update`"
+                    ),
                 },
             )
             .retry(RETRY_LOAD)
@@ -263,6 +271,16 @@ impl From<queue::Rejection> for Refusal {
             R::SequenceConflict { expected } => {
                 Self::new(reason::SEQUENCE_CONFLICT, message).with("expected_sequence", expected)
             }
+            R::MessageIdConflict { count } => Self::new(
+                reason::MESSAGE_ID_CONFLICT,
+                format!("{message}; give each batch an id of its own"),
+            )
+            .with("count", count),
+            R::UnexpectedOffset { next } => Self::new(
+                reason::UNEXPECTED_OFFSET,
+                format!("{message}; read what has come before it, and decide anew"),
+            )
+            .with("next_offset", next.0),
             R::Fenced { epoch } => Self::new(reason::PRODUCER_FENCED, message).with("epoch", epoch),
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
@@ -272,6 +290,9 @@ impl From<queue::Rejection> for Refusal {
                 "the queue takes no messages with a priority; create it with the setting `priorities` \
                  (`quorate queue create --priorities`), or publish without",
             ),
+            R::TooManySources { .. } => {
+                Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "sources")
+            }
             R::UnknownLayout { .. } => Self::new(reason::UNSUPPORTED_VERSION, message),
             _ => Self::invalid(message),
         }
@@ -285,7 +306,8 @@ impl From<catalog::Rejection> for Refusal {
         match rejection {
             R::QueueExists { .. } => Self::new(
                 reason::QUEUE_EXISTS,
-                "a queue of this name exists with other settings; see `quorate queue describe`",
+                "a queue of this name exists with other settings; `quorate queue describe` shows them, \
+                 `quorate queue update` changes them",
             ),
             R::NotEnoughNodes { have, need } => Self::new(
                 reason::NOT_ENOUGH_NODES,
@@ -297,6 +319,20 @@ impl From<catalog::Rejection> for Refusal {
                 .with("limit", "max_queues")
                 .with("max", limit),
             R::NotFound => Self::new(reason::QUEUE_NOT_FOUND, message),
+            R::NoDeadLetterQueue { name } => {
+                let message = format!("{message}; create it first");
+                Self::new(reason::QUEUE_NOT_FOUND, message).with("queue", name)
+            }
+            R::DeadLetterCycle { way } => {
+                let way: Vec<&str> = way.iter().map(catalog::QueueName::as_str).collect();
+                let message = format!("{message}; what nobody can process would go on for ever");
+                Self::new(reason::DEAD_LETTER_CYCLE, message).with("queues", way.join(" "))
+            }
+            R::IsDeadLetterQueue { of } => {
+                let of: Vec<&str> = of.iter().map(catalog::QueueName::as_str).collect();
+                let message = format!("{message}; delete those first");
+                Self::new(reason::IS_DEAD_LETTER_QUEUE, message).with("queues", of.join(" "))
+            }
             R::Recovering { survivor } => Self::new(reason::RECOVERING, message)
                 .retry(RETRY_LOAD)
                 .with("survivor", survivor.0),

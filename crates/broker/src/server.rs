@@ -24,6 +24,7 @@ use crate::awake::{self, Awake};
 use crate::budget::{Budget, DiskSpace};
 use crate::config::{Config, ConfigError};
 use crate::counts::Counts;
+use crate::dead_letters;
 use crate::founding;
 use crate::healing;
 use crate::healing::Absences;
@@ -176,6 +177,7 @@ impl Node {
         tokio::spawn(moves::run(member.clone()));
         tokio::spawn(healing::run(member.clone()));
         tokio::spawn(awake::run(member.clone()));
+        tokio::spawn(dead_letters::run(member.clone()));
         let reserve = member.config.limits.disk_reserve_bytes;
         let watch = member.disk.clone();
         tokio::spawn(watch.watch(member.log.clone(), reserve, member.shutdown.clone()));
@@ -315,6 +317,7 @@ async fn start_member(
         awake: Awake::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),
+        updating: tokio::sync::Mutex::default(),
     });
     tokio::spawn(reconciler::own_catalog(member.clone(), events));
     tokio::spawn(succession::run(member.clone(), changes));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
-    server, settle, sim, slot, topic, verify,
+    apply, bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read,
+    receive, server, settle, sim, slot, topic, verify,
 };
 use crate::units;
 
@@ -85,6 +85,8 @@ pub enum Command {
     /// Show, pause, resume and end those that take messages from a queue.
     #[command(subcommand)]
     Consumer(consumer::Command),
+    /// Make the queues of a cluster what a file says.
+    Apply(apply::Args),
     /// Create, move, show and remove slots: read positions that keep what they need.
     #[command(subcommand)]
     Slot(slot::Command),

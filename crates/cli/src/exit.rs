@@ -52,6 +52,8 @@ impl Exit {
             }
             "QUEUE_EXISTS"
             | "QUEUE_NOT_EMPTY"
+            | "DEAD_LETTER_CYCLE"
+            | "IS_DEAD_LETTER_QUEUE"
             | "QUEUE_FULL"
             | "PRIORITIES_OFF"
             | "NOT_ENOUGH_IN_SYNC"
@@ -67,6 +69,8 @@ impl Exit {
             | "SLOT_LOST"
             | "SLOT_MOVED"
             | "CONSUMER_KICKED"
+            | "MESSAGE_ID_CONFLICT"
+            | "UNEXPECTED_OFFSET"
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

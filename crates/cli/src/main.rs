@@ -31,8 +31,8 @@ use quorate_broker::Config;
 
 use crate::args::{Args, Command};
 use crate::commands::{
-    bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read, receive,
-    server, settle, sim, slot, topic, verify,
+    apply, bench, cluster, completions, consume, consumer, demo, dev, log, publish, queue, read,
+    receive, server, settle, sim, slot, topic, verify,
 };
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -84,6 +84,7 @@ async fn run(args: Args, node: Config) -> Result<(), Failure> {
         Command::Queue(command) => queue::run(command, global).await,
         Command::Topic(command) => topic::run(command, global).await,
         Command::Consumer(command) => consumer::run(command, global).await,
+        Command::Apply(args) => apply::run(args, global).await,
         Command::Slot(command) => slot::run(command, global).await,
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Log(command) => log::run(&command, global),

@@ -75,10 +75,20 @@ fn cure_of(reason: &str) -> Option<&'static str> {
             "`quorate queue list` shows the queues, `quorate queue create` makes one"
         }
         "LEASE_LOST" => "receive it again; a longer --lease leaves more time to settle",
-        "QUEUE_EXISTS" => "another name, or the settings that `quorate queue describe` shows",
+        "QUEUE_EXISTS" => "another name, or `quorate queue update` to change its settings",
+        "DEAD_LETTER_CYCLE" => {
+            "another dead-letter queue; `quorate queue describe` shows where each sends"
+        }
+        "IS_DEAD_LETTER_QUEUE" => {
+            "delete the queues first that send it their dead letters, or give them another with `quorate queue update`"
+        }
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
         "QUEUE_FULL" => {
-            "consume from the queue, publish smaller batches, or create a queue with higher limits"
+            "consume from the queue, publish smaller batches, or raise the limit with `quorate queue update`"
+        }
+        "MESSAGE_ID_CONFLICT" => "another id for another batch",
+        "UNEXPECTED_OFFSET" => {
+            "`quorate queue peek` shows what has come before that offset; expect the one that is next now"
         }
         "PRIORITIES_OFF" => {
             "a queue made with `quorate queue create --priorities`, or no --priority"

@@ -20,6 +20,20 @@ pub struct CreatedQueue {
     pub created: bool,
 }
 
+/// What [`Client::update_queue`] has changed, or would change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdatedQueue {
+    /// The queue with its settings as they are from now on.
+    pub queue: v1::QueueDescription,
+    /// The settings as they were.
+    pub before: v1::QueueSettings,
+    /// Names of the settings that differ, by those of the fields of [`QueueSettings`](crate::QueueSettings); empty if
+    /// nothing had to be changed.
+    pub changed: Vec<String>,
+    /// The queue's leader goes by the settings. If not, a leader does as soon as there is a majority.
+    pub effective: bool,
+}
+
 /// Queues asked for in one call when listing.
 const PAGE: u32 = 1_000;
 /// Receipts compared in one call.
@@ -67,6 +81,50 @@ impl Client {
         };
         let answer = self.nodes.call(Effect::Writes, ask).await?;
         Ok(CreatedQueue { queue: described(answer.queue)?, created: answer.created })
+    }
+
+    /// Changes settings of a queue, live: those that `fields` names, by the names of
+    /// [`QueueSettings`](crate::QueueSettings), get the values that they have in `settings`; the others stay. With
+    /// `dry_run` it only says what would change. Asking for what is so already succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` for a value that makes no sense, an unknown
+    /// field, or another number of replicas.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::QueueSettings;
+    /// let settings = QueueSettings { max_messages: 2_000_000, ..Default::default() };
+    /// let updated = client.update_queue("orders", settings, &["max_messages"], false).await?;
+    /// println!("changed: {:?}", updated.changed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn update_queue(
+        &self,
+        name: impl Into<String>,
+        settings: v1::QueueSettings,
+        fields: &[&str],
+        dry_run: bool,
+    ) -> Result<UpdatedQueue, Error> {
+        let request = v1::UpdateQueueRequest {
+            name: name.into(),
+            settings: Some(settings),
+            fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+            dry_run,
+        };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).update_queue(request).await }
+        };
+        let effect = if dry_run { Effect::Reads } else { Effect::Writes };
+        let answer = self.nodes.call(effect, ask).await?;
+        Ok(UpdatedQueue {
+            queue: described(answer.queue)?,
+            before: answer.before.unwrap_or_default(),
+            changed: answer.changed,
+            effective: answer.effective,
+        })
     }
 
     /// Settings, leader, replicas, counts and consumers of a queue.
@@ -171,10 +229,27 @@ impl Client {
     /// # }
     /// ```
     pub async fn list_queues(&self) -> Result<Vec<v1::QueueDescription>, Error> {
+        self.find_queues("").await
+    }
+
+    /// Queues whose whole name matches a pattern, in order of name: `*` stands for any characters, `?` for one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers in time; [`Error::Refused`] with `INVALID_ARGUMENT` for a pattern of
+    /// more than 256 bytes.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// println!("{} queues", client.find_queues("orders.*").await?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn find_queues(&self, pattern: &str) -> Result<Vec<v1::QueueDescription>, Error> {
         let mut queues = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = v1::ListQueuesRequest { page_size: PAGE, page_token };
+            let pattern = pattern.to_owned();
+            let request = v1::ListQueuesRequest { page_size: PAGE, page_token, pattern };
             let ask = |channel| {
                 let request = request.clone();
                 async move { admin(channel).list_queues(request).await }
@@ -204,7 +279,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn purge_queue(&self, name: impl Into<String>) -> Result<u64, Error> {
-        let request = v1::PurgeQueueRequest { name: name.into() };
+        let request = v1::PurgeQueueRequest { name: name.into(), before: None };
         let ask = |channel| {
             let request = request.clone();
             async move { admin(channel).purge_queue(request).await }

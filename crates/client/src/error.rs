@@ -236,6 +236,17 @@ impl PublishError {
             Self::Closed => None,
         }
     }
+
+    /// The queue's next offset, if the batch was refused since it expected another one (`UNEXPECTED_OFFSET`).
+    #[must_use]
+    pub fn next_offset(&self) -> Option<u64> {
+        match self {
+            Self::Refused(refusal) if refusal.reason == reason::UNEXPECTED_OFFSET => {
+                refusal.metadata.get("next_offset")?.parse().ok()
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Why a consumer ended. It is the last item of the stream.

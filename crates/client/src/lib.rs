@@ -43,6 +43,7 @@ mod message;
 mod nodes;
 mod producer;
 mod pull_consumer;
+mod purge;
 mod random;
 mod reader;
 mod replicas;
@@ -50,16 +51,16 @@ mod slots;
 mod topic;
 mod worker;
 
-pub use admin::CreatedQueue;
+pub use admin::{CreatedQueue, UpdatedQueue};
 pub use client::{Client, ClientBuilder};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 pub use consumers::{ConsumerList, Consumers};
 pub use error::{ConnectError, ConsumeError, Error, PublishError, ReadError, Refusal, SettleError};
 pub use message::Message;
-pub use producer::{Pending, Producer, ProducerBuilder, Receipt};
+pub use producer::{Batch, Pending, Producer, ProducerBuilder, Receipt};
 pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
+pub use purge::PurgeBefore;
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
-pub use quorate_proto::reason;
 pub use quorate_proto::v1::{
     AckLevel, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,
     ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
@@ -69,6 +70,7 @@ pub use quorate_proto::v1::{
     Receiver, ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
     ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
 };
+pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};
 pub use topic::{Delivered, Route, Topic, TopicDescription, TopicOutcome};

@@ -38,6 +38,7 @@ pub struct Topic {
     name: String,
     ack: v1::AckLevel,
     allow_unrouted: bool,
+    message_id: String,
 }
 
 /// Where some of a topic's messages go.
@@ -118,7 +119,8 @@ pub struct TopicOutcome {
 
 impl Topic {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, ack: v1::AckLevel::Quorum, allow_unrouted: false }
+        let (ack, message_id) = (v1::AckLevel::Quorum, String::new());
+        Self { client, name, ack, allow_unrouted: false, message_id }
     }
 
     /// Where messages have to be before their receipts come; on a majority unless set.
@@ -132,6 +134,15 @@ impl Topic {
     #[must_use]
     pub fn allow_unrouted(mut self) -> Self {
         self.allow_unrouted = true;
+        self
+    }
+
+    /// Gives what is published a name, 1 to 128 bytes, under which it enters once at each queue: a publish that is made
+    /// again, as its outcome is not known, or some queue has not taken it, adds nothing where it has entered. Remembered like
+    /// the id of a [`Batch`](crate::Batch).
+    #[must_use]
+    pub fn message_id(mut self, id: impl Into<String>) -> Self {
+        self.message_id = id.into();
         self
     }
 
@@ -151,6 +162,7 @@ impl Topic {
             messages: messages.into_iter().map(Message::into_proto).collect(),
             ack: self.ack.into(),
             allow_unrouted: self.allow_unrouted,
+            message_id: self.message_id.clone(),
         };
         let ask = |channel| {
             let request = request.clone();

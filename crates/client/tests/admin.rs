@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use fake::{Cluster, QUEUE};
 use quorate_client::{
-    Client, ConnectError, ConsumerControl, Consumers, Error, QueueSettings, SlotSettings, reason,
+    Client, ConnectError, ConsumerControl, Consumers, Error, PurgeBefore, QueueSettings,
+    SlotSettings, reason,
 };
 
 #[tokio::test]
@@ -23,6 +24,21 @@ async fn queues_are_created_described_listed_purged_and_deleted() {
     assert_eq!(client.purge_queue(QUEUE).await.unwrap(), 7);
     assert_eq!(client.status().await.unwrap().nodes.len(), 1);
     assert_eq!(client.locate(QUEUE).await.unwrap().address, cluster.address(0));
+}
+
+#[tokio::test]
+async fn settings_are_changed_by_name_and_a_purge_tells_where_the_queue_goes_on() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let settings = QueueSettings { max_bytes: 7, ..Default::default() };
+    let updated =
+        client.update_queue(QUEUE, settings.clone(), &["max_bytes"], false).await.unwrap();
+    assert_eq!((updated.changed, updated.effective), (vec!["max_bytes".to_owned()], true));
+    assert_eq!(updated.queue.settings.unwrap().max_bytes, 7);
+    let dry = client.update_queue(QUEUE, settings, &["max_bytes"], true).await.unwrap();
+    assert!(!dry.effective);
+    let purged = client.purge_queue_before(QUEUE, PurgeBefore::Offset(9)).await.unwrap();
+    assert_eq!(purged, (7, 9));
 }
 
 #[tokio::test]

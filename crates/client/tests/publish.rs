@@ -6,7 +6,7 @@ mod fake;
 use std::time::{Duration, Instant};
 
 use fake::{Cluster, QUEUE, Script};
-use quorate_client::{Error, Message, Producer, PublishError, Receipt, reason};
+use quorate_client::{Batch, Error, Message, Producer, PublishError, Receipt, reason};
 
 /// Sends `count` messages, whose bodies are their numbers, and collects the outcomes.
 async fn publish(producer: &Producer, count: usize) -> Vec<Result<Receipt, PublishError>> {
@@ -50,6 +50,34 @@ async fn receipts_come_in_the_order_of_sending() {
     assert_exactly_once(&cluster, &outcomes);
     assert!(cluster.queue().batches.iter().all(|count| *count <= 16));
     assert_eq!(cluster.queue().batches[0], 1, "with nothing in flight, the first goes at once");
+}
+
+#[tokio::test]
+async fn a_batch_of_the_callers_is_sent_whole_alone_and_in_its_place() {
+    let cluster = Cluster::start(1);
+    let producer = producer(&cluster, 4).await;
+    let message = |n: usize| Message::new(n.to_string());
+    let mut pending = Vec::new();
+    for n in 0..3 {
+        pending.push(producer.send(message(n)).await.expect("send"));
+    }
+    // Larger than the batches that the producer makes itself.
+    pending.extend(producer.send_batch(Batch::new((3..13).map(message))).await.expect("send"));
+    pending.push(producer.send(message(13)).await.expect("send"));
+    pending.extend(producer.send_batch(Batch::from(message(14)).id("x")).await.expect("send"));
+    let mut outcomes = Vec::new();
+    for pending in pending {
+        outcomes.push(pending.await);
+    }
+    assert_exactly_once(&cluster, &outcomes);
+    let batches = cluster.queue().batches.clone();
+    assert!(batches.contains(&10), "{batches:?}");
+    assert_eq!(batches.last(), Some(&1), "{batches:?}");
+    let none = producer.publish_batch(Batch::default()).await.expect_err("nothing to send");
+    assert_eq!(none.reason(), Some(reason::INVALID_ARGUMENT));
+    let many = Batch::new((0..8_193).map(message));
+    let many = producer.publish_batch(many).await.expect_err("more than may be in flight");
+    assert_eq!(many.reason(), Some(reason::INVALID_ARGUMENT));
 }
 
 #[tokio::test]

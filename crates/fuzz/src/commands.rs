@@ -8,9 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
-    Target, Token,
+    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
+    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
+    SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -108,6 +108,11 @@ pub fn queue_commands() -> Vec<Command> {
         control(Target::Named("consumer".to_owned()), Control::Resume),
         control(Target::Everyone, Control::Pause),
         control(Target::Session(SESSION), Control::Kick),
+        publish_if(Some("order-7"), None),
+        publish_if(Some("order-7"), Some(0)),
+        publish_if(None, Some(1 << 40)),
+        Command::PurgeBefore { before: Offset(9) },
+        Command::Configure(Settings { message_id_window: 1, version: 4, ..Settings::default() }),
         Command::Tick,
         Command::Configure(Settings { single_active: true, version: 3, ..Settings::default() }),
         grouped(),
@@ -115,6 +120,16 @@ pub fn queue_commands() -> Vec<Command> {
         Command::DropSlot { name: slot_name("mirror") },
         Command::Detach { session: Session(8), attachment: Attachment(2) },
         Command::LeaderChanged { node: NodeId(2) },
+        Command::Configure(Settings {
+            dead_letter: Some(QueueName::parse("dead").expect("a good name")),
+            version: 3,
+            ..Settings::default()
+        }),
+        publish_moved(2),
+        attach(SESSION, 100, None),
+        settle(25, &[(SettleKind::Reject, 0, 1_000)]),
+        Command::Moved { to: 1 },
+        publish_moved(4),
         Command::Purge,
     ]
 }
@@ -172,7 +187,19 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
         ],
         _ => Vec::new(),
     };
-    Command::Publish(Publish { producer, count, layout: 1, properties, frame })
+    Command::Publish(Publish { producer, properties, ..Publish::plain(count, frame) })
+}
+
+fn publish_if(id: Option<&str>, next: Option<u64>) -> Command {
+    let Command::Publish(publish) = publish(None, 2) else { unreachable!("it is one") };
+    let message_id = id.map(|id| MessageId::new(id).expect("short"));
+    Command::Publish(Publish { message_id, expected_next: next.map(Offset), ..publish })
+}
+
+fn publish_moved(first: u64) -> Command {
+    let frame = frames::frames().swap_remove(2);
+    let (count, frame) = (frame.count, frame.messages);
+    Command::PublishMoved(PublishMoved { source: 9, timeline: 1, first, count, layout: 1, frame })
 }
 
 /// Two groups, with what is blocked behind their heads, for later and not.
@@ -216,6 +243,11 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         create("orders", 3, Settings::default()),
         create("mail.eu-west_1", 1, limited.clone()),
         C::UpdateQueue { name: name("orders"), settings: limited },
+        create(
+            "payments",
+            1,
+            Settings { dead_letter: Some(name("orders")), ..Settings::default() },
+        ),
         C::DrainNode { id: NodeId(2), draining: true },
         register(4),
         C::PlaceQueue(PlaceQueue {
@@ -241,4 +273,24 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         C::LeaderChanged { node: NodeId(1) },
         C::DeleteQueue { name: name("mail.eu-west_1") },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_machine::At;
+
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_queue_has_dead_letters() {
+        let (mut queue, mut most) = (Queue::new(), (0, 0));
+        for (command, index) in queue_commands().into_iter().zip(1..) {
+            let at = At { index, now: Millis(index * 1_000) };
+            queue.apply(at, 0, command, &mut Vec::new());
+            queue.finish(at, &mut Vec::new());
+            let stats = queue.stats();
+            most = (most.0.max(stats.dead), most.1.max(stats.dead_lettered));
+        }
+        assert!(most.0 > 1 && most.1 > 0, "{most:?}");
+    }
 }

@@ -23,7 +23,7 @@ use crate::raft_codec;
 
 pub fn check(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
-    match choice % 17 {
+    match choice % 18 {
         0 => read(data, publish),
         1 => read(data, publish_stream),
         2 => read(data, consume),
@@ -40,7 +40,8 @@ pub fn check(data: &[u8]) {
         13 => read(data, create_slot),
         14 => read(data, advance_slot),
         15 => read(data, |request: v1::ReadRequest| drop(broker::read(&request))),
-        _ => read(data, control),
+        16 => read(data, control),
+        _ => read(data, update),
     }
 }
 
@@ -74,13 +75,14 @@ fn proposable<M: Machine<Command: Debug + PartialEq>>(command: M::Command) {
 fn publish(request: v1::PublishRequest) {
     let sequence = request.sequence;
     let plain = request.frame.is_none();
-    let Some(broker::Publish { producer, frame, properties }) = broker::publish(request) else {
+    let Some(broker::Publish { producer, frame, properties, condition }) = broker::publish(request)
+    else {
         return;
     };
     if plain {
         assert!(proto::messages(&frame).is_ok(), "the node's own frame");
     }
-    propose_frame(producer, sequence, frame, &properties);
+    propose_frame(producer, sequence, frame, &properties, condition);
 }
 
 fn publish_stream(request: v1::PublishStreamRequest) {
@@ -89,7 +91,9 @@ fn publish_stream(request: v1::PublishStreamRequest) {
         Some(Request::Open(open)) => drop(broker::producer(open.producer)),
         Some(Request::Batch(batch)) => {
             let frame = batch.frame.unwrap_or_default();
-            propose_frame(None, batch.sequence, frame, &batch.properties);
+            let condition = broker::condition(&batch.message_id, batch.expected_next_offset);
+            let Some(condition) = condition else { return };
+            propose_frame(None, batch.sequence, frame, &batch.properties, condition);
         }
         None => {}
     }
@@ -100,6 +104,7 @@ fn propose_frame(
     sequence: u64,
     frame: v1::Frame,
     properties: &[v1::Properties],
+    (message_id, expected_next): broker::Condition,
 ) {
     let max = proto::MAX_MESSAGE_BYTES as u32;
     let good =
@@ -112,7 +117,8 @@ fn propose_frame(
         assert!(properties.is_empty() || all == u64::from(frame.count), "each message has some");
         let producer = producer.map(|(id, epoch)| Producer { id, epoch, sequence });
         let plain = Publish::plain(frame.count, frame.messages);
-        proposable::<Queue>(Command::Publish(Publish { producer, properties, ..plain }));
+        let publish = Publish { producer, message_id, expected_next, properties, ..plain };
+        proposable::<Queue>(Command::Publish(publish));
     }
 }
 
@@ -131,6 +137,12 @@ fn consume(request: v1::ConsumeRequest) {
             });
         }
         _ => {}
+    }
+}
+
+fn update(request: v1::UpdateQueueRequest) {
+    if let Some((name, settings)) = broker::update(&request) {
+        proposable::<Catalog>(catalog::Command::UpdateQueue { name, settings });
     }
 }
 
@@ -206,6 +218,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
         sequence: 7,
         ..Default::default()
     };
+    let named = v1::PublishRequest {
+        message_id: "order-7".to_owned(),
+        expected_next_offset: Some(0),
+        ..plain.clone()
+    };
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
     let open = v1::PublishOpen { queue: queue(), producer: producer() };
     let count = frame().map_or(0, |frame| frame.count);
@@ -254,9 +271,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         priorities: true,
         retry_ms: 1_000,
         retry_max_ms: 60_000,
+        dead_letter: "dead".to_owned(),
         ..Default::default()
     };
-    let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings) };
+    let create = v1::CreateQueueRequest { name: queue(), settings: Some(settings.clone()) };
+    let fields = vec!["max_messages".to_owned(), "message_id_window".to_owned()];
+    let update =
+        v1::UpdateQueueRequest { name: queue(), settings: Some(settings), fields, dry_run: true };
     let (address, zone) = ("10.0.0.4:7100".to_owned(), "a".to_owned());
     let join = v1::JoinClusterRequest { address, zone, incarnation: 77, commands_version: 2 };
     let delivery = v1::Delivery { token: 4, first_offset: 1, attempt: 1, frame: frame() };
@@ -272,6 +293,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     vec![
         seed(0, &plain),
         seed(0, &framed),
+        seed(0, &named),
         seed(1, &streamed(publish_stream_request::Request::Open(open))),
         seed(1, &streamed(publish_stream_request::Request::Batch(batch))),
         seed(2, &consume(consume_request::Request::Attach(attach))),
@@ -291,6 +313,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 made_at: 7,
             },
         ),
+        seed(17, &update),
         seed(15, &v1::ReadRequest { queue: queue(), slot, follow: true, ..Default::default() }),
         seed(
             16,

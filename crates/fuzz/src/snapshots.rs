@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
 use quorate_machine::queue::{
-    Attach, Command, Control, CreateSlot, Effect, Offset, Producer, ProducerId, Publish, Queue,
-    Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
+    Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Producer, ProducerId, Publish,
+    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -116,6 +116,12 @@ fn create_slot(name: &str, from: SlotStart) -> Command {
     Command::CreateSlot(CreateSlot { name, from, max_retained_bytes: 5, max_idle_ms: 1 })
 }
 
+fn publish_named() -> Command {
+    let frame = Bytes::from_static(&[2, 0, 0, 0, 0, 0]);
+    let message_id = Some(MessageId::new("named").expect("short"));
+    Command::Publish(Publish { message_id, ..Publish::plain(1, frame) })
+}
+
 fn publish(producer: Option<u64>) -> Command {
     let producer = producer.map(|sequence| Producer {
         id: ProducerId::new(&b"producer"[..]).expect("short"),
@@ -136,6 +142,8 @@ fn settle_all(queue: Queue) {
     for sequence in [0, 1, 5, u64::MAX - 1] {
         life.step(0, publish(Some(sequence)));
     }
+    life.step(0, publish_named());
+    life.step(0, publish_named());
     life.queue.outstanding(&mut life.effects);
     let kinds = [
         SettleKind::Extend { lease_ms: 1 },
@@ -174,6 +182,7 @@ fn settle_all(queue: Queue) {
         count: u32::MAX,
     };
     life.step(1, Command::Settle { session: Session(7), items: vec![all] });
+    life.step(1, Command::PurgeBefore { before: Offset(life.queue.next_offset().0 / 2) });
     life.end();
 }
 
@@ -181,6 +190,7 @@ fn settle_all(queue: Queue) {
 fn expire_all(queue: Queue) {
     let mut life = Life::of(queue);
     life.step(0, publish(None));
+    life.step(0, publish_named());
     for _ in 0..3 {
         let now = life.queue.next_deadline().map_or(0, |at| at.0);
         life.step(now, Queue::tick());

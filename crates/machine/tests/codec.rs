@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart,
-    Target, Token, body,
+    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
+    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
+    SlotName, SlotStart, Target, Token, body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -31,6 +31,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             priorities: words[0].is_multiple_of(2),
             retry_ms: words[2] / 3,
             retry_max_ms: words[3] / 5,
+            dead_letter: words[3].is_multiple_of(2).then(|| QueueName::parse("dead").unwrap()),
+            message_id_window: words[3],
             version: longs[1],
         },
     )
@@ -54,9 +56,14 @@ fn publishes() -> impl Strategy<Value = Publish> {
         },
     );
     let properties = prop::collection::vec(properties, 0..4);
-    (prop::option::of(producer), any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
-        |(producer, count, layout, properties, frame)| Publish {
+    let id = prop::option::of("[a-zé]{1,64}".prop_map(|id| MessageId::new(&id).unwrap()));
+    let condition = (id, prop::option::of(any::<u64>().prop_map(Offset)));
+    let named = (prop::option::of(producer), condition);
+    (named, any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
+        |((producer, (message_id, expected_next)), count, layout, properties, frame)| Publish {
             producer,
+            message_id,
+            expected_next,
             count,
             layout,
             properties,
@@ -108,6 +115,7 @@ fn commands() -> impl Strategy<Value = Command> {
             .prop_map(|(session, items)| Command::Settle { session: Session(session), items }),
         Just(Command::Tick),
         Just(Command::Purge),
+        any::<u64>().prop_map(|before| Command::PurgeBefore { before: Offset(before) }),
         any::<u64>().prop_map(Queue::leader_changed),
         (slot_names(), any::<[u64; 3]>(), 0..3u8).prop_map(|(name, words, from)| {
             let from = match from {
@@ -123,6 +131,14 @@ fn commands() -> impl Strategy<Value = Command> {
         }),
         slot_names().prop_map(|name| Command::DropSlot { name }),
         controls(),
+        (any::<[u64; 3]>(), any::<u32>(), any::<u8>(), any::<Vec<u8>>()).prop_map(
+            |([source, timeline, first], count, layout, frame)| {
+                let frame = frame.into();
+                let moved = PublishMoved { source, timeline, first, count, layout, frame };
+                Command::PublishMoved(moved)
+            }
+        ),
+        any::<u64>().prop_map(|to| Command::Moved { to }),
     ]
 }
 
@@ -235,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..15u8) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..19u8) {
         let command = [&[1, kind], bytes.as_slice()].concat();
         let _ = Queue::decode(&mut command.clone().into());
         let _ = Catalog::decode(&mut command.into());
@@ -253,6 +269,18 @@ fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since
     assert_eq!(read, Command::Configure(settings.clone()));
     let new = encoded::<Queue>(&Command::Configure(Settings { min_in_sync: 1, ..settings }));
     assert_eq!((new[2], new.len() - old.len()), (2, 1 + 4 + 8 + 8));
+}
+
+#[test]
+fn a_publish_without_id_and_condition_has_its_older_form_only() {
+    let plain = Publish::plain(1, Bytes::from_static(&[2, 0, 0, 0, 0, 0]));
+    let named = Publish { message_id: Some(MessageId::new("a").unwrap()), ..plain.clone() };
+    assert_eq!(encoded::<Queue>(&Command::Publish(plain))[..2], [1, 2]);
+    let mut bytes = encoded::<Queue>(&Command::Publish(named)).to_vec();
+    assert_eq!(bytes[..9], [1, 14, 0, 1, 1, 0, 0, 0, b'a']);
+    // The same without the id.
+    bytes.splice(3..9, [0]);
+    assert!(Queue::decode(&mut bytes.into()).is_err());
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! `v1` is the public API, `internal` is spoken between nodes of one cluster, `otlp` to a trace collector. The generated code is
 //! documented by the comments of the proto files.
 
+pub mod dead_letter;
 pub mod frame;
 pub mod otlp;
 pub mod reason;
+pub mod settings;
 
 /// The public API, package `quorate.v1`.
 #[allow(missing_docs, clippy::all)]

@@ -33,6 +33,12 @@ pub const TOPIC_CHANGED: &str = "TOPIC_CHANGED";
 pub const NO_ROUTE: &str = "NO_ROUTE";
 /// A queue of this name exists with other settings. Retry: no. Cure: another name, or the same settings.
 pub const QUEUE_EXISTS: &str = "QUEUE_EXISTS";
+/// The dead letters of the queue would come back to it, at once or over others. Metadata `queues`: the way round. Nothing
+/// was changed. Retry: no. Cure: another dead-letter queue.
+pub const DEAD_LETTER_CYCLE: &str = "DEAD_LETTER_CYCLE";
+/// The queue to be deleted is the dead-letter queue of others. Metadata `queues`: the first 16 of them. Retry: no. Cure:
+/// delete those first.
+pub const IS_DEAD_LETTER_QUEUE: &str = "IS_DEAD_LETTER_QUEUE";
 /// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
 pub const QUEUE_NOT_EMPTY: &str = "QUEUE_NOT_EMPTY";
 /// The publish would exceed the queue's `max_messages` or `max_bytes`, or too many messages are for later, or have a
@@ -77,6 +83,12 @@ pub const SEQUENCE_CONFLICT: &str = "SEQUENCE_CONFLICT";
 /// A message has a priority, and its queue has none. Nothing of its batch entered. Retry: no. Cure: a queue with the
 /// setting `priorities` (`quorate queue create --priorities`), or messages without.
 pub const PRIORITIES_OFF: &str = "PRIORITIES_OFF";
+/// A batch of the same message id has entered, with another number of messages. Nothing entered. Metadata `count`: the
+/// messages of the one that did. Retry: no. Cure: an id for each batch, and the same batch for the same id.
+pub const MESSAGE_ID_CONFLICT: &str = "MESSAGE_ID_CONFLICT";
+/// The queue's next offset is not the one that the publish expects: another producer was first. Nothing entered.
+/// Metadata `next_offset`. Retry: no. Cure: read what came before that offset, decide anew, and publish with it.
+pub const UNEXPECTED_OFFSET: &str = "UNEXPECTED_OFFSET";
 /// No slot of this name at the queue. Retry: no. Cure: create it, or correct the name.
 pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
 /// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
@@ -115,6 +127,8 @@ pub const ALL: &[&str] = &[
     NO_QUORUM,
     QUEUE_NOT_FOUND,
     QUEUE_EXISTS,
+    DEAD_LETTER_CYCLE,
+    IS_DEAD_LETTER_QUEUE,
     QUEUE_NOT_EMPTY,
     QUEUE_FULL,
     DISK_FULL,
@@ -135,6 +149,8 @@ pub const ALL: &[&str] = &[
     TOPIC_CHANGED,
     NO_ROUTE,
     PRIORITIES_OFF,
+    MESSAGE_ID_CONFLICT,
+    UNEXPECTED_OFFSET,
     SLOT_NOT_FOUND,
     SLOT_EXISTS,
     SLOT_LOST,

@@ -162,6 +162,16 @@ pub trait Directory: Send + Sync + 'static {
         groups: Vec<u64>,
     ) -> BoxFuture<'_, Result<pb::HoldingsResponse, tonic::Status>>;
 
+    /// Takes in what died in another queue, here or where its dead-letter queue is led; tells the number of the first
+    /// message that it lacks.
+    ///
+    /// # Errors
+    /// When the queue is not there, is full, or has no majority.
+    fn take_moved(
+        &self,
+        request: pb::TakeMovedRequest,
+    ) -> BoxFuture<'_, Result<u64, tonic::Status>>;
+
     /// False while this node's disk is too full to take entries in: appends that carry entries are
     /// refused, so that the leader sees the replica lag instead of losing it.
     fn accepts_entries(&self) -> bool;

@@ -139,6 +139,18 @@ impl Peer for PeerService {
         Ok(Response::new(pb::Done {}))
     }
 
+    async fn take_moved(
+        &self,
+        request: Request<pb::TakeMovedRequest>,
+    ) -> Result<Response<pb::TakeMovedResponse>, Status> {
+        let request = request.into_inner();
+        let hello = request.hello.as_ref();
+        let hello = hello.ok_or_else(|| Status::invalid_argument("say Hello first"))?;
+        self.directory.admit(hello)?;
+        let next = self.directory.take_moved(request).await?;
+        Ok(Response::new(pb::TakeMovedResponse { next }))
+    }
+
     async fn holdings(
         &self,
         request: Request<pb::HoldingsRequest>,

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, CreateQueue, QueueName};
-use quorate_machine::queue::{Command, RETRY_MAX_MS_DEFAULT, Reply, Settings};
+use quorate_machine::queue::{Command, Offset, RETRY_MAX_MS_DEFAULT, Reply, Settings};
+use quorate_machine::{Millis, NodeId};
+use quorate_proto::v1::purge_queue_request::Before;
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use super::pattern::Pattern;
 use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
@@ -44,11 +46,14 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
             max if max == RETRY_MAX_MS_DEFAULT.max(wanted.retry_ms) => 0,
             max => max,
         },
+        // One that is no name was refused.
+        dead_letter: QueueName::parse(&wanted.dead_letter).ok(),
+        message_id_window: or(wanted.message_id_window, default.message_id_window),
         ..default
     }
 }
 
-fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
+pub(super) fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
     v1::QueueSettings {
         replicas: replicas as u32,
         max_messages: settings.max_messages.unwrap_or(0),
@@ -70,6 +75,8 @@ fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSettings {
         single_active: settings.single_active,
         retry_ms: settings.retry_ms,
         retry_max_ms: if settings.retry_ms > 0 { settings.retry_max_ms() } else { 0 },
+        dead_letter: settings.dead_letter.as_ref().map_or("", QueueName::as_str).into(),
+        message_id_window: settings.message_id_window,
     }
 }
 
@@ -99,9 +106,16 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
         let message = format!("overflow {} is not known to this node", settings.overflow);
         return Err(Refusal::new(reason::UNSUPPORTED_VERSION, message));
     }
+    if !settings.dead_letter.is_empty() {
+        queue_name(&settings.dead_letter)?;
+    }
     let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
     if settings.in_sync_lag_ms > max {
         return Err(Refusal::invalid(format!("`in_sync_lag_ms` is at most {max}")));
+    }
+    let max = quorate_machine::queue::MESSAGE_IDS_MAX;
+    if settings.message_id_window > max {
+        return Err(Refusal::invalid(format!("`message_id_window` is at most {max}")));
     }
     check_retries(settings)
 }
@@ -185,7 +199,9 @@ impl Member {
                 }
             }
         }
-        let stats = local.handle.read(|machine| machine.stats());
+        let (stats, version) =
+            local.handle.read(|machine| (machine.stats(), machine.settings().version));
+        description.settings_version = Some(version);
         description.counts = Some(v1::QueueCounts {
             published: stats.published,
             ready: stats.ready,
@@ -204,8 +220,11 @@ impl Member {
             first_readable_offset: stats.first_readable.0,
             expired: stats.expired,
             dropped: stats.dropped,
+            dead: stats.dead,
+            dead_lettered: stats.dead_lettered,
         });
         description.paused = stats.paused;
+        description.dead_letters_wait = local.stuck().unwrap_or_default();
         let consumers = stats.consumers.into_iter();
         description.consumers =
             consumers.map(|it| self.consumer(it, &description.replicas)).collect();
@@ -246,7 +265,8 @@ impl Member {
             nodes.iter().copied().filter(|node| self.is_there(*node)).collect();
         let default = if nodes.len() < 3 { 1 } else { 3 };
         let replicas = if wanted.replicas == 0 { default } else { wanted.replicas };
-        check_settings(&v1::QueueSettings { replicas, ..wanted })?;
+        let wanted = v1::QueueSettings { replicas, ..wanted };
+        check_settings(&wanted)?;
         let command = catalog::Command::CreateQueue(CreateQueue {
             name: name.clone(),
             settings: settings_of(&wanted),
@@ -323,7 +343,7 @@ impl Services {
     }
 
     /// The queue's description at its leader, wherever that is.
-    async fn describe_at_leader(
+    pub(super) async fn describe_at_leader(
         &self,
         name: &str,
         hops: u32,
@@ -370,6 +390,13 @@ impl v1::admin_service_server::AdminService for Services {
         Ok(Response::new(v1::DescribeQueueResponse { queue: Some(queue) }))
     }
 
+    async fn update_queue(
+        &self,
+        request: Request<v1::UpdateQueueRequest>,
+    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        self.queue_updated(request).await
+    }
+
     async fn list_queues(
         &self,
         request: Request<v1::ListQueuesRequest>,
@@ -381,9 +408,12 @@ impl v1::admin_service_server::AdminService for Services {
             "" => None,
             token => Some(queue_name(token)?),
         };
+        let pattern = Pattern::of(&request.pattern)?;
+        let wanted = |queue: &&catalog::Queue| pattern.matches(queue.name.as_str());
+        let most = size as usize + 1;
         let mut page: Vec<catalog::Queue> = self.node.catalog.read(|catalog| match &after {
-            None => catalog.queues().take(size as usize + 1).cloned().collect(),
-            Some(after) => catalog.queues_after(after).take(size as usize + 1).cloned().collect(),
+            None => catalog.queues().filter(wanted).take(most).cloned().collect(),
+            Some(after) => catalog.queues_after(after).filter(wanted).take(most).cloned().collect(),
         });
         let more = page.len() > size as usize;
         page.truncate(size as usize);
@@ -411,10 +441,21 @@ impl v1::admin_service_server::AdminService for Services {
                     .map_err(passed_on);
             }
         };
+        let before = queue.handle.read(|machine| match request.before {
+            None => None,
+            Some(Before::BeforeOffset(offset)) => Some(Offset(offset)),
+            Some(Before::BeforeTimeMs(time)) => Some(machine.offset_at(Millis(time))),
+        });
+        if before.is_some() {
+            self.node.expect_known(BEHAVIOUR_VERSION, "purges before an offset")?;
+        }
+        let command = before.map_or(Command::Purge, |before| Command::PurgeBefore { before });
         let limit = self.node.config.limits.request_timeout();
-        match tokio::time::timeout(limit, queue.handle.propose(Command::Purge)).await {
+        match tokio::time::timeout(limit, queue.handle.propose(command)).await {
             Ok(Ok(Reply::Purged { count })) => {
-                Ok(Response::new(v1::PurgeQueueResponse { purged: count }))
+                let end = queue.handle.read(|machine| machine.next_offset());
+                let next_offset = before.map_or(end, |before| before.min(end)).0;
+                Ok(Response::new(v1::PurgeQueueResponse { purged: count, next_offset }))
             }
             Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
             Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),
@@ -505,7 +546,8 @@ impl v1::admin_service_server::AdminService for Services {
         if request.if_empty {
             let counts =
                 self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
-            let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
+            let waiting = counts.ready + counts.delayed + counts.blocked;
+            let held = waiting + counts.leased + counts.dead;
             if held > 0 {
                 let message = format!("queue `{}` holds {held} messages", request.name);
                 return Err(Refusal::new(reason::QUEUE_NOT_EMPTY, message).into());

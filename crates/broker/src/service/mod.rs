@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 mod inlet;
+mod pattern;
 mod placement;
 pub(crate) mod publisher;
 pub(crate) mod queue;
@@ -18,6 +19,7 @@ mod replicas;
 mod replication;
 pub(crate) mod slots;
 pub(crate) mod topics;
+pub(crate) mod updating;
 
 use std::pin::Pin;
 use std::sync::Arc;

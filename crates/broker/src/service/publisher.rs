@@ -13,7 +13,9 @@ use std::time::Duration;
 use quorate_group::{Applied, OnDisk, Outcome, Position};
 use quorate_machine::Millis;
 use quorate_machine::frame::{self as frames, FrameError};
-use quorate_machine::queue::{self as machine, Command, ProducerId, Properties, Reply};
+use quorate_machine::queue::{
+    self as machine, Command, MessageId, Offset, ProducerId, Properties, Reply,
+};
 use quorate_proto::frame::{FrameError as FrameRefused, GROUP_KEY_HEADER, MAX_GROUP_KEY_BYTES};
 use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{mpsc, oneshot};
@@ -38,8 +40,8 @@ pub(super) struct Submitted {
     count: u32,
     /// For a batch whose receipt may be given before its outcome is known.
     written: Option<oneshot::Receiver<OnDisk>>,
-    /// Until when, by the leader's clock, the queue remembers the producer for certain.
-    remembered_ms: u64,
+    /// Until when the queue takes the batch for certain.
+    remembered: Option<Remembered>,
     outcome: oneshot::Receiver<Outcome<machine::Queue>>,
     deadline: Instant,
     /// For a batch with sampled messages.
@@ -61,6 +63,34 @@ pub(super) struct Publisher {
 struct Link {
     term: u64,
     next_sequence: u64,
+}
+
+/// Why the receipt of a batch may be given before its outcome is known.
+#[derive(Clone, Copy)]
+struct Remembered {
+    /// Until when, by the leader's clock, the queue remembers the producer for certain.
+    until_ms: u64,
+    /// The settings that say so.
+    settings: u64,
+}
+
+/// On what a batch enters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub message_id: Option<MessageId>,
+    pub expected_next: Option<Offset>,
+}
+
+impl Condition {
+    pub(crate) fn of(message_id: &str, expected_next: Option<u64>) -> Result<Self, Refusal> {
+        let id = (!message_id.is_empty()).then(|| MessageId::new(message_id)).transpose();
+        let message_id = id.map_err(|error| Refusal::invalid(error.to_string()))?;
+        Ok(Self { message_id, expected_next: expected_next.map(Offset) })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.message_id.is_none() && self.expected_next.is_none()
+    }
 }
 
 /// What a caller asks for, where it leaves it to us.
@@ -187,10 +217,11 @@ impl Publisher {
         sequence: u64,
         frame: v1::Frame,
         properties: &[v1::Properties],
+        condition: Condition,
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         let trace = self.node.telemetry.arrived(&self.queue, &frame);
-        let mut outcome = self.take_in(sequence, frame, properties, ack).await;
+        let mut outcome = self.take_in(sequence, frame, properties, condition, ack).await;
         if let Some(mut trace) = trace {
             match &mut outcome {
                 Ok(submitted) => {
@@ -208,6 +239,7 @@ impl Publisher {
         sequence: u64,
         frame: v1::Frame,
         properties: &[v1::Properties],
+        condition: Condition,
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         if self.node.disk.is_full() {
@@ -222,19 +254,26 @@ impl Publisher {
             }
         };
         self.check_properties(&properties)?;
+        if !condition.is_empty() {
+            self.node.expect_known(BEHAVIOUR_VERSION, "message ids and expected offsets")?;
+        }
         let level = level_of(ack)?;
         if level == AckLevel::All {
             self.check_in_sync().await?;
         }
         let remembered = match level {
-            // What is not plain may be too much for the queue.
-            AckLevel::Accepted if properties.is_empty() => self.remembered_until(),
+            // What is not plain may be too much for the queue, and what has a condition may not meet it.
+            AckLevel::Accepted if properties.is_empty() && condition.is_empty() => {
+                self.remembered()
+            }
             _ => None,
         };
         let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
-        let remembered_ms = remembered.unwrap_or_default();
         let count = frame.count;
-        let bytes = frame.messages.len() + properties.len() * PROPERTY_BYTES;
+        let Condition { message_id, expected_next } = condition;
+        let bytes = frame.messages.len()
+            + properties.len() * PROPERTY_BYTES
+            + message_id.as_ref().map_or(0, |id| id.as_str().len());
         let memory = self.node.budget.memory(bytes).await?;
         let producer = self.producer.clone();
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
@@ -243,6 +282,8 @@ impl Publisher {
         counts.published_bytes.add(frame.messages.len() as u64);
         let command = Command::Publish(machine::Publish {
             producer,
+            message_id,
+            expected_next,
             properties,
             ..machine::Publish::plain(frame.count, frame.messages)
         });
@@ -257,7 +298,7 @@ impl Publisher {
                     sequence,
                     count,
                     written,
-                    remembered_ms,
+                    remembered,
                     outcome,
                     deadline,
                     trace: None,
@@ -271,14 +312,21 @@ impl Publisher {
     /// where the caller's last one left off: only then may its receipt come before the queue has decided. None
     /// if something can: a queue with limits may be full; and a producer that the queue does not remember
     /// may leave a gap.
-    fn remembered_until(&self) -> Option<u64> {
+    fn remembered(&self) -> Option<Remembered> {
         self.queue.handle.read(|machine| {
             let settings = machine.settings();
-            if settings.max_messages.is_some() || settings.max_bytes.is_some() {
+            let is_crowded = machine.dead() > machine::DEAD_MAX / 2;
+            if settings.max_messages.is_some() || settings.max_bytes.is_some() || is_crowded {
                 return None;
             }
-            let Some((id, epoch)) = &self.producer else { return Some(u64::MAX) };
-            Some(machine.producer_used(id, *epoch)?.0.saturating_add(settings.dedup_age_ms))
+            let until_ms = match &self.producer {
+                None => u64::MAX,
+                Some((id, epoch)) => {
+                    let used = machine.producer_used(id, *epoch)?;
+                    used.0.saturating_add(settings.dedup_age_ms)
+                }
+            };
+            Some(Remembered { until_ms, settings: settings.version })
         })
     }
 
@@ -323,8 +371,11 @@ impl Publisher {
             return Ok(());
         }
         self.node.expect_known(PROPERTIES_VERSION, "messages for later")?;
-        if properties.iter().any(|of| of.expires.is_some() || of.priority > 0) {
-            self.node.expect_known(BEHAVIOUR_VERSION, "times to live and priorities")?;
+        let is_newer =
+            |of: &Properties| of.expires.is_some() || of.priority > 0 || of.group.is_some();
+        if properties.iter().any(is_newer) {
+            self.node
+                .expect_known(BEHAVIOUR_VERSION, "times to live, priorities and group keys")?;
         }
         let urgent = properties.iter().any(|of| of.priority > 0);
         if urgent && !self.queue.handle.read(|machine| machine.settings().priorities) {
@@ -388,12 +439,15 @@ impl Publisher {
     ) -> Result<v1::Receipt, Refusal> {
         let deadline = submitted.deadline;
         let written = submitted.written.take();
-        let Submitted { level, sequence, count, remembered_ms, .. } = submitted;
+        let Submitted { level, sequence, count, remembered, .. } = submitted;
         let early = async {
             // One that does not go on from the last batch may be refused: the queue decides.
             let OnDisk { position, stamped_ms } = written?.await.ok()?;
             let goes_on = self.link(sequence, count, position) || self.producer.is_none();
-            (goes_on && stamped_ms < remembered_ms).then_some(position)
+            let Remembered { until_ms, settings } = remembered?;
+            // Other settings may be ahead of it in the log, by which it is refused.
+            let holds = stamped_ms < until_ms && self.queue.keeps_settings(settings);
+            (goes_on && holds).then_some(position)
         };
         let outcome = submitted.outcome;
         let first = async {
@@ -514,9 +568,13 @@ impl Publisher {
                 Ok(Some(v1::PublishStreamRequest { request: Some(Request::Batch(batch)) })) => {
                     let v1::PublishBatch { sequence, frame, properties, ack, .. } = batch;
                     let frame = frame.unwrap_or_default();
-                    let outcome = match &refused {
-                        Some(refusal) => Err(refusal.clone()),
-                        None => self.submit(sequence, frame, &properties, ack).await,
+                    let condition = Condition::of(&batch.message_id, batch.expected_next_offset);
+                    let outcome = match (&refused, condition) {
+                        (Some(refusal), _) => Err(refusal.clone()),
+                        (None, Err(refusal)) => Err(refusal),
+                        (None, Ok(condition)) => {
+                            self.submit(sequence, frame, &properties, condition, ack).await
+                        }
                     };
                     if let Err(refusal) = &outcome {
                         refused.get_or_insert_with(|| refusal.clone().for_followers());

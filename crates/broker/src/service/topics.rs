@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
 use super::Services;
+use super::publisher::Condition;
 use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::refusal::Refusal;
 use crate::routing::{forwarded, hops, passed_on, queue_name};
@@ -141,6 +142,7 @@ impl Services {
             queue: queue.as_str().to_owned(),
             messages: messages.iter().map(|&at| request.messages[at as usize].clone()).collect(),
             ack: request.ack,
+            message_id: request.message_id.clone(),
             ..Default::default()
         };
         use v1::topic_outcome::Outcome;
@@ -193,6 +195,10 @@ impl v1::topic_service_server::TopicService for Services {
             .map_err(|error| Refusal::invalid(format!("subject {:?}: {error}", request.subject)))?;
         if request.messages.is_empty() {
             return Err(Refusal::invalid("there are no `messages`").into());
+        }
+        if !request.message_id.is_empty() {
+            self.node.expect_known(BEHAVIOUR_VERSION, "message ids")?;
+            Condition::of(&request.message_id, None)?;
         }
         let Some(topic) = self.node.topic(&name) else {
             // This node's catalog may be behind: its leader's is not.

@@ -1,5 +1,6 @@
 //! One file for each command, one directory for each noun: options and code side by side.
 
+pub mod apply;
 pub mod bench;
 pub mod cluster;
 pub mod completions;

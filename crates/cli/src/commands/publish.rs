@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_client::{AckLevel, Message, Pending, Producer, PublishError, Receipt};
+use quorate_client::{AckLevel, Batch, Message, Pending, Producer, PublishError, Receipt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 
@@ -57,6 +57,12 @@ pub struct Args {
     /// Priority of the messages, 0 to 9, the highest first; the queue has to have priorities.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: Option<u8>,
+    /// Publish all messages as one batch of this name, 1 to 128 bytes: published again, it enters once.
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
+    /// Publish all messages as one batch, and only if its first message gets this offset.
+    #[arg(long, value_name = "OFFSET")]
+    expect_offset: Option<u64>,
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -68,6 +74,11 @@ const RECEIPTS_LISTED: usize = 20;
 const PENDING_LIMIT: usize = 4096;
 /// Longest line taken as a message; the server's own limit is at most this.
 const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Most messages that enter as one.
+const BATCH_MESSAGES_MAX: usize = 65_536;
+/// Longest name of a batch.
+const MESSAGE_ID_BYTES_MAX: usize = 128;
 
 /// A header as options give it.
 pub fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -81,7 +92,10 @@ pub fn parse_header(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let mut input = Input::open(&args).await?;
     let client = session::connect(global).await?;
-    let producer = client.producer(args.queue.as_str()).deadline(global.timeout);
+    let mut producer = client.producer(args.queue.as_str()).deadline(global.timeout);
+    if args.is_batch() {
+        producer = producer.in_flight(BATCH_MESSAGES_MAX);
+    }
     let building = producer.ack(args.ack.ack()).build();
     let producer = session::within(global, "open producer", building).await?;
     let started = Instant::now();
@@ -103,6 +117,69 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
+impl Args {
+    fn is_batch(&self) -> bool {
+        self.message_id.is_some() || self.expect_offset.is_some()
+    }
+
+    fn message(&self, body: &Bytes) -> Message {
+        let mut message = Message::new(body.clone());
+        for (key, value) in &self.headers {
+            message = message.header(key.clone(), value.clone());
+        }
+        if let Some(delay) = self.delay {
+            message = message.delay(delay);
+        }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
+        message.group_key(self.group_key.as_str()).priority(self.priority.unwrap_or(0))
+    }
+
+    /// What is to enter as one.
+    fn batch(&self, messages: Vec<Message>) -> Result<Batch, Failure> {
+        let mut batch = Batch::new(messages);
+        if let Some(id) = &self.message_id {
+            if !(1..=MESSAGE_ID_BYTES_MAX).contains(&id.len()) {
+                let what = format!("--message-id: 1 to {MESSAGE_ID_BYTES_MAX} bytes");
+                return Err(Failure::usage(what));
+            }
+            batch = batch.id(id.as_str());
+        }
+        Ok(match self.expect_offset {
+            Some(offset) => batch.expect_offset(offset),
+            None => batch,
+        })
+    }
+}
+
+/// Sends all messages as one batch.
+async fn send_batch(
+    input: &mut Input,
+    args: &Args,
+    producer: &Producer,
+    pending: mpsc::Sender<Pending>,
+    doing: &str,
+) -> Result<(), Failure> {
+    let mut messages = Vec::new();
+    while let Some(body) = input.next().await? {
+        for _ in 0..args.count {
+            if messages.len() == BATCH_MESSAGES_MAX {
+                let what = format!("{doing}: a batch has at most {BATCH_MESSAGES_MAX} messages");
+                return Err(Failure::usage(what));
+            }
+            messages.push(args.message(&body));
+        }
+    }
+    let sent = producer.send_batch(args.batch(messages)?).await;
+    for sent in sent.map_err(|error| session::failure(doing, &error))? {
+        if pending.send(sent).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
 async fn send_all(
     input: &mut Input,
     args: &Args,
@@ -110,21 +187,12 @@ async fn send_all(
     pending: mpsc::Sender<Pending>,
     doing: &str,
 ) -> Result<(), Failure> {
+    if args.is_batch() {
+        return send_batch(input, args, producer, pending, doing).await;
+    }
     while let Some(body) = input.next().await? {
         for _ in 0..args.count {
-            let mut message =
-                args.headers.iter().fold(Message::new(body.clone()), |message, (key, value)| {
-                    message.header(key.clone(), value.clone())
-                });
-            if let Some(delay) = args.delay {
-                message = message.delay(delay);
-            }
-            message = message.group_key(args.group_key.as_str());
-            if let Some(ttl) = args.ttl {
-                message = message.ttl(ttl);
-            }
-            message = message.priority(args.priority.unwrap_or(0));
-            let sent = producer.send(message).await;
+            let sent = producer.send(args.message(&body)).await;
             let sent = sent.map_err(|error| session::failure(doing, &error))?;
             // The collector has met a failure and left: it reports it.
             if pending.send(sent).await.is_err() {

@@ -86,7 +86,7 @@ impl Delivery {
         self.handle.settle(Kind::Return).await
     }
 
-    /// Not wanted: the message leaves the queue.
+    /// Not wanted: the message is moved to the queue's dead-letter queue, or dropped if it has none.
     ///
     /// # Errors
     /// See [`SettleError`].

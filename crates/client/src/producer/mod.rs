@@ -2,6 +2,7 @@
 //!
 //! `Producer` is the handle; `task` owns the stream, `window` (no I/O) what is unconfirmed.
 
+mod batch;
 mod builder;
 mod pending;
 mod task;
@@ -12,16 +13,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::frame::{self, LENGTH_BYTES};
+use quorate_proto::reason;
 use quorate_proto::v1::{self, AckLevel};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use batch::Batch;
+pub(crate) use batch::Condition;
 pub use builder::ProducerBuilder;
 pub use pending::{Pending, Receipt};
 
-use crate::error::PublishError;
+use crate::error::{PublishError, Refusal};
 use crate::message::Message;
-use task::{Command, Queued};
+use task::{Command, Own, Queued};
 
 /// Publishes messages to one queue; made by [`Client::producer`](crate::Client::producer).
 ///
@@ -65,17 +69,90 @@ impl Producer {
     ///
     /// Dropping this future before it is done sends nothing.
     pub async fn send(&self, message: Message) -> Result<Pending, PublishError> {
+        let bytes = self.check(&message)?;
+        self.room.take(1, self.settings.room_of(bytes)).await?;
+        let (waiter, outcome) = oneshot::channel();
+        let queued = Queued { message, bytes, sent_at: Instant::now(), waiter, own: None };
+        self.commands.send(Command::Send(queued)).map_err(|_| PublishError::Closed)?;
+        Ok(Pending { outcome })
+    }
+
+    /// Bytes of a message in a frame, if it can be sent.
+    fn check(&self, message: &Message) -> Result<usize, PublishError> {
         let bytes = frame::check_keyed(message.headers(), message.key(), message.body())?;
         message.check_properties()?;
         let limit = self.room.max_message_bytes.load(Ordering::Relaxed);
         if limit > 0 && bytes as u64 > limit {
             return Err(PublishError::TooLarge { bytes: bytes as u64, limit });
         }
-        self.room.take(self.settings.room_of(bytes)).await?;
-        let (waiter, outcome) = oneshot::channel();
-        let queued = Queued { message, bytes, sent_at: Instant::now(), waiter };
-        self.commands.send(Command::Send(queued)).map_err(|_| PublishError::Closed)?;
-        Ok(Pending { outcome })
+        Ok(bytes)
+    }
+
+    /// Sends messages that enter together or not at all, under an id or on a condition if the [`Batch`] has one, after
+    /// waiting for room for all of them. What it returns resolves to their receipts, one by one in order. What was
+    /// sent before stays before it.
+    ///
+    /// # Errors
+    /// When a message is too large or breaks the format, when there are none or more than may be in flight, or when
+    /// the producer has ended. Nothing was sent.
+    ///
+    /// Dropping this future before it is done sends nothing.
+    pub async fn send_batch(&self, batch: Batch) -> Result<Vec<Pending>, PublishError> {
+        let Batch { messages, condition } = batch;
+        let count = messages.len();
+        let mut sizes = Vec::with_capacity(count);
+        for message in &messages {
+            sizes.push(self.check(message)?);
+        }
+        let bytes: usize = sizes.iter().map(|bytes| self.settings.room_of(*bytes)).sum();
+        let Settings { in_flight, max_in_flight_bytes, .. } = self.settings;
+        let most = in_flight.min(frame::MAX_FRAME_MESSAGES as usize);
+        if !(1..=most).contains(&count) {
+            return Err(batch_refused(format!("a batch has 1 to {most} messages, not {count}")));
+        }
+        if count > 1 && bytes > max_in_flight_bytes {
+            let message = format!("a batch has at most {max_in_flight_bytes} bytes, not {bytes}");
+            return Err(batch_refused(message));
+        }
+        self.room.take(count, bytes).await?;
+        let sent_at = Instant::now();
+        let mut own = Some(Own { count, condition });
+        let (mut queued, mut pending) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (message, bytes) in messages.into_iter().zip(sizes) {
+            let (waiter, outcome) = oneshot::channel();
+            queued.push(Queued { message, bytes, sent_at, waiter, own: own.take() });
+            pending.push(Pending { outcome });
+        }
+        self.commands.send(Command::SendBatch(queued)).map_err(|_| PublishError::Closed)?;
+        Ok(pending)
+    }
+
+    /// Sends messages that enter together or not at all, and waits for their receipts.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; `MESSAGE_ID_CONFLICT` and `UNEXPECTED_OFFSET` are what only a batch with an id or an
+    /// expected offset meets.
+    ///
+    /// ```no_run
+    /// # use quorate_client::{Batch, Message, Producer, PublishError};
+    /// # async fn example(producer: Producer, mut known_end: u64) -> Result<(), PublishError> {
+    /// let event = Message::new("seat 12A is taken");
+    /// match producer.publish_batch(Batch::from(event).expect_offset(known_end)).await {
+    ///     Ok(receipts) => println!("at {:?}", receipts[0].offset),
+    ///     Err(error) => match error.next_offset() {
+    ///         Some(end) => known_end = end, // others were first: read what they did, and decide anew
+    ///         None => return Err(error),
+    ///     },
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_batch(&self, batch: Batch) -> Result<Vec<Receipt>, PublishError> {
+        let mut receipts = Vec::new();
+        for pending in self.send_batch(batch).await? {
+            receipts.push(pending.await?);
+        }
+        Ok(receipts)
     }
 
     /// Sends a message and waits for its receipt. One at a time this costs a round trip each; several
@@ -118,6 +195,11 @@ impl Producer {
     pub async fn close(self) {
         self.flush().await;
     }
+}
+
+fn batch_refused(message: String) -> PublishError {
+    let reason = reason::INVALID_ARGUMENT.to_owned();
+    PublishError::Refused(Refusal { reason, message, ..Refusal::default() })
 }
 
 /// Settings of a producer, validated.
@@ -166,11 +248,12 @@ impl Room {
         }
     }
 
-    /// Waits for room for one message; first come, first served.
-    async fn take(&self, bytes: usize) -> Result<(), PublishError> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    /// Waits for room for so many messages at once; first come, first served.
+    async fn take(&self, messages: usize, bytes: usize) -> Result<(), PublishError> {
+        let permits = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let (messages, bytes) = (permits(messages), permits(bytes));
         let closed = |_| PublishError::Closed;
-        let message = self.messages.acquire().await.map_err(closed)?;
+        let message = self.messages.acquire_many(messages).await.map_err(closed)?;
         let bytes = self.bytes.acquire_many(bytes).await.map_err(closed)?;
         // Given back by `release` once the outcome is known.
         message.forget();

@@ -25,7 +25,7 @@ pub struct Receipt {
     /// The message's place in the queue; never changes. `None` at level [`AckLevel::Accepted`]: a majority
     /// has yet to decide on it.
     pub offset: Option<u64>,
-    /// The message had entered before under the same sequence, so a retry met its first copy.
+    /// The message had entered before, under the same sequence or in a batch of the same id: this is where.
     pub duplicate: bool,
     /// What holds of the message: at least what was asked for. Only `Accepted` may come to nothing.
     pub level: AckLevel,

@@ -31,7 +31,7 @@ use crate::fault::Fault;
 use crate::link::{Event, Exchange, Link, Requests};
 use crate::message::Message;
 use crate::producer::window::{Batch, Next, Waiter, Window};
-use crate::producer::{Room, Settings};
+use crate::producer::{Condition, Room, Settings};
 
 /// Commands taken from the channel at a time.
 const COMMANDS: usize = 256;
@@ -63,10 +63,21 @@ pub(crate) struct Queued {
     pub bytes: usize,
     pub sent_at: Instant,
     pub waiter: Waiter,
+    /// It is the first of a batch of its own.
+    pub own: Option<Own>,
+}
+
+/// A batch that the caller has made.
+pub(crate) struct Own {
+    /// Its messages, the first among them.
+    pub count: usize,
+    pub condition: Condition,
 }
 
 pub(crate) enum Command {
     Send(Queued),
+    /// The first one of them says that they are a batch.
+    SendBatch(Vec<Queued>),
     /// Answered once everything sent before has an outcome.
     Flush(oneshot::Sender<()>),
 }
@@ -159,12 +170,15 @@ impl Task {
     fn take(&mut self, command: Command) {
         match command {
             Command::Flush(done) => self.flushes.push_back((self.taken, done)),
-            Command::Send(queued) => {
-                self.taken += 1;
-                self.gathered_bytes += queued.bytes + LENGTH_BYTES;
-                self.gathered.push_back(queued);
-            }
+            Command::Send(queued) => self.gather(queued),
+            Command::SendBatch(batch) => batch.into_iter().for_each(|queued| self.gather(queued)),
         }
+    }
+
+    fn gather(&mut self, queued: Queued) {
+        self.taken += 1;
+        self.gathered_bytes += queued.bytes + LENGTH_BYTES;
+        self.gathered.push_back(queued);
     }
 
     /// Does all that can be done without waiting.
@@ -211,7 +225,9 @@ impl Task {
     fn must_cut(&self) -> bool {
         let is_full = self.gathered.len() >= self.settings.batch_messages
             || self.gathered_bytes >= self.settings.batch_bytes;
-        is_full || self.closed || !self.flushes.is_empty()
+        // Nothing joins a batch that the caller has made.
+        let is_own = self.gathered.front().is_some_and(|queued| queued.own.is_some());
+        is_full || is_own || self.closed || !self.flushes.is_empty()
     }
 
     /// Makes a batch of what was sent first.
@@ -223,8 +239,12 @@ impl Task {
             size += queued.bytes + LENGTH_BYTES;
             first || size <= limit
         };
+        let own = self.gathered[0].own.take();
         let most = self.gathered.iter().take(self.settings.batch_messages);
-        let count = most.take_while(fits).count();
+        let count = match &own {
+            Some(own) => own.count,
+            None => most.take_while(|queued| queued.own.is_none()).take_while(fits).count(),
+        };
         let first = self.taken - self.gathered.len() as u64;
         let deadline = self.gathered[0].sent_at + self.settings.deadline;
         let bytes: usize =
@@ -248,6 +268,7 @@ impl Task {
         self.gathered_bytes -= bytes;
         let mut batch = Batch::new(frame.finish(), waiters, room, first, deadline);
         batch.properties = properties;
+        batch.condition = own.map(|own| own.condition).unwrap_or_default();
         batch
     }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::error::{PublishError, Refusal};
 use crate::fault::{Fault, Verdict};
+use crate::producer::Condition;
 use crate::producer::pending::Receipt;
 
 pub(crate) type Waiter = oneshot::Sender<Result<Receipt, PublishError>>;
@@ -34,6 +35,7 @@ pub(crate) struct Batch {
     pub frame: v1::Frame,
     /// Of its messages; none if they are plain.
     pub properties: Vec<v1::Properties>,
+    pub condition: Condition,
     pub waiters: Vec<Waiter>,
     /// What the messages take of the producer's room.
     pub bytes: usize,
@@ -61,6 +63,7 @@ impl Batch {
         Self {
             frame,
             properties: Vec::new(),
+            condition: Condition::default(),
             waiters,
             bytes,
             first,
@@ -204,6 +207,8 @@ impl Window {
             sequence: batch.sequence,
             frame: Some(batch.frame.clone()),
             properties: batch.properties.clone(),
+            message_id: batch.condition.message_id.clone(),
+            expected_next_offset: batch.condition.expected_next_offset,
             ack: self.ack.into(),
         })
     }
@@ -364,8 +369,15 @@ fn has_entered(refusal: &Refusal) -> bool {
     refusal.metadata.get("entered").is_some_and(|entered| entered == "true")
 }
 
+/// Whether no copy of a batch has entered or can enter any more: the queue looks for one that has before it looks at
+/// the offset, and its end never comes back.
+fn is_passed(batch: &Batch, refusal: &Refusal) -> bool {
+    let next = refusal.metadata.get("next_offset").and_then(|next| next.parse().ok());
+    refusal.reason == reason::UNEXPECTED_OFFSET && next > batch.condition.expected_next_offset
+}
+
 fn refused(batch: &Batch, refusal: &Refusal) -> PublishError {
-    if batch.floating {
+    if batch.floating && !is_passed(batch, refusal) {
         PublishError::UnknownOutcome { last: refusal.clone() }
     } else {
         PublishError::Refused(refusal.clone())

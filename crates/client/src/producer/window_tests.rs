@@ -213,3 +213,21 @@ async fn a_refused_producer_fails_everything() {
     assert_eq!(bench.reason(2), reason::PRODUCER_FENCED);
     assert_eq!(bench.window.take_done().len(), 3);
 }
+
+#[tokio::test]
+async fn an_offset_that_is_passed_is_refused_for_good_though_a_copy_floats_and_one_to_come_is_not()
+{
+    for (next_offset, told) in [(9, reason::UNEXPECTED_OFFSET), (3, reason::UNKNOWN_OUTCOME)] {
+        let mut bench = Bench::with(1);
+        bench.window.batches[0].condition.expected_next_offset = Some(7);
+        let sent = bench.window.next_to_send(bench.start).expect("a batch");
+        assert_eq!(sent.expected_next_offset, Some(7));
+        bench.window.lost();
+        bench.send();
+        let metadata = [("next_offset".to_owned(), next_offset.to_string())].into();
+        let reason = reason::UNEXPECTED_OFFSET.to_owned();
+        let failure = v1::Failure { reason, metadata, ..Default::default() };
+        bench.window.failure(0, &Fault::from(failure)).unwrap();
+        assert_eq!(bench.reason(0), told, "{next_offset}");
+    }
+}

@@ -509,11 +509,23 @@ impl AdminService for Node {
         Ok(Response::new(v1::ListQueuesResponse { queues, next_page_token }))
     }
 
+    async fn update_queue(
+        &self,
+        request: Request<v1::UpdateQueueRequest>,
+    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        let v1::UpdateQueueRequest { name, settings, fields, dry_run } = request.into_inner();
+        self.exists(&name)?;
+        let queue = Some(v1::QueueDescription { name, settings, ..Default::default() });
+        let (before, effective) = (Some(v1::QueueSettings::default()), !dry_run);
+        let answer = v1::UpdateQueueResponse { before, queue, changed: fields, effective };
+        Ok(Response::new(answer))
+    }
+
     async fn purge_queue(
         &self,
         _: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
-        Ok(Response::new(v1::PurgeQueueResponse { purged: 7 }))
+        Ok(Response::new(v1::PurgeQueueResponse { purged: 7, next_offset: 9 }))
     }
 
     async fn verify_receipts(

@@ -157,6 +157,9 @@ fn readable(seen: &Seen<'_>) -> Result<u64, String> {
             Command::Publish(publish) if publish.layout == frame::LAYOUT => {
                 frame::validate(&publish.frame, publish.count, u32::MAX).map_err(|e| e.to_string())
             }
+            Command::PublishMoved(moved) if moved.layout == frame::LAYOUT => {
+                frame::validate(&moved.frame, moved.count, u32::MAX).map_err(|e| e.to_string())
+            }
             _ => Ok(()),
         }),
         _ => Ok(0),

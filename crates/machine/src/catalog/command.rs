@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::names::QueueName;
 use super::topics::Route;
-use super::{GroupId, QUEUES_MAX};
+use super::{GroupId, QUEUES_MAX, dead_letters};
 use crate::queue::Settings;
 use crate::{Millis, NodeId};
 
@@ -343,6 +343,24 @@ pub enum Rejection {
     UnknownQueue {
         /// The name.
         name: QueueName,
+    },
+    /// There is no queue of the name that is to be the dead-letter queue.
+    #[error("there is no queue {name} to be the dead-letter queue")]
+    NoDeadLetterQueue {
+        /// The name.
+        name: QueueName,
+    },
+    /// What dies would come back to where it died.
+    #[error("dead letters would go round in a circle: {}", dead_letters::listed(.way, " -> "))]
+    DeadLetterCycle {
+        /// The queues of the circle; the last is the first again.
+        way: Vec<QueueName>,
+    },
+    /// Others send their dead letters to the queue.
+    #[error("the queue is the dead-letter queue of {}", dead_letters::listed(.of, ", "))]
+    IsDeadLetterQueue {
+        /// The first of those, by name.
+        of: Vec<QueueName>,
     },
     /// No room for another queue.
     #[error("cluster has {limit} queues, the most it can have", limit = QUEUES_MAX)]

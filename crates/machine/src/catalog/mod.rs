@@ -15,6 +15,7 @@ use crate::{At, Machine, Millis, NodeId};
 
 mod codec;
 mod command;
+mod dead_letters;
 mod explain;
 mod moves;
 mod names;
@@ -197,6 +198,7 @@ impl Catalog {
         if self.queues.len() >= QUEUES_MAX as usize {
             return Err(Rejection::TooManyQueues { limit: QUEUES_MAX });
         }
+        self.check_dead_letter(&name, &settings)?;
         let placement = self.place(&candidates, replicas)?;
         self.groups += 1;
         let group = GroupId(self.groups);
@@ -244,6 +246,7 @@ impl Catalog {
     }
 
     fn delete(&mut self, at: At, name: QueueName) -> Result<Done, Rejection> {
+        self.check_no_dead_letter(&name)?;
         let queue = self.queues.remove(&name).ok_or(Rejection::NotFound)?;
         self.loads.remove(&queue);
         self.by_group.remove(&queue.group);
@@ -254,12 +257,14 @@ impl Catalog {
     }
 
     fn update(&mut self, at: At, name: QueueName, settings: Settings) -> Result<Done, Rejection> {
-        let queue = self.queues.get_mut(&name).ok_or(Rejection::NotFound)?;
+        let queue = self.queues.get(&name).ok_or(Rejection::NotFound)?;
         let group = queue.group;
         if queue.settings.same_as(&settings) {
             let version = queue.settings.version;
             return Ok((Reply::Updated { group, version }, None));
         }
+        self.check_dead_letter(&name, &settings)?;
+        let queue = self.queues.get_mut(&name).ok_or(Rejection::NotFound)?;
         // Two updates of one entry must differ in version too.
         let version = at.index.max(queue.settings.version + 1);
         queue.settings = Settings { version, ..settings };

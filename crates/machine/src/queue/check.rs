@@ -5,9 +5,11 @@
 
 use super::Queue;
 use super::leased;
+use super::message_ids::MESSAGE_IDS_MAX;
 use super::ready::Span;
 use super::retry::UNCHARGED_MAX;
 use super::slots::SLOTS_MAX;
+use super::sources::SOURCES_MAX;
 use crate::Millis;
 use crate::planted::{self, Bug};
 
@@ -26,6 +28,8 @@ impl Queue {
         self.check_messages()?;
         self.check_groups()?;
         self.check_counts()?;
+        self.check_dead()?;
+        self.check_message_ids()?;
         self.check_consumers()?;
         self.check_lives()?;
         self.check_retries()
@@ -124,13 +128,21 @@ impl Queue {
 
     /// All that is held, by offset.
     pub(super) fn spans(&self) -> Vec<Span> {
+        let mut spans = self.living();
+        spans.extend(self.dead.iter().map(|died| died.span));
+        spans.sort_unstable_by_key(|span| span.first);
+        spans
+    }
+
+    /// All that is held and not dead, by offset.
+    fn living(&self) -> Vec<Span> {
         let mut spans = self.placed();
         spans.extend(self.groups.spans());
         spans.sort_unstable_by_key(|span| span.first);
         spans
     }
 
-    /// All that is held and not blocked, by offset.
+    /// All that is held, and neither blocked nor dead, by offset.
     fn placed(&self) -> Vec<Span> {
         let returned = self.ready.returned();
         let delayed = self.delayed.iter().map(|(_, span)| span);
@@ -161,6 +173,8 @@ impl Queue {
             gone.purged,
             gone.expired,
             gone.dropped,
+            self.dead.len(),
+            gone.dead_lettered,
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         rule(sum == Some(self.ready.next()), "every message published is held or gone")
@@ -176,7 +190,7 @@ impl Queue {
         if expiry.lives.is_empty() {
             return Ok(());
         }
-        let held = self.spans();
+        let held = self.living();
         let mut leased: Vec<Span> =
             self.leased.iter().map(|(_, first, lease)| leased::span(first, &lease)).collect();
         leased.extend(self.groups.spans());
@@ -201,7 +215,7 @@ impl Queue {
         if self.uncharged.is_empty() {
             return Ok(());
         }
-        let spans = self.spans();
+        let spans = self.living();
         for (first, count, times) in self.uncharged.iter() {
             rule((1..=UNCHARGED_MAX).contains(&times), "what came back uncharged is counted")?;
             let after = spans.partition_point(|span| span.end() <= first);
@@ -211,6 +225,35 @@ impl Queue {
             rule(held == count && first + count <= self.ready.cursor(), "what came back is held")?;
         }
         Ok(())
+    }
+
+    /// What died is dead, was moved or was purged, and each had a number.
+    fn check_dead(&self) -> Check {
+        let known = self.dead.len().checked_add(self.gone.dead_lettered);
+        rule(known.is_some_and(|known| known <= self.dead.next()), "what died has a number")?;
+        let (mut count, mut end) = (0, 0);
+        for died in self.dead.iter() {
+            rule(died.seq >= end, "what is dead is in the order of dying")?;
+            (count, end) = (count + died.span.count, died.end());
+        }
+        rule(end <= self.dead.next(), "what is dead has a number that was given")?;
+        rule(count == self.dead.len(), "what is dead is counted")?;
+        rule(self.sources.len() <= SOURCES_MAX, "there are no more sources than may be")
+    }
+
+    fn check_message_ids(&self) -> Check {
+        rule(
+            self.message_ids.len() <= MESSAGE_IDS_MAX as usize,
+            "there are no more ids than may be",
+        )?;
+        let (mut end, mut since) = (0, Millis(0));
+        for (_, entered) in self.message_ids.iter() {
+            rule(entered.first >= end, "ids are in the order of their batches")?;
+            rule(entered.since >= since, "ids are in the order of their age")?;
+            (end, since) = (entered.first + u64::from(entered.count), entered.since);
+        }
+        rule(since <= self.now, "no id is younger than the queue")?;
+        rule(end <= self.ready.next(), "an id is of a batch that entered")
     }
 
     fn check_consumers(&self) -> Check {

@@ -20,8 +20,14 @@
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set | expires u64 if flag 2 is | priority u8 if flag 4 is
 //!                  | group u64 if flag 8 is; instead of 2, where there are any
+//! 14 PublishIf     producer? | id? (length u32, UTF-8) | expected next offset? u64 | count u32 | layout u8
+//!                  | properties (length u32, property*) | frame          instead of 2 and 13, with an id or an
+//!                                                                        expected offset
+//! 15 PublishMoved  source u64 | timeline u64 | first u64 | count u32 | layout u8 | frame
+//! 16 Moved         to u64
 //! 17 ControlConsumer   target u8 | session u128 if it is 1, name (length u32, UTF-8) if it is 2 | what u8
 //!     target       1 session, 2 name, 3 everyone        what   1 pause, 2 resume, 3 kick
+//! 18 PurgeBefore   offset u64
 //! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -30,10 +36,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::command::{
-    Attach, Command, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
+    Attach, Command, Producer, Properties, Publish, PublishMoved, Receive, SettleItem, SettleKind,
 };
 use super::control::{Control, Target};
-use super::ids::{Attachment, Offset, ProducerId, Session, Token};
+use super::ids::{Attachment, MessageId, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
 use crate::wire::{self, DecodeError};
@@ -55,9 +61,12 @@ const CREATE_SLOT: u8 = 10;
 const ADVANCE_SLOT: u8 = 11;
 const DROP_SLOT: u8 = 12;
 const PUBLISH_WITH: u8 = 13;
-const RECEIVE: u8 = 19;
-
+const PUBLISH_IF: u8 = 14;
+const PUBLISH_MOVED: u8 = 15;
+const MOVED: u8 = 16;
 const CONTROL_CONSUMER: u8 = 17;
+const PURGE_BEFORE: u8 = 18;
+const RECEIVE: u8 = 19;
 
 /// The length of the consumer's leases follows.
 const HAS_LEASE: u8 = 1;
@@ -118,6 +127,10 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         Command::Settle { session, items } => encode_settle(*session, items, out),
         Command::Tick => out.put_u8(TICK),
         Command::Purge => out.put_u8(PURGE),
+        Command::PurgeBefore { before } => {
+            out.put_u8(PURGE_BEFORE);
+            out.put_u64_le(before.0);
+        }
         Command::LeaderChanged { node } => {
             out.put_u8(LEADER_CHANGED);
             out.put_u64_le(node.0);
@@ -134,6 +147,11 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             put_slot_name(out, name);
         }
         Command::ControlConsumer { target, what } => encode_control(target, *what, out),
+        Command::PublishMoved(moved) => encode_moved(moved, out),
+        Command::Moved { to } => {
+            out.put_u8(MOVED);
+            out.put_u64_le(*to);
+        }
     }
 }
 
@@ -204,15 +222,25 @@ pub(super) fn slot_start(buf: &mut impl Buf) -> Result<SlotStart, DecodeError> {
 fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     let properties = &publish.properties;
     out.reserve(publish.frame.len() + ProducerId::BYTES_MAX + properties.len() * PROPERTY_BYTES);
-    out.put_u8(if properties.is_empty() { PUBLISH } else { PUBLISH_WITH });
+    let is_conditional = publish.is_conditional();
+    out.put_u8(match properties.is_empty() {
+        _ if is_conditional => PUBLISH_IF,
+        true => PUBLISH,
+        false => PUBLISH_WITH,
+    });
     wire::put_option(out, publish.producer.as_ref(), |out, producer| {
         wire::put_bytes(out, producer.id.as_bytes());
         out.put_u32_le(producer.epoch);
         out.put_u64_le(producer.sequence);
     });
+    if is_conditional {
+        let id = publish.message_id.as_ref();
+        wire::put_option(out, id, |out, id| wire::put_bytes(out, id.as_str().as_bytes()));
+        wire::put_option(out, publish.expected_next, |out, Offset(next)| out.put_u64_le(next));
+    }
     out.put_u32_le(publish.count);
     out.put_u8(publish.layout);
-    if !properties.is_empty() {
+    if is_conditional || !properties.is_empty() {
         let bytes: usize = properties.iter().map(property_bytes).sum();
         out.put_u32_le(bytes as u32);
         properties.iter().for_each(|of| encode_property(of, out));
@@ -226,6 +254,17 @@ fn flags(of: &Properties) -> u8 {
         | flag(of.expires.is_some(), HAS_EXPIRES)
         | flag(of.priority > 0, HAS_PRIORITY)
         | flag(of.group.is_some(), HAS_GROUP)
+}
+
+fn encode_moved(moved: &PublishMoved, out: &mut BytesMut) {
+    out.reserve(moved.frame.len() + 64);
+    out.put_u8(PUBLISH_MOVED);
+    out.put_u64_le(moved.source);
+    out.put_u64_le(moved.timeline);
+    out.put_u64_le(moved.first);
+    out.put_u32_le(moved.count);
+    out.put_u8(moved.layout);
+    wire::put_bytes(out, &moved.frame);
 }
 
 /// Bytes of encoded properties; a batch has a run for each message at most.
@@ -304,8 +343,9 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
     wire::expect_version(buf, "queue command", VERSION)?;
     let command = match wire::u8(buf)? {
         CONFIGURE => Command::Configure(Settings::decode(buf)?),
-        PUBLISH => Command::Publish(decode_publish(buf, |_| Ok(Vec::new()))?),
-        PUBLISH_WITH => Command::Publish(decode_publish(buf, decode_properties)?),
+        kind @ (PUBLISH | PUBLISH_WITH | PUBLISH_IF) => {
+            Command::Publish(decode_publish(buf, kind, decode_properties)?)
+        }
         ATTACH => Command::Attach(decode_attach(buf)?),
         RECEIVE => Command::Receive(decode_receive(buf)?),
         DETACH => Command::Detach { session: session(buf)?, attachment: attachment(buf)? },
@@ -313,6 +353,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         SETTLE => Command::Settle { session: session(buf)?, items: decode_items(buf)? },
         TICK => Command::Tick,
         PURGE => Command::Purge,
+        PURGE_BEFORE => Command::PurgeBefore { before: Offset(wire::u64(buf)?) },
         LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
         CREATE_SLOT => Command::CreateSlot(CreateSlot {
             name: slot_name(buf)?,
@@ -327,6 +368,8 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         },
         DROP_SLOT => Command::DropSlot { name: slot_name(buf)? },
         CONTROL_CONSUMER => decode_control(buf)?,
+        PUBLISH_MOVED => Command::PublishMoved(decode_moved(buf)?),
+        MOVED => Command::Moved { to: wire::u64(buf)? },
         kind => return Err(DecodeError::UnknownKind { what: "queue command", kind }),
     };
     wire::expect_end(buf)?;
@@ -357,9 +400,11 @@ fn attachment(buf: &mut impl Buf) -> Result<Attachment, DecodeError> {
     wire::u64(buf).map(Attachment)
 }
 
+/// Reads a publish of any kind; `properties` makes of the encoded ones what is wanted of them.
 fn decode_publish<B: Buf>(
     buf: &mut B,
-    properties: impl FnOnce(&mut B) -> Result<Vec<Properties>, DecodeError>,
+    kind: u8,
+    properties: impl FnOnce(Bytes) -> Result<Vec<Properties>, DecodeError>,
 ) -> Result<Publish, DecodeError> {
     let producer = wire::option(buf, "producer flag", |buf| {
         let id = wire::bytes(buf, "producer id", ProducerId::BYTES_MAX)?;
@@ -367,16 +412,54 @@ fn decode_publish<B: Buf>(
             .map_err(|_| DecodeError::Invalid { what: "producer id", why: "it is empty" })?;
         Ok(Producer { id, epoch: wire::u32(buf)?, sequence: wire::u64(buf)? })
     })?;
+    let (message_id, expected_next) = match kind {
+        PUBLISH_IF => decode_condition(buf)?,
+        _ => (None, None),
+    };
     let count = wire::u32(buf)?;
     let layout = wire::u8(buf)?;
-    let properties = properties(buf)?;
+    let properties = match kind {
+        PUBLISH => Vec::new(),
+        _ => properties(encoded_properties(buf, kind)?)?,
+    };
     let limit = buf.remaining();
     let frame = wire::bytes(buf, "frame", limit)?;
-    Ok(Publish { producer, count, layout, properties, frame })
+    Ok(Publish { producer, message_id, expected_next, count, layout, properties, frame })
 }
 
-fn decode_properties(buf: &mut impl Buf) -> Result<Vec<Properties>, DecodeError> {
-    let mut encoded = encoded_properties(buf)?;
+fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeError> {
+    Ok(PublishMoved {
+        source: wire::u64(buf)?,
+        timeline: wire::u64(buf)?,
+        first: wire::u64(buf)?,
+        count: wire::u32(buf)?,
+        layout: wire::u8(buf)?,
+        frame: {
+            let limit = buf.remaining();
+            wire::bytes(buf, "frame", limit)?
+        },
+    })
+}
+
+fn decode_condition(
+    buf: &mut impl Buf,
+) -> Result<(Option<MessageId>, Option<Offset>), DecodeError> {
+    let message_id = wire::option(buf, "message id flag", |buf| {
+        let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
+        MessageId::new(&id)
+            .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })
+    })?;
+    let expected_next = wire::option(buf, "expected offset flag", wire::u64)?.map(Offset);
+    match (&message_id, expected_next) {
+        (None, None) => Err(OLDER_PUBLISH),
+        _ => Ok((message_id, expected_next)),
+    }
+}
+
+const OLDER_PUBLISH: DecodeError =
+    DecodeError::Invalid { what: "publish", why: "it has an older form" };
+
+fn decode_properties(mut encoded: Bytes) -> Result<Vec<Properties>, DecodeError> {
     let mut properties = Vec::new();
     while encoded.has_remaining() {
         properties.push(decode_property(&mut encoded)?);
@@ -409,11 +492,11 @@ fn decode_property(buf: &mut Bytes) -> Result<Properties, DecodeError> {
     }
 }
 
-fn encoded_properties(buf: &mut impl Buf) -> Result<Bytes, DecodeError> {
+fn encoded_properties(buf: &mut impl Buf, kind: u8) -> Result<Bytes, DecodeError> {
     let limit = buf.remaining();
     let encoded = wire::bytes(buf, "properties", limit)?;
-    match encoded.is_empty() {
-        true => Err(DecodeError::Invalid { what: "publish", why: "it has an older form" }),
+    match encoded.is_empty() && kind == PUBLISH_WITH {
+        true => Err(OLDER_PUBLISH),
         false => Ok(encoded),
     }
 }
@@ -520,8 +603,12 @@ pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
     let mut blank = entry::EntryBuilder::with_capacity(entry_payload.len());
     for command in commands {
         let mut command = decode(&mut command?)?;
-        if let Command::Publish(publish) = &mut command {
-            publish.frame = frame::blanked(&publish.frame).into();
+        match &mut command {
+            Command::Publish(Publish { frame, .. })
+            | Command::PublishMoved(PublishMoved { frame, .. }) => {
+                *frame = frame::blanked(frame).into();
+            }
+            _ => {}
         }
         blank.push(|out| encode(&command, out));
     }
@@ -534,9 +621,12 @@ fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
     let kind = wire::u8(&mut command)?;
     // Where a body is does not depend on the properties.
     let publish = match kind {
-        PUBLISH => decode_publish(&mut command, |_| Ok(Vec::new()))?,
-        PUBLISH_WITH => {
-            decode_publish(&mut command, |buf| encoded_properties(buf).map(|_| Vec::new()))?
+        PUBLISH | PUBLISH_WITH | PUBLISH_IF => {
+            decode_publish(&mut command, kind, |_| Ok(Vec::new()))?
+        }
+        PUBLISH_MOVED => {
+            let PublishMoved { count, layout, frame, .. } = decode_moved(&mut command)?;
+            Publish { layout, ..Publish::plain(count, frame) }
         }
         _ => return Ok(None),
     };

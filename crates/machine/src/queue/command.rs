@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::control::{Control, Target};
-use super::ids::{Attachment, Offset, ProducerId, Session, Token};
+use super::ids::{Attachment, MessageId, Offset, ProducerId, Session, Token};
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName};
 use crate::{Millis, NodeId, frame};
@@ -46,6 +46,11 @@ pub enum Command {
     Tick,
     /// Drops every message; leases become stale.
     Purge,
+    /// Drops the messages before an offset; leases of them become stale.
+    PurgeBefore {
+        /// The first offset that stays. Beyond the end of the queue it is like its end.
+        before: Offset,
+    },
     /// A leader takes up office: every stream that the last one knew of counts as broken.
     LeaderChanged {
         /// The new leader.
@@ -74,6 +79,13 @@ pub enum Command {
         /// What is to become of them.
         what: Control,
     },
+    /// Appends messages that died in another queue, once.
+    PublishMoved(PublishMoved),
+    /// Says that the dead-letter queue has what died: it leaves.
+    Moved {
+        /// The number of the first dead message that it does not have yet.
+        to: u64,
+    },
 }
 
 /// A batch to append.
@@ -81,6 +93,10 @@ pub enum Command {
 pub struct Publish {
     /// Who publishes, for a batch that must enter once.
     pub producer: Option<Producer>,
+    /// Name of the batch, for one that must enter once. Judged after the producer's sequence.
+    pub message_id: Option<MessageId>,
+    /// The batch is to enter at this offset, or not at all. Judged after what would make it a duplicate.
+    pub expected_next: Option<Offset>,
     /// Messages in the frame, at least 1.
     pub count: u32,
     /// Layout of the frame; see [`crate::frame`].
@@ -95,8 +111,39 @@ impl Publish {
     /// A batch of plain messages, to enter as often as it is published.
     #[must_use]
     pub fn plain(count: u32, frame: Bytes) -> Self {
-        Self { producer: None, count, layout: frame::LAYOUT, properties: Vec::new(), frame }
+        Self {
+            producer: None,
+            message_id: None,
+            expected_next: None,
+            count,
+            layout: frame::LAYOUT,
+            properties: Vec::new(),
+            frame,
+        }
     }
+
+    /// Whether it has an id or a condition, which came with one version of commands.
+    #[must_use]
+    pub fn is_conditional(&self) -> bool {
+        self.message_id.is_some() || self.expected_next.is_some()
+    }
+}
+
+/// A batch of dead messages that comes from another queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishMoved {
+    /// The other queue's Raft group.
+    pub source: u64,
+    /// The timeline that it is in.
+    pub timeline: u64,
+    /// The number that the first message was given there when it died; those of the others follow.
+    pub first: u64,
+    /// Messages in the frame, at least 1.
+    pub count: u32,
+    /// Layout of the frame; see [`crate::frame`].
+    pub layout: u8,
+    /// The messages.
+    pub frame: Bytes,
 }
 
 /// What sets neighbouring messages of a batch apart from plain ones.

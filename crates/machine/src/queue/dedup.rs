@@ -19,7 +19,7 @@ pub const PRODUCERS_MAX: usize = 100_000;
 
 /// How much later than its age a silent producer may be forgotten when nothing else happens, so
 /// that many of them cost one tick. In milliseconds.
-const EVICTION_SLACK_MS: u64 = 10_000;
+pub(super) const EVICTION_SLACK_MS: u64 = 10_000;
 
 /// Consecutive sequences at consecutive offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,7 +38,8 @@ impl Queue {
         if self.ready.len() == 0 || self.consumers.turn().is_empty() || self.paused {
             return;
         }
-        if self.is_expiry_behind() {
+        // What is handed out may die.
+        if self.dead.is_full() || self.is_expiry_behind() {
             return;
         }
         let mut grants = Grants::new();

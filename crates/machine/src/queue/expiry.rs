@@ -13,6 +13,7 @@
 
 use super::Queue;
 use super::backlog::Batch;
+use super::dead::Cause;
 use super::delayed::DUE_MAX;
 use super::lives::{Life, Lives};
 use super::ready::Span;
@@ -43,13 +44,27 @@ impl Queue {
             return;
         }
         let mut left = DUE_MAX;
-        while left > 0
+        // Once more for what is let go on behind them: it is to be judged too.
+        loop {
+            let mut over = self.take_over(&mut left);
+            if over.is_empty() {
+                return;
+            }
+            over.sort_unstable_by_key(|span| span.first);
+            over.into_iter().for_each(|span| self.die(span, Cause::Expired));
+        }
+    }
+
+    /// Takes what has outlived its time out of its place, as many runs and batches as are `left`.
+    fn take_over(&mut self, left: &mut usize) -> Vec<Span> {
+        let (mut over, ttl_ms) = (Vec::new(), self.settings.ttl_ms);
+        while *left > 0
             && let Some((first, life)) = self.expiry.lives.pop(self.now, ttl_ms)
         {
-            left -= 1;
-            self.expire_range(first, first + life.count);
+            *left -= 1;
+            self.take_range(first, first + life.count, &mut over);
         }
-        while let Some(ttl_ms) = ttl_ms.filter(|_| left > 0) {
+        while let Some(ttl_ms) = ttl_ms.filter(|_| *left > 0) {
             let batch = self.backlog.from(self.expiry.judged).next().copied();
             let Some(batch) = batch.filter(|batch| self.expires(batch, ttl_ms) <= self.now) else {
                 // Not to look at the records of what has gone again.
@@ -57,9 +72,10 @@ impl Queue {
                 self.expiry.judged = self.expiry.judged.max(next);
                 break;
             };
-            left -= 1;
-            self.expire_batch(&batch);
+            *left -= 1;
+            self.expire_batch(&batch, &mut over);
         }
+        over
     }
 
     /// When the messages of a batch have outlived the queue's time to live.
@@ -68,24 +84,22 @@ impl Queue {
     }
 
     /// Judges those messages of a batch whose time counts from when they were published.
-    fn expire_batch(&mut self, batch: &Batch) {
+    fn expire_batch(&mut self, batch: &Batch, over: &mut Vec<Span>) {
         let mut at = batch.first.max(self.expiry.judged);
         while at < batch.end() {
             let (end, life) = self.life_at(at, batch.end());
             if life.is_none_or(|life| life.due.is_none()) {
-                self.expire_range(at, end);
+                self.take_range(at, end, over);
             }
             at = end;
         }
         self.expiry.judged = batch.end();
     }
 
-    /// Lets go of those of `from..to` that nobody holds.
-    fn expire_range(&mut self, from: u64, to: u64) {
-        let mut spans = Vec::new();
-        self.ready.cut(from, to, &mut spans);
-        self.delayed.cut(from, to, &mut spans);
-        spans.into_iter().for_each(|span| self.drop_expired(span));
+    /// Takes those of `from..to` that nobody holds.
+    fn take_range(&mut self, from: u64, to: u64, taken: &mut Vec<Span>) {
+        self.ready.cut(from, to, taken);
+        self.delayed.cut(from, to, taken);
     }
 
     /// The record of the message at `at`, and up to where it is that of the messages after it, at most `to`.
@@ -131,7 +145,7 @@ impl Queue {
         }
         for &(part, is_over) in &verdicts {
             if is_over {
-                self.drop_expired(part);
+                self.die(part, Cause::Expired);
             } else {
                 self.in_time(part);
             }

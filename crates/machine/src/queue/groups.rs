@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use super::Queue;
+use super::dead::Cause;
 use super::ready::Span;
 use crate::Millis;
 use crate::digest::digest;
@@ -92,6 +93,11 @@ impl Groups {
         self.by_group.get(&group).copied()
     }
 
+    /// The first head in `from..to`.
+    pub fn head_within(&self, from: u64, to: u64) -> Option<u64> {
+        self.heads.range(from..to).next().map(|(&offset, _)| offset)
+    }
+
     /// Makes a message the head of a group that has none.
     pub fn lead(&mut self, group: u64, offset: u64) {
         let before = self.by_group.insert(group, offset);
@@ -130,6 +136,21 @@ impl Groups {
         }
         self.count -= 1;
         Some((first, Blocked { count: 1, ..run }))
+    }
+
+    /// Takes all that are blocked before `before`.
+    pub fn take_before(&mut self, before: u64, taken: &mut Vec<Span>) {
+        let runs = self.blocked.iter().filter(|((_, first), _)| *first < before);
+        for (key, run) in runs.map(|(&key, &run)| (key, run)).collect::<Vec<_>>() {
+            self.blocked.remove(&key);
+            let (group, first) = key;
+            let (within, rests) = run.span(first).cut(first, before);
+            for rest in rests.into_iter().flatten() {
+                self.blocked.insert((group, rest.first), Blocked { count: rest.count, ..run });
+            }
+            self.count -= within.count;
+            taken.push(within);
+        }
     }
 
     /// Drops all and says how many were blocked.
@@ -174,7 +195,7 @@ impl Queue {
         while let Some((first, run)) = self.groups.pop_blocked(group) {
             let next = run.span(first);
             if self.is_over(first) {
-                self.drop_expired(next);
+                self.die(next, Cause::Expired);
                 continue;
             }
             self.groups.lead(group, first);

@@ -1,6 +1,7 @@
 //! The ids of the queue machine, each a type of its own.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -59,6 +60,37 @@ impl ProducerId {
     /// would keep the whole entry in memory for as long as it is remembered.
     pub(super) fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
+    }
+}
+
+/// Name that a client gave a batch, so that it enters once: 1 to [`MessageId::BYTES_MAX`] bytes of UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(Arc<str>);
+
+/// Why a message id was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a message id has 1 to {max} bytes, not {0}", max = MessageId::BYTES_MAX)]
+pub struct MessageIdError(pub usize);
+
+impl MessageId {
+    /// The longest id, in bytes.
+    pub const BYTES_MAX: usize = 128;
+
+    /// Checks the length of an id.
+    ///
+    /// # Errors
+    /// When it is empty or too long.
+    pub fn new(id: &str) -> Result<Self, MessageIdError> {
+        match id.len() {
+            1..=Self::BYTES_MAX => Ok(Self(id.into())),
+            length => Err(MessageIdError(length)),
+        }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

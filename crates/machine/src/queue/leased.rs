@@ -131,6 +131,17 @@ impl Leased {
         lease.map(|lease| lease.priority = priority).is_some()
     }
 
+    /// Takes all messages before `before`, run by run, each with who held it.
+    pub fn take_before(&mut self, before: u64) -> Vec<(Session, Span)> {
+        let found: Vec<_> = self.iter().filter(|&(_, first, _)| first < before).collect();
+        let taken = found.into_iter().map(|(session, first, lease)| {
+            let count = u64::from(lease.count).min(before - first);
+            self.cut(session, first, first, first + count);
+            (session, Span { count, ..span(first, &lease) })
+        });
+        taken.collect()
+    }
+
     /// When the next lease ends.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.first().map(|&(deadline, _, _)| deadline)

@@ -11,11 +11,12 @@
 //!   publish behind another of its key ──► blocked ──► ready or delayed, once that other one has left
 //! ```
 //!
-//! What is ready or delayed also leaves when its time to live is over (`expiry`), or to make room (`overflow`).
+//! What is ready or delayed also leaves when its time to live is over (`expiry`), or to make room (`overflow`). With a
+//! dead-letter queue what is rejected, exhausted or expired is `dead` instead, until it has been moved there.
 //!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
 //! command. Memory is one record a batch (`backlog`) and one a run of messages that differ from
-//! the rest (`ready`, `delayed`, `leased`).
+//! the rest (`ready`, `delayed`, `leased`, `dead`).
 //!
 //! Which message goes to whom is decided here, once an entry (`delivery`), on every replica
 //! alike; the effect only says so.
@@ -33,19 +34,21 @@ mod codec;
 mod command;
 mod consumers;
 mod control;
+mod dead;
 mod dedup;
 mod delayed;
 mod delivery;
 mod effect;
-mod ending;
 mod expiry;
 mod groups;
 mod holding;
 mod ids;
 mod leased;
 mod lives;
+mod message_ids;
 mod overflow;
 mod publish;
+mod purging;
 mod reading;
 mod ready;
 mod receive;
@@ -57,19 +60,25 @@ mod settings;
 mod settle;
 mod slots;
 mod snapshot;
+mod sources;
 mod stats;
 
 pub use codec::{body, without_bodies};
 pub use command::{
-    Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, Receive, SettleItem, SettleKind,
+    Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
+    SettleItem, SettleKind,
 };
 pub use consumers::CONSUMERS_MAX;
 pub use control::{Control, Target};
+pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
 pub use groups::group_of;
-pub use ids::{Attachment, Offset, ProducerId, ProducerIdError, Session, Token};
+pub use ids::{
+    Attachment, MessageId, MessageIdError, Offset, ProducerId, ProducerIdError, Session, Token,
+};
+pub use message_ids::MESSAGE_IDS_MAX;
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
@@ -81,6 +90,7 @@ pub use slots::{
     CreateSlot, SLOT_RETAINED_BYTES_DEFAULT, SLOTS_MAX, SlotInfo, SlotName, SlotNameError,
     SlotStart, SlotState,
 };
+pub use sources::SOURCES_MAX;
 pub use stats::{ConsumerInfo, Stats};
 
 use retry::Ending;
@@ -97,8 +107,11 @@ pub struct Queue {
     expiry: expiry::Expiry,
     leased: leased::Leased,
     groups: groups::Groups,
+    dead: dead::Dead,
     consumers: consumers::Consumers,
     dedup: dedup::Dedup,
+    sources: sources::Sources,
+    message_ids: message_ids::MessageIds,
     gone: Gone,
     retained: retained::Retained,
     slots: slots::Slots,
@@ -120,6 +133,7 @@ struct Gone {
     purged: u64,
     expired: u64,
     dropped: u64,
+    dead_lettered: u64,
 }
 
 impl Queue {
@@ -146,11 +160,14 @@ impl Queue {
             Command::Settle { session, items } => Reply::Settled(self.settle(session, &items)),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
+            Command::PurgeBefore { before } => self.purge_before(before),
             Command::LeaderChanged { node: _ } => self.leader_changed(),
             Command::CreateSlot(create) => self.create_slot(at.index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
             Command::DropSlot { name } => self.drop_slot(&name),
             Command::ControlConsumer { target, what } => self.control(&target, what, effects),
+            Command::PublishMoved(moved) => self.publish_moved(at.index, ordinal, &moved),
+            Command::Moved { to } => self.moved(to),
         }
     }
 
@@ -166,9 +183,11 @@ impl Queue {
             let Some(span) = self.delayed.pop_due(self.now) else { break };
             self.ready.give_back(span);
         }
-        self.expire();
         self.end_graces(effects);
+        // Last of what moves messages, as it judges those anew that came back.
+        self.expire();
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
+        self.message_ids.evict(self.now, &self.settings);
         self.trim();
     }
 
@@ -189,27 +208,16 @@ impl Queue {
         Reply::Done
     }
 
-    fn purge(&mut self) -> Reply {
-        let count =
-            self.ready.clear() + self.delayed.clear() + self.leased.clear() + self.groups.clear();
-        self.backlog.clear();
-        self.expiry.lives.clear();
-        self.uncharged.clear();
-        self.retained.clear();
-        self.slots.all_gone(self.ready.next());
-        self.merge = false;
-        self.consumers.release_all(self.settings.single_active);
-        self.gone.purged += count;
-        Reply::Purged { count }
-    }
-
     /// No message is lost, and none is in two places.
     fn assert_conservation(&self) {
-        let held = self.ready.len() + self.delayed.len() + self.leased.len() + self.groups.len();
-        let Gone { acked, rejected, exhausted, purged, expired, dropped } = self.gone;
+        let waiting = self.ready.len() + self.delayed.len() + self.groups.len();
+        let held = waiting + self.leased.len() + self.dead.len();
+        let Gone { acked, rejected, exhausted, purged, expired, dropped, dead_lettered } =
+            self.gone;
+        let given_up = rejected + exhausted + expired + dropped + dead_lettered;
         assert_eq!(
             self.ready.next(),
-            held + acked + rejected + exhausted + purged + expired + dropped,
+            held + acked + given_up + purged,
             "every message published is held or gone"
         );
         assert_eq!(self.backlog.messages(), held, "every message held has a batch");
@@ -281,6 +289,7 @@ impl Machine for Queue {
             self.expiry_deadline(),
             self.consumers.next_deadline(),
             self.dedup.next_deadline(self.settings.dedup_age_ms),
+            self.message_ids.next_deadline(self.settings.dedup_age_ms),
             self.retention_deadline(),
             self.slots.next_deadline(self.now, self.ready.next()),
         ];

@@ -1,5 +1,8 @@
 //! What becomes of a batch for which there is no room: it is refused, or the oldest messages make room for it.
 //!
+//! What makes room leaves for good, with a dead-letter queue too: as long as it waited there to be moved, it would count
+//! as before.
+//!
 //! Only ready messages make room, those of the lowest priority first, of these the ones with the lowest offsets, and no
 //! more than it takes. It is counted first how many that are, so that nothing is dropped for a batch that is refused.
 
@@ -7,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::Queue;
 use super::backlog::Batch;
-use super::ending::Cause;
+use super::dead::Cause;
 use super::reply::{Limit, Rejection};
 
 /// Messages and bytes that have to go.
@@ -35,8 +38,7 @@ impl Queue {
             false => None,
         };
         let Some(mut left) = oldest else {
-            within(Limit::MaxMessages, max_messages, self.backlog.messages(), count)?;
-            return within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes);
+            return self.is_within(count, bytes);
         };
         // All are taken before the first leaves, as another one of its group takes its place.
         let mut spans = Vec::new();
@@ -46,9 +48,16 @@ impl Queue {
             spans.push(span);
         }
         for span in spans {
-            self.end_unacked(span, Cause::Dropped);
+            self.die(span, Cause::Dropped);
         }
         Ok(())
+    }
+
+    /// Refuses a batch that would exceed the limits.
+    pub(super) fn is_within(&self, count: u64, bytes: u64) -> Result<(), Rejection> {
+        let (max_messages, max_bytes) = (self.settings.max_messages, self.settings.max_bytes);
+        within(Limit::MaxMessages, max_messages, self.backlog.messages(), count)?;
+        within(Limit::MaxBytes, max_bytes, self.backlog.bytes(), bytes)
     }
 
     /// How many of the ready messages have to go; none if all of them are not enough.

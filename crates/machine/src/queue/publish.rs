@@ -3,9 +3,11 @@
 use super::Queue;
 use super::backlog::Batch;
 use super::command::{PRIORITY_MAX, Properties, Publish};
+use super::dead::DEAD_MAX;
 use super::dedup::Verdict;
 use super::delayed::DELAYED_MAX;
 use super::ids::Offset;
+use super::message_ids::Entered;
 use super::overflow::within;
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
@@ -28,6 +30,32 @@ impl Queue {
 
     /// Whether a batch may enter; where it did before, if it is a duplicate.
     fn admit(&mut self, publish: &Publish) -> Result<Option<Offset>, Rejection> {
+        Self::well_formed(publish)?;
+        if let Some(producer) = &publish.producer {
+            match self.dedup.judge(producer, publish.count) {
+                Verdict::New => {}
+                Verdict::Duplicate(first_offset) => {
+                    self.dedup.touch(producer, self.now);
+                    return Ok(Some(first_offset));
+                }
+                Verdict::Rejected(rejection) => return Err(rejection),
+            }
+        }
+        if publish.is_conditional()
+            && let Some(first_offset) = self.meets(publish)?
+        {
+            return Ok(Some(first_offset));
+        }
+        if !publish.properties.is_empty() {
+            self.admit_properties(&publish.properties)?;
+        }
+        self.admit_dead()?;
+        // Last, as it may let go of others.
+        self.make_room(publish.count.into(), publish.frame.len() as u64)?;
+        Ok(None)
+    }
+
+    pub(super) fn well_formed(publish: &Publish) -> Result<(), Rejection> {
         if publish.count == 0 {
             return Err(Rejection::EmptyBatch);
         }
@@ -40,21 +68,34 @@ impl Queue {
         if let Some(of) = publish.properties.iter().find(|of| of.priority > PRIORITY_MAX) {
             return Err(Rejection::InvalidPriority { priority: of.priority });
         }
-        if let Some(producer) = &publish.producer {
-            match self.dedup.judge(producer, publish.count) {
-                Verdict::New => {}
-                Verdict::Duplicate(first_offset) => {
-                    self.dedup.touch(producer, self.now);
-                    return Ok(Some(first_offset));
-                }
-                Verdict::Rejected(rejection) => return Err(rejection),
-            }
+        Ok(())
+    }
+
+    /// Whether a batch of messages that nothing sets apart is within the limits. None makes room for it.
+    pub(super) fn has_room(&self, publish: &Publish) -> Result<(), Rejection> {
+        self.admit_dead()?;
+        self.is_within(publish.count.into(), publish.frame.len() as u64)
+    }
+
+    /// Whether more may die.
+    fn admit_dead(&self) -> Result<(), Rejection> {
+        within(Limit::Dead, Some(DEAD_MAX), self.dead.iter().len() as u64, 1)
+    }
+
+    /// Where a batch entered before, by its id; else whether it meets its condition.
+    fn meets(&mut self, publish: &Publish) -> Result<Option<Offset>, Rejection> {
+        let known = publish.message_id.as_ref();
+        let known = known.map(|id| self.message_ids.judge(id, publish.count)).transpose()?;
+        if let Some(first_offset) = known.flatten() {
+            // The producer goes on with its next sequence, as after any batch that it was told has entered.
+            self.remember_producer(publish, first_offset);
+            return Ok(Some(first_offset));
         }
-        if !publish.properties.is_empty() {
-            self.admit_properties(&publish.properties)?;
+        let next = Offset(self.ready.next());
+        match publish.expected_next {
+            Some(expected) if expected != next => Err(Rejection::UnexpectedOffset { next }),
+            _ => Ok(None),
         }
-        self.make_room(publish.count.into(), publish.frame.len() as u64)?;
-        Ok(None)
     }
 
     /// Whether the queue takes messages that are set apart so.
@@ -68,11 +109,11 @@ impl Queue {
         within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)
     }
 
-    /// Records that a run of messages takes: of a group, also a head and a run that is blocked.
+    /// Records that a run of messages takes at most: of a group, a head, its place, and a run that is blocked.
     fn runs_of(&self, of: &Properties) -> usize {
         let lives = of.expires.is_some() || (of.due.is_some() && self.settings.ttl_ms.is_some());
-        let group = if of.group.is_some() { of.count.min(2) as usize } else { 0 };
-        1 + group + usize::from(lives)
+        let places = if of.group.is_some() { 1 + of.count.min(2) as usize } else { 1 };
+        places + usize::from(lives)
     }
 
     /// Gives the next messages their place.
@@ -104,7 +145,13 @@ impl Queue {
         }
     }
 
-    fn append(&mut self, index: u64, ordinal: u32, publish: &Publish, merge: bool) -> Reply {
+    pub(super) fn append(
+        &mut self,
+        index: u64,
+        ordinal: u32,
+        publish: &Publish,
+        merge: bool,
+    ) -> Reply {
         let count = publish.count;
         let first = self.ready.next();
         match publish.properties.is_empty() {
@@ -117,11 +164,18 @@ impl Queue {
         let batch = Batch { index, first, since, ordinal, count, remaining: count, bytes };
         self.backlog.append(batch, merge);
         self.slots.published(first, self.now);
-        if let Some(producer) = &publish.producer {
-            let window = self.settings.dedup_window;
-            self.dedup.record(producer, count, first_offset, self.now, window);
+        self.remember_producer(publish, first_offset);
+        if let Some(id) = &publish.message_id {
+            self.message_ids.record(id.clone(), Entered { first, count, since });
         }
         Reply::Published { first_offset, count, duplicate: false }
+    }
+
+    fn remember_producer(&mut self, publish: &Publish, first_offset: Offset) {
+        if let Some(producer) = &publish.producer {
+            let window = self.settings.dedup_window;
+            self.dedup.record(producer, publish.count, first_offset, self.now, window);
+        }
     }
 }
 
@@ -152,7 +206,7 @@ mod tests {
         reply
     }
 
-    /// A head, what it holds back and its place are each a record, as those for later are.
+    /// A head, its place and what it holds back are each a record, as those for later are.
     #[test]
     fn no_more_keys_are_held_than_a_snapshot_has_room_for() {
         const STEP: u32 = 1 << 16;
@@ -165,11 +219,16 @@ mod tests {
             queue.apply(at, 0, Command::Publish(publish), &mut Vec::new())
         };
         let of = |group, count| Properties { count, group: Some(group), ..Properties::default() };
-        let steps = (0..).map(|step| step * u64::from(STEP)..(step + 1) * u64::from(STEP));
-        let replies = steps.map(|groups| publish(groups.map(|group| of(group, 3)).collect()));
-        let entered = replies.take_while(|reply| matches!(reply, Reply::Published { .. }));
-        // A run that is ready, a head and a run that is blocked each.
-        assert_eq!(entered.count() as u64, DELAYED_MAX / u64::from(STEP) / 3);
+        let steps = DELAYED_MAX / u64::from(STEP) / 3;
+        for step in 0..steps {
+            let groups = step * u64::from(STEP)..(step + 1) * u64::from(STEP);
+            let reply = publish(groups.map(|group| of(group, 3)).collect());
+            assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+        }
+        let held = steps * u64::from(STEP) * 3;
+        let full = Rejection::QueueFull { limit: Limit::Delayed, max: DELAYED_MAX, held };
+        let groups = 0..u64::from(STEP);
+        assert_eq!(publish(groups.map(|group| of(group, 2)).collect()), Reply::Rejected(full));
         let bytes = queue.snapshot().len();
         assert!(bytes < 48 << 20, "{bytes}");
     }

@@ -53,6 +53,13 @@ pub enum Reply {
         /// How many were meant.
         consumers: u32,
     },
+    /// All of a batch that was to be moved here is here already; nothing was added.
+    AlreadyMoved,
+    /// What was moved elsewhere has left.
+    Moved {
+        /// Messages that left just now.
+        count: u64,
+    },
     /// Refused; nothing has changed.
     Rejected(Rejection),
 }
@@ -114,6 +121,18 @@ pub enum Rejection {
     Fenced {
         /// Its present epoch.
         epoch: u32,
+    },
+    /// A batch of this message id has entered, and had another number of messages.
+    #[error("message id is that of another batch, of {count} messages")]
+    MessageIdConflict {
+        /// Messages of the batch that has entered.
+        count: u32,
+    },
+    /// The batch was to enter at another offset.
+    #[error("the next offset is {}, not the one expected", .next.0)]
+    UnexpectedOffset {
+        /// The offset that the next message will have.
+        next: Offset,
     },
     /// A batch without messages.
     #[error("batch is empty")]
@@ -195,6 +214,32 @@ pub enum Rejection {
         /// The most slots.
         limit: u32,
     },
+    /// The first messages of a batch that is moved here are here already.
+    #[error("a part of the batch was moved before: go on with {next}")]
+    MovedInPart {
+        /// The number of the source's message that comes next.
+        next: u64,
+    },
+    /// The source is not what it was: what it has now is numbered anew.
+    #[error("the source was recovered since: it is in timeline {timeline}")]
+    SourceRecovered {
+        /// The latest timeline that it was heard to be in.
+        timeline: u64,
+    },
+    /// No room for another source.
+    #[error(
+        "queue has had messages moved to it from {limit} queues, the most that it can remember"
+    )]
+    TooManySources {
+        /// The most sources.
+        limit: u32,
+    },
+    /// Messages that are to have been moved never died.
+    #[error("messages died up to {next}, no more can have been moved")]
+    NotDead {
+        /// The number that the next dead message will have.
+        next: u64,
+    },
     /// Settings older than the queue's.
     #[error("settings are older than version {version}")]
     StaleSettings {
@@ -213,6 +258,8 @@ pub enum Limit {
     /// Runs of messages that are for later, or have a time to live, a priority or a group of their own; neighbours
     /// that are alike in this count once.
     Delayed,
+    /// Runs of dead messages that wait to be moved to the dead-letter queue.
+    Dead,
 }
 
 impl Limit {
@@ -223,6 +270,7 @@ impl Limit {
             Self::MaxMessages => "max_messages",
             Self::MaxBytes => "max_bytes",
             Self::Delayed => "delayed",
+            Self::Dead => "dead",
         }
     }
 }

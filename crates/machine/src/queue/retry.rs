@@ -23,7 +23,7 @@
 use std::collections::BTreeMap;
 
 use super::Queue;
-use super::ending::Cause;
+use super::dead::Cause;
 use super::ready::Span;
 use super::settings::Settings;
 
@@ -67,7 +67,7 @@ impl Queue {
     /// Takes messages back after a delivery that counts, not to be delivered again for `delay_ms`.
     pub(super) fn hold_back(&mut self, span: Span, delay_ms: u64) {
         if self.is_exhausted(span.attempts) {
-            return self.end_unacked(span, Cause::Exhausted);
+            return self.die(span, Cause::Exhausted);
         }
         let due = (delay_ms > 0).then(|| self.now.plus(delay_ms));
         self.uncharged.forget(span);

@@ -2,6 +2,8 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::message_ids::MESSAGE_IDS_MAX;
+use crate::catalog::QueueName;
 use crate::wire::{self, DecodeError};
 
 /// The longest lease: 12 hours, in milliseconds. A longer one is shortened to it.
@@ -16,6 +18,9 @@ pub const RETRY_MAX_MS_DEFAULT: u32 = 5 * 60 * 1000;
 /// The longest `in_sync_lag_ms`.
 pub const IN_SYNC_LAG_MS_MAX: u32 = 8_000;
 
+/// The default of `message_id_window`.
+const MESSAGE_ID_WINDOW_DEFAULT: u32 = 65_536;
+
 /// Version of the persisted form. Version 1 ends before `min_in_sync`, version 2 before the fields that are numbered.
 const VERSION: u8 = 3;
 
@@ -29,11 +34,13 @@ const DROP_HEAD: u8 = 3;
 const PRIORITIES: u8 = 4;
 const RETRY_MS: u8 = 5;
 const RETRY_MAX_MS: u8 = 6;
+const MESSAGE_ID_WINDOW: u8 = 7;
+const DEAD_LETTER: u8 = 8;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Most messages held: ready, delayed, blocked and leased. A publish that would exceed it is rejected, or the
+    /// Most messages held: ready, delayed, blocked, leased and dead. A publish that would exceed it is rejected, or the
     /// oldest ready ones make room for it: `drop_head`.
     pub max_messages: Option<u64>,
     /// Most bytes held: frames, with headers and length fields. Enforced like `max_messages`.
@@ -67,7 +74,8 @@ pub struct Settings {
     /// How long a message may wait, in milliseconds from when it was published, or is due if it is for later; then it
     /// leaves. Counts at the earliest from when this is set where it was not.
     pub ttl_ms: Option<u64>,
-    /// The oldest ready messages make room for a publish that would exceed a limit.
+    /// The oldest ready messages make room for a publish that would exceed a limit. They leave for good, and never go to
+    /// the dead-letter queue.
     pub drop_head: bool,
     /// Messages may have priorities.
     pub priorities: bool,
@@ -76,6 +84,12 @@ pub struct Settings {
     pub retry_ms: u32,
     /// The longest that it waits, in milliseconds; 0: [`RETRY_MAX_MS_DEFAULT`], or `retry_ms` if that is longer.
     pub retry_max_ms: u32,
+    /// The queue that messages are moved to that end without an ack. Without it they are dropped, and those wait that
+    /// are dead already.
+    pub dead_letter: Option<QueueName>,
+    /// Message ids remembered; the oldest are forgotten first, and those as old as `dedup_age_ms`.
+    /// Default 65,536; 1 to [`MESSAGE_IDS_MAX`], and taken as the nearest of these.
+    pub message_id_window: u32,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -101,6 +115,8 @@ impl Default for Settings {
             priorities: false,
             retry_ms: 0,
             retry_max_ms: 0,
+            dead_letter: None,
+            message_id_window: MESSAGE_ID_WINDOW_DEFAULT,
             version: 0,
         }
     }
@@ -130,7 +146,9 @@ impl Settings {
     fn numbered(&self) -> Vec<(u8, Bytes)> {
         let flag = |is_set: bool| is_set.then(|| Bytes::from_static(&[1]));
         let number = |number: u64| Bytes::copy_from_slice(&number.to_le_bytes());
-        let millis = |value: u32| (value > 0).then(|| Bytes::copy_from_slice(&value.to_le_bytes()));
+        let millis = |value: u32| (value > 0).then(|| word(value));
+        let window = self.message_id_window;
+        let name = |name: &QueueName| Bytes::copy_from_slice(name.as_str().as_bytes());
         let fields = [
             (SINGLE_ACTIVE, flag(self.single_active)),
             (TTL_MS, self.ttl_ms.filter(|&ttl_ms| ttl_ms > 0).map(number)),
@@ -138,6 +156,8 @@ impl Settings {
             (PRIORITIES, flag(self.priorities)),
             (RETRY_MS, millis(self.retry_ms)),
             (RETRY_MAX_MS, millis(self.retry_max_ms)),
+            (MESSAGE_ID_WINDOW, (window != MESSAGE_ID_WINDOW_DEFAULT).then(|| word(window))),
+            (DEAD_LETTER, self.dead_letter.as_ref().map(name)),
         ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
     }
@@ -150,6 +170,8 @@ impl Settings {
             PRIORITIES => self.priorities = wire::flag(value, "priorities")?,
             RETRY_MS => self.retry_ms = wire::u32(value)?,
             RETRY_MAX_MS => self.retry_max_ms = wire::u32(value)?,
+            MESSAGE_ID_WINDOW => self.message_id_window = wire::u32(value)?,
+            DEAD_LETTER => self.dead_letter = Some(queue_name(value)?),
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
         wire::expect_end(value)
@@ -235,6 +257,11 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Most message ids that are remembered.
+    pub(super) fn message_ids_max(&self) -> usize {
+        self.message_id_window.clamp(1, MESSAGE_IDS_MAX) as usize
+    }
+
     /// Whether settled messages are kept for readers.
     #[must_use]
     pub fn retains(&self) -> bool {
@@ -264,4 +291,16 @@ impl Settings {
             needed => needed.into(),
         }
     }
+}
+
+/// Takes all that is left.
+fn queue_name(value: &mut Bytes) -> Result<QueueName, DecodeError> {
+    let name = value.split_to(value.len());
+    let name = std::str::from_utf8(&name).ok().and_then(|name| QueueName::parse(name).ok());
+    name.ok_or(DecodeError::Invalid { what: "queue name", why: "no queue may have it" })
+}
+
+/// The value of a numbered field of 32 bits.
+fn word(value: u32) -> Bytes {
+    Bytes::copy_from_slice(&value.to_le_bytes())
 }

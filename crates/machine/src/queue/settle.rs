@@ -2,7 +2,7 @@
 
 use super::Queue;
 use super::command::{SettleItem, SettleKind};
-use super::ending::Cause;
+use super::dead::Cause;
 use super::ids::{Offset, Session};
 use super::leased::Lease;
 use super::ready::Span;
@@ -78,7 +78,7 @@ impl Queue {
                 self.leave(span);
                 self.gone.acked += count;
             }
-            SettleKind::Reject => self.end_unacked(span, Cause::Rejected),
+            SettleKind::Reject => self.die(span, Cause::Rejected),
             SettleKind::Nack { delay_ms: 0 } => self.give_back(span),
             SettleKind::Nack { delay_ms } => self.hold_back(span, delay_ms.into()),
             SettleKind::Return => self.give_back_uncharged(span),

@@ -25,6 +25,12 @@
 //! 3 groups  = head* | blocked*
 //! head      = offset (difference to the one before) | group u64
 //! blocked   = group u64 | first | count | due? | priority u8
+//! 4 message ids   message id*, the oldest first
+//! message id = id | first (difference to the one before) | count | since (difference)
+//! 5 dead      = next | dead_lettered | died*, in the order of dying
+//! died      = number (difference to the end of the one before) | first | count | attempts | cause u8
+//! 6 sources   = source*, in the order of groups
+//! source    = group | timeline | next
 //! 7 consumers = flags u8 (1 the queue is paused) | extra* | unstarted* | uncharged*
 //! extra     = session | flags u8 (1 it is paused, 2 it tells what it has started), not 0
 //! unstarted = session | first (of a lease)
@@ -44,16 +50,19 @@ use super::backlog::{Backlog, Batch};
 use super::codec;
 use super::command::{Attach, PRIORITY_MAX};
 use super::consumers::{Consumer, Consumers, Receiver};
+use super::dead::{Cause, Dead, Died};
 use super::dedup::{Dedup, Remembered, SequenceRun};
 use super::groups::{Blocked, Groups};
-use super::ids::{Attachment, ProducerId, Session, Token};
+use super::ids::{Attachment, MessageId, ProducerId, Session, Token};
 use super::leased::{self, Lease, Leased};
 use super::lives::Life;
+use super::message_ids::{Entered, MessageIds};
 use super::ready::{Ready, Span};
 use super::retained::Retained;
 use super::retry::UNCHARGED_MAX;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SLOTS_MAX, Slot, Slots};
+use super::sources::{Source, Sources};
 use crate::digest::digest;
 use crate::planted::{self, Bug};
 use crate::wire::{
@@ -66,7 +75,12 @@ use crate::{Millis, NodeId};
 const VERSION: u8 = 4;
 
 /// Tags of the sections.
+const PRIORITIES: u8 = 1;
+const EXPIRY: u8 = 2;
 const GROUPS: u8 = 3;
+const MESSAGE_IDS: u8 = 4;
+const DEAD: u8 = 5;
+const SOURCES: u8 = 6;
 const CONSUMERS: u8 = 7;
 const RECEIVERS: u8 = 8;
 
@@ -137,16 +151,15 @@ fn state(queue: &Queue) -> Vec<u8> {
     out
 }
 
-/// Tags of the sections.
-const PRIORITIES: u8 = 1;
-const EXPIRY: u8 = 2;
-
 /// The sections that have something to say.
 fn sections(queue: &Queue) -> Vec<Section> {
     let sections = [
         (PRIORITIES, priorities_section(queue)),
         (EXPIRY, expiry_section(queue)),
         (GROUPS, write_groups(&queue.groups)),
+        (MESSAGE_IDS, (queue.message_ids.len() > 0).then(|| message_ids(&queue.message_ids))),
+        (DEAD, (queue.dead.next() > 0).then(|| dead(queue))),
+        (SOURCES, (queue.sources.len() > 0).then(|| sources(&queue.sources))),
         (CONSUMERS, write_extras(queue)),
         (RECEIVERS, write_receivers(&queue.consumers)),
     ];
@@ -158,6 +171,9 @@ fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         PRIORITIES => read_priorities(buf, queue)?,
         EXPIRY => read_expiry(buf, queue)?,
         GROUPS => queue.groups = read_groups(buf, &queue.ready)?,
+        MESSAGE_IDS => queue.message_ids = read_message_ids(buf)?,
+        DEAD => read_dead(buf, queue)?,
+        SOURCES => read_sources(buf, &mut queue.sources)?,
         CONSUMERS => read_extras(buf, queue)?,
         RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
         kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
@@ -295,6 +311,66 @@ fn read_extras(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         queue.uncharged.set(Span { first, count, attempts: 0, priority: 0 }, times);
     }
     if queue.uncharged.iter().len() == count { Ok(()) } else { Err(DIVIDED) }
+}
+
+fn dead(queue: &Queue) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, queue.dead.next());
+    put_varint(&mut out, queue.gone.dead_lettered);
+    put_varint(&mut out, queue.dead.iter().len() as u64);
+    let mut end = 0;
+    for died in queue.dead.iter() {
+        put_varint(&mut out, died.seq - end);
+        write_span(&mut out, died.span);
+        out.put_u8(died.cause.number());
+        end = died.end();
+    }
+    out
+}
+
+fn read_dead(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let (next, cursor) = (counter(buf, "number of the dead")?, queue.ready.cursor());
+    queue.gone.dead_lettered = varint(buf)?;
+    let (mut dead, mut end) = (Dead::new(next), 0u64);
+    let count = item_count(buf, 5)?;
+    for _ in 0..count {
+        let seq = end.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        let span = read_span(buf, cursor)?;
+        let cause = wire::u8(buf)?;
+        let cause = Cause::from_number(cause)
+            .ok_or(DecodeError::UnknownKind { what: "cause", kind: cause })?;
+        end = seq.checked_add(span.count).ok_or(OVERFLOW)?;
+        if end > next {
+            return Err(DecodeError::Invalid { what: "dead", why: "there are more than numbers" });
+        }
+        dead.restore(Died { seq, span, cause });
+    }
+    if dead.iter().len() != count {
+        return Err(DIVIDED);
+    }
+    queue.dead = dead;
+    Ok(())
+}
+
+fn sources(sources: &Sources) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, sources.len() as u64);
+    for (group, Source { timeline, next }) in sources.iter() {
+        [group, timeline, next].into_iter().for_each(|number| put_varint(&mut out, number));
+    }
+    out
+}
+
+fn read_sources(buf: &mut &[u8], sources: &mut Sources) -> Decoded<()> {
+    for _ in 0..item_count(buf, 3)? {
+        let (group, timeline, next) = (varint(buf)?, varint(buf)?, varint(buf)?);
+        ascending(sources.iter().next_back().map(|(last, _)| last).as_ref(), &group, "source")?;
+        if next == 0 {
+            return Err(DecodeError::Invalid { what: "source", why: "nothing came from it" });
+        }
+        sources.insert(group, Source { timeline, next });
+    }
+    Ok(())
 }
 
 fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
@@ -823,20 +899,57 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
     Ok(runs)
 }
 
+fn message_ids(ids: &MessageIds) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ids.len() * 32);
+    put_varint(&mut out, ids.len() as u64);
+    let (mut first, mut since) = (0, 0);
+    for (id, entered) in ids.iter() {
+        wire::put_bytes(&mut out, id.as_str().as_bytes());
+        put_varint(&mut out, entered.first - first);
+        put_varint(&mut out, entered.count.into());
+        put_varint(&mut out, entered.since.0 - since);
+        (first, since) = (entered.first, entered.since.0);
+    }
+    out
+}
+
+fn read_message_ids(buf: &mut &[u8]) -> Decoded<MessageIds> {
+    let mut ids = MessageIds::default();
+    let (mut first, mut since, mut end) = (0u64, 0u64, 0);
+    for _ in 0..item_count(buf, 8)? {
+        let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
+        let id = MessageId::new(&id)
+            .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })?;
+        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        let count = varint32(buf)?;
+        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
+        if count == 0 || first < end {
+            return Err(DecodeError::Invalid { what: "message id", why: "its batch overlaps" });
+        }
+        end = first.checked_add(count.into()).ok_or(OVERFLOW)?;
+        if !ids.record(id, Entered { first, count, since: Millis(since) }) {
+            return Err(DecodeError::Invalid { what: "message id", why: "it is there twice" });
+        }
+    }
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::super::command::{
-        Attach, Command, Producer, Properties, Publish, SettleItem, SettleKind,
+        Attach, Command, Producer, Properties, Publish, PublishMoved, SettleItem, SettleKind,
     };
     use super::super::ids::Offset;
     use super::*;
+    use crate::catalog::QueueName;
     use crate::{At, Machine};
 
     /// A queue that has something of everything.
     fn queue() -> Queue {
+        let dead_letter = QueueName::parse("dead").unwrap();
         let mut queue = Queue::new();
         let settings = Settings { lease_ms: 60_000, version: 1, ..Settings::default() };
         let settle = |kind, first, count| {
@@ -871,16 +984,37 @@ mod tests {
             }),
             set_apart(&[(1, 0, 9, 0), (2, 900, 0, 0), (1, 900, 9, 400), (1, 0, 3, 300)]),
             attach(9, 3),
-            Command::Configure(Settings { priorities: true, ttl_ms: Some(200), ..settings }),
+            Command::Configure(Settings {
+                priorities: true,
+                ttl_ms: Some(200),
+                ..settings.clone()
+            }),
             set_apart(&[(1, 0, 1, 0), (1, 0, 0, 700)]),
             Command::Tick,
             of_groups(),
+            Command::Configure(Settings {
+                priorities: true,
+                ttl_ms: Some(200),
+                dead_letter: Some(dead_letter),
+                ..settings
+            }),
+            settle(SettleKind::Reject, 4, 3),
+            Command::Moved { to: 1 },
+            Command::PublishMoved(PublishMoved {
+                source: 3,
+                timeline: 1,
+                first: 4,
+                count: 2,
+                layout: 1,
+                frame: Bytes::from(vec![0; 12]),
+            }),
         ];
         // The publishes share an index, so that the tokens above are known.
-        for (command, index) in
-            log.into_iter().zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 34, 35])
+        for (command, index) in log
+            .into_iter()
+            .zip([1, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 34, 35, 36, 37, 38, 39])
         {
-            let at = At { index, now: Millis(index * 10) };
+            let at = At { index, now: Millis((index * 10).min(350)) };
             queue.apply(at, 0, command, &mut Vec::new());
             queue.finish(at, &mut Vec::new());
         }
@@ -894,6 +1028,7 @@ mod tests {
         assert!(queue.leased.iter().any(|(_, _, lease)| lease.priority > 0));
         assert!(queue.delayed.iter().any(|(_, span)| span.priority > 0));
         assert!(queue.ready.urgent().next().is_some() && queue.expiry.judged > 0);
+        assert!(stats.dead > 0 && stats.dead_lettered > 0 && queue.sources.len() > 0);
         queue
     }
 
@@ -1006,6 +1141,24 @@ mod tests {
             let why = "no consumer may have it";
             assert_eq!(refused(&queue), DecodeError::Invalid { what: "prefetch", why });
         }
+    }
+
+    /// What died never had more numbers than were given, and a source has something here.
+    #[test]
+    fn numbers_of_the_dead_that_were_not_given_are_refused() {
+        let mut queue = queue();
+        queue.dead = Dead::new(queue.dead.first());
+        queue.dead.restore(Died {
+            seq: queue.dead.next(),
+            span: Span { first: 8, count: 2, attempts: 1, priority: 0 },
+            cause: Cause::Rejected,
+        });
+        let why = "there are more than numbers";
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "dead", why });
+        let mut queue = self::queue();
+        queue.sources.insert(9, Source { timeline: 0, next: 0 });
+        let why = "nothing came from it";
+        assert_eq!(refused(&queue), DecodeError::Invalid { what: "source", why });
     }
 
     #[test]

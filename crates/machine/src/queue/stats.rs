@@ -7,7 +7,7 @@ use super::ids::{Offset, ProducerId, Session, Token};
 use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
-/// Figures of a queue. `published` is the sum of the ten counts after it.
+/// Figures of a queue. `published` is the sum of the twelve counts after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Messages ever accepted.
@@ -32,6 +32,10 @@ pub struct Stats {
     pub expired: u64,
     /// Messages dropped to make room for newer ones.
     pub dropped: u64,
+    /// Messages that ended without an ack and wait to be moved to the dead-letter queue.
+    pub dead: u64,
+    /// Messages that were moved there.
+    pub dead_lettered: u64,
     /// Messages settled and kept for readers, those of batches that are held in part not counted.
     pub retained: u64,
     /// Bytes of those.
@@ -50,6 +54,8 @@ pub struct Stats {
     pub batches: u64,
     /// Producers remembered.
     pub producers: u64,
+    /// Message ids remembered.
+    pub message_ids: u64,
     /// Sessions, by id.
     pub consumers: Vec<ConsumerInfo>,
     /// Slots, by name.
@@ -82,8 +88,8 @@ pub struct ConsumerInfo {
 }
 
 impl Queue {
-    /// Figures as of the last entry. Takes time in proportion to leases and consumers, not to
-    /// messages.
+    /// Figures as of the last entry. Takes time in proportion to leases, runs that are delayed or dead, and
+    /// consumers, not to messages.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -98,6 +104,8 @@ impl Queue {
             purged: self.gone.purged,
             expired: self.gone.expired,
             dropped: self.gone.dropped,
+            dead: self.dead.len(),
+            dead_lettered: self.gone.dead_lettered,
             retained: self.retained.messages(),
             retained_bytes: self.retained.bytes(),
             first_readable: self.first_readable(),
@@ -107,6 +115,7 @@ impl Queue {
             oldest: self.backlog.iter().next().map(|batch| batch.since),
             batches: self.backlog.len() as u64,
             producers: self.dedup.len() as u64,
+            message_ids: self.message_ids.len() as u64,
             consumers: self.consumers_after(None).collect(),
             slots: self.slots(),
             paused: self.paused,
@@ -150,8 +159,9 @@ impl Queue {
     /// head of its group, which is looked at.
     fn first_offset(&self) -> u64 {
         let leased = self.leased.iter().map(|(_, first, _)| first);
+        let dead = self.dead.iter().map(|died| died.span.first);
         let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
-        let lowest = waiting.chain(leased).min();
+        let lowest = waiting.chain(leased).chain(dead).min();
         lowest.unwrap_or(self.ready.cursor())
     }
 

@@ -3,8 +3,8 @@
 //! ```text
 //! bootstrap ID
 //! register ID [incarnation=N] [zone=NAME] [version=N] [replace]
-//! create NAME [replicas=N] [on=1,2,3] [max_messages=N]
-//! update NAME [max_messages=N]   delete NAME   leader N
+//! create NAME [replicas=N] [on=1,2,3] [max_messages=N] [dead_letter=NAME]
+//! update NAME [max_messages=N] [dead_letter=NAME]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
 //! recover NAME on=N [moved=N] [timeline=N]   tookover NAME from=N [moved=N]   recovered     (the catalog itself)
@@ -244,7 +244,8 @@ fn name(words: &Words) -> QueueName {
 }
 
 fn settings(words: &Words) -> Settings {
-    Settings { max_messages: words.get("max_messages"), ..Settings::default() }
+    let dead_letter = words.text("dead_letter").map(|name| QueueName::parse(name).unwrap());
+    Settings { max_messages: words.get("max_messages"), dead_letter, ..Settings::default() }
 }
 
 fn candidates(words: &Words) -> Vec<NodeId> {

@@ -4,27 +4,31 @@
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
 //!         [due=COUNT@MS,...] [groups=N,...]        0: at once; a group for each message, 0: none
 //!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY:gGROUP,...]      each of the four may be left out
+//!         [id=NAME] [next=OFFSET]
 //! attach A [node=N] [prefetch=N] [lease=MS] [tells=1]       detach|disconnect A [attachment=N]
 //! receive A [node=N] [count=N] [lease=MS] [wait=MS]
 //! pause|resume|kick A|name=NAME|everyone=1
 //! ack|nack|reject|extend|return|start A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
-//!           [window=N] [age=MS] [retain_ms=MS] [retain_bytes=N] [retry=MS] [retry_max=MS]
+//!           [window=N] [age=MS] [ids=N] [retain_ms=MS] [retain_bytes=N] [retry=MS] [retry_max=MS]
 //!           [single=true] [version=N] [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
-//! tick   purge   leader N                          at MS   after MS   restore   deadline
+//!           [dead_letter=NAME|none]
+//! moved-in SOURCE FIRST COUNT [timeline=N] [bytes=N]   moved TO
+//! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
-//! read   stats   live   outstanding
+//! read   stats   live   outstanding   dead
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, Effect, Offset, Producer, ProducerId,
-    Properties, Publish, Queue, Receive, Reply, Run, Session, SettleItem, SettleKind, Settled,
-    SlotInfo, SlotName, SlotStart, Target, Token,
+    Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset, Producer,
+    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run, Session, SettleItem,
+    SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -59,8 +63,11 @@ impl Script {
             "configure" => self.configure(&words),
             "tick" => Command::Tick,
             "purge" => Command::Purge,
+            "purge_before" => Command::PurgeBefore { before: Offset(words.number(0)) },
             "leader" => Queue::leader_changed(words.number(0)),
             "slot" => slot(&words),
+            "moved-in" => moved_in(&words),
+            "moved" => Command::Moved { to: words.number(0) },
             verb => panic!("unknown command {verb}"),
         }
     }
@@ -81,6 +88,7 @@ impl Script {
         settings.session_grace_ms = or("grace", settings.session_grace_ms);
         settings.dedup_window = or("window", settings.dedup_window);
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
+        settings.message_id_window = or("ids", settings.message_id_window);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
         settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
         settings.retry_ms = or("retry", settings.retry_ms);
@@ -90,6 +98,10 @@ impl Script {
         let is_on = |key, old| words.get(key).map_or(old, |is_on: u8| is_on > 0);
         settings.drop_head = is_on("drop_head", settings.drop_head);
         settings.priorities = is_on("priorities", settings.priorities);
+        if let Some(name) = words.text("dead_letter") {
+            let name = Some(name).filter(|name| *name != "none");
+            settings.dead_letter = name.map(|name| QueueName::parse(name).unwrap());
+        }
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(settings)
     }
@@ -102,6 +114,7 @@ impl Script {
                 slots.iter().for_each(|slot| show_slot(slot, output));
             }
             "read" => show_view(&self.log.machine, output),
+            "dead" => show_dead(&self.log.machine, output),
             "live" => writeln!(output, "live {:?}", self.log.machine.live()).unwrap(),
             "outstanding" => {
                 let mut effects = Vec::new();
@@ -149,6 +162,8 @@ fn publish(words: &Words) -> Command {
         epoch: words.get("epoch").unwrap_or(0),
         sequence: words.get("sequence").unwrap_or(0),
     });
+    let message_id = words.text("id").map(|id| MessageId::new(id).unwrap());
+    let expected_next = words.get("next").map(Offset);
     let layout = words.get("layout").unwrap_or(1);
     let properties = words.text("due").unwrap_or_default();
     let properties = properties.split(',').filter(|run| !run.is_empty()).map(|run| {
@@ -163,7 +178,8 @@ fn publish(words: &Words) -> Command {
         Some(groups) => grouped(properties, groups),
     };
     let frame = Bytes::from(vec![0; bytes]);
-    Command::Publish(Publish { producer, layout, properties, ..Publish::plain(count, frame) })
+    let plain = Publish::plain(count, frame);
+    Command::Publish(Publish { producer, message_id, expected_next, layout, properties, ..plain })
 }
 
 fn or_flag(words: &Words, key: &str, old: bool) -> bool {
@@ -256,6 +272,19 @@ fn control(words: &Words) -> Command {
     Command::ControlConsumer { target, what }
 }
 
+fn moved_in(words: &Words) -> Command {
+    let count = words.number(2) as u32;
+    let bytes = words.get("bytes").unwrap_or(10 * count as usize);
+    Command::PublishMoved(PublishMoved {
+        source: words.number(0),
+        timeline: words.get("timeline").unwrap_or(0),
+        first: words.number(1),
+        count,
+        layout: 1,
+        frame: Bytes::from(vec![0; bytes]),
+    })
+}
+
 fn slot(words: &Words) -> Command {
     let name = SlotName::parse(words.word(1)).unwrap();
     match words.word(0) {
@@ -302,6 +331,8 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
         }
         Reply::SlotAdvanced { slot } => format!("slot at {}", slot.position.0),
         Reply::Controlled { consumers } => format!("{consumers} consumers"),
+        Reply::AlreadyMoved => "already moved".to_owned(),
+        Reply::Moved { count } => format!("moved {count}"),
         Reply::Rejected(rejection) => format!("rejected: {rejection}"),
     };
     writeln!(output, "[{index}] {text}").unwrap();
@@ -353,6 +384,9 @@ fn show_stats(queue: &Queue, output: &mut String) {
         s.first_offset.0, s.next_offset.0, s.bytes, s.batches, s.producers
     )
     .unwrap();
+    if s.dead + s.dead_lettered > 0 {
+        writeln!(output, "+ dead {} + dead-lettered {}", s.dead, s.dead_lettered).unwrap();
+    }
     if s.paused {
         writeln!(output, "paused").unwrap();
     }
@@ -375,6 +409,14 @@ fn show_slot(slot: &SlotInfo, output: &mut String) {
     let state = format!("{:?}", slot.state).to_lowercase();
     let lost = slot.lost_from.map_or_else(String::new, |from| format!(" from {}", from.0));
     writeln!(output, "{name} at {position}: {state}{lost}, {bytes} bytes, lag {lag}").unwrap();
+}
+
+fn show_dead(queue: &Queue, output: &mut String) {
+    for DeadRun { seq, run, cause } in queue.dead_letters(u64::MAX) {
+        let what = range(seq, run.count);
+        writeln!(output, "dead {what}, {}:", cause.as_str()).unwrap();
+        show_run(&run, output);
+    }
 }
 
 fn show_view(queue: &Queue, output: &mut String) {

@@ -24,9 +24,11 @@ impl Invariant for Conservation {
                 Ok(())
             }
             Event::Counted { group, counts } => {
-                let held = counts.ready + counts.leased + counts.delayed + counts.blocked;
+                let waiting = counts.ready + counts.delayed + counts.blocked;
+                let held = waiting + counts.leased + counts.dead;
                 let settled = counts.acked + counts.rejected + counts.exhausted;
-                let gone = settled + counts.purged + counts.expired + counts.dropped;
+                let dropped = counts.purged + counts.expired + counts.dropped;
+                let gone = settled + dropped + counts.dead_lettered;
                 must(held + gone == counts.published, || {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")
                 })?;

@@ -83,12 +83,17 @@ fn must(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
 fn entered(entry: &QueueEntry<'_>) -> Vec<(u64, Option<MessageId>)> {
     let mut entered = Vec::new();
     for (command, reply) in entry.commands.iter().zip(entry.replies) {
-        let (Command::Publish(publish), Reply::Published { first_offset, duplicate: false, .. }) =
-            (command, reply)
-        else {
-            continue;
-        };
-        entered.extend((first_offset.0..).zip(messages(publish)));
+        let Reply::Published { first_offset, duplicate: false, .. } = reply else { continue };
+        match command {
+            Command::Publish(publish) => {
+                entered.extend((first_offset.0..).zip(messages(publish)));
+            }
+            Command::PublishMoved(moved) => {
+                let publish = Publish::plain(moved.count, moved.frame.clone());
+                entered.extend((first_offset.0..).zip(messages(&publish)));
+            }
+            _ => {}
+        }
     }
     entered
 }

@@ -223,10 +223,10 @@ async fn create_queues(cluster: &Cluster, load: &Load) -> Result<Vec<Queue>, Str
     let mut queues = Vec::new();
     for number in 0..load.queues {
         let name = format!("queue-{number}");
-        let settings = load.settings.unwrap_or_else(random_settings);
+        let settings = load.settings.clone().unwrap_or_else(random_settings);
         let mut tries = 0;
         let created = loop {
-            match client.create_queue(name.as_str(), settings).await {
+            match client.create_queue(name.as_str(), settings.clone()).await {
                 Ok(created) => break created,
                 Err(error) if tries == 20 => return Err(format!("create {name}: {error}")),
                 Err(_) => sleep(Duration::from_millis(250)).await,
@@ -287,7 +287,9 @@ async fn drain(shared: &Arc<Shared>, limit: Duration) -> Result<(), String> {
                     let counts = description.counts.unwrap_or_default();
                     let (group, record) = (queue.group, shared.cluster.record());
                     record.tell(Event::Counted { group, counts: &counts });
-                    if counts.ready + counts.leased + counts.delayed + counts.blocked == 0 {
+                    if counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead
+                        == 0
+                    {
                         break;
                     }
                     format!("{counts:?}")

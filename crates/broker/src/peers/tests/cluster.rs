@@ -89,6 +89,10 @@ impl Directory for Scripted {
         std::future::ready(Ok(pb::HoldingsResponse::default())).boxed()
     }
 
+    fn take_moved(&self, _: pb::TakeMovedRequest) -> BoxFuture<'_, Result<u64, Status>> {
+        std::future::ready(Err(Status::unimplemented("no queues"))).boxed()
+    }
+
     fn accepts_entries(&self) -> bool {
         !self.full.load(Ordering::Acquire)
     }

@@ -247,7 +247,7 @@ async fn until_empty(client: &Client, queue: &str, tally: &Mutex<Tally>) -> Resu
         let described = client.describe_queue(queue).await;
         let counts = described.ok().and_then(|queue| queue.counts);
         if counts.is_some_and(|counts| {
-            counts.ready + counts.leased + counts.delayed + counts.blocked == 0
+            counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead == 0
         }) {
             return Ok(());
         }

@@ -301,7 +301,9 @@ async fn drain(nodes: &mut Nodes, stage: &Stage, work: &Work) -> Result<(), Fail
 async fn is_empty(work: &Work) -> bool {
     let described = work.client.describe_queue(work.queue).await;
     let counts = described.ok().and_then(|queue| queue.counts);
-    counts.is_some_and(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked == 0)
+    counts.is_some_and(|counts| {
+        counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead == 0
+    })
 }
 
 #[cfg(test)]

@@ -231,6 +231,8 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("purged", stats.purged.into()),
         ("expired", stats.expired.into()),
         ("dropped", stats.dropped.into()),
+        ("dead", stats.dead.into()),
+        ("dead_lettered", stats.dead_lettered.into()),
         ("retained", stats.retained.into()),
         ("batches", stats.batches.into()),
         ("producers", stats.producers.into()),

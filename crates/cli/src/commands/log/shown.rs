@@ -2,7 +2,7 @@
 
 use quorate_group::offline::{CATALOG, Content, Members, StateRecord, Vote, group_of};
 use quorate_machine::catalog::{self, Catalog};
-use quorate_machine::queue::{self, Publish, Queue, SettleItem, SettleKind};
+use quorate_machine::queue::{self, Publish, PublishMoved, Queue, SettleItem, SettleKind};
 use quorate_machine::{Machine, NodeId, catalog::Command as CatalogCommand};
 use quorate_proto::frame;
 use quorate_proto::v1::Frame;
@@ -186,6 +186,9 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
         }
         Command::Tick => Shown::of("tick", Vec::new()),
         Command::Purge => Shown::of("purge messages", Vec::new()),
+        Command::PurgeBefore { before } => {
+            Shown::of("purge messages before", facts! { "offset": before.0 })
+        }
         Command::LeaderChanged { node } => Shown::of("leader changed", facts! { "node": node.0 }),
         Command::CreateSlot(create) => {
             let from = match create.from {
@@ -218,6 +221,8 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             });
             Shown::of("control consumers", facts)
         }
+        Command::PublishMoved(moved) => publish_moved(moved, bodies),
+        Command::Moved { to } => Shown::of("moved", facts! { "to": *to }),
     }
 }
 
@@ -256,23 +261,43 @@ fn publish(publish: &Publish, bodies: bool) -> Shown {
         facts.extend(bytes_fact("producer", producer.id.as_bytes()));
         facts.extend(facts! { "epoch": producer.epoch, "sequence": producer.sequence });
     }
+    if let Some(id) = &publish.message_id {
+        facts.extend(facts! { "message_id": id.as_str() });
+    }
+    if let Some(expected) = publish.expected_next {
+        facts.extend(facts! { "expected_next_offset": expected.0 });
+    }
     facts.extend(facts! { "count": publish.count, "bytes": publish.frame.len() });
     let mut shown = Shown::of("publish", facts);
     if bodies {
-        let (layout, count) = (publish.layout.into(), publish.count);
-        match frame::messages(&Frame { layout, count, messages: publish.frame.clone() }) {
-            Ok(messages) => {
-                let of =
-                    |(number, message): (u32, frame::MessageView)| self::message(number, &message);
-                shown.messages = (0..).zip(messages).map(of).collect();
-            }
-            Err(error) => shown.json["unreadable"] = error.to_string().into(),
-        }
+        show_messages(&mut shown, publish.layout, publish.count, &publish.frame);
     }
     shown
 }
 
-fn message(number: u32, message: &frame::MessageView) -> Shown {
+fn publish_moved(moved: &PublishMoved, bodies: bool) -> Shown {
+    let facts = facts! {
+        "source": moved.source, "timeline": moved.timeline, "first": moved.first,
+        "count": moved.count, "bytes": moved.frame.len(),
+    };
+    let mut shown = Shown::of("publish moved", facts);
+    if bodies {
+        show_messages(&mut shown, moved.layout, moved.count, &moved.frame);
+    }
+    shown
+}
+
+fn show_messages(shown: &mut Shown, layout: u8, count: u32, messages: &bytes::Bytes) {
+    match frame::messages(&Frame { layout: layout.into(), count, messages: messages.clone() }) {
+        Ok(messages) => {
+            let of = |(number, message): (u32, frame::MessageView)| message_shown(number, &message);
+            shown.messages = (0..).zip(messages).map(of).collect();
+        }
+        Err(error) => shown.json["unreadable"] = error.to_string().into(),
+    }
+}
+
+fn message_shown(number: u32, message: &frame::MessageView) -> Shown {
     let cut = |bytes: &bytes::Bytes| bytes.slice(..bytes.len().min(BODY_BYTES_MAX));
     let headers = message.headers.iter().map(|(key, value)| {
         let mut header = Map::new();
@@ -325,7 +350,10 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "retain_bytes": settings.retain_bytes, "single_active": settings.single_active,
         "ttl_ms": settings.ttl_ms, "drop_head": settings.drop_head,
         "priorities": settings.priorities, "retry_ms": settings.retry_ms,
-        "retry_max_ms": settings.retry_max_ms, "version": settings.version,
+        "retry_max_ms": settings.retry_max_ms,
+        "dead_letter": settings.dead_letter.as_ref().map(catalog::QueueName::as_str),
+        "message_id_window": settings.message_id_window,
+        "version": settings.version,
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let held = queue
         .counts
         .as_ref()
-        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked);
+        .map(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead);
     let shown = held.map_or("an unknown number of".to_owned(), units::count);
     let replicas = queue.replicas.len();
     let mut out = std::io::stdout();

@@ -49,6 +49,9 @@ fn text(queue: &QueueDescription) -> String {
     }
     settings(queue, &mut facts);
     counts(queue, &mut facts);
+    if !queue.dead_letters_wait.is_empty() {
+        facts.fact("dead letters wait", &queue.dead_letters_wait);
+    }
     let mut text = facts.to_string();
     text.push_str(&format!("\n{}", replicas(queue)));
     if !queue.consumers.is_empty() {
@@ -73,9 +76,17 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
         .fact("priorities", if settings.priorities { "0 to 9" } else { "no" })
         .fact("time to live", limit(settings.ttl_ms, ttl))
         .fact("retries", retries(settings))
+        .fact(
+            "dead letters",
+            match settings.dead_letter.as_str() {
+                "" => "dropped".to_owned(),
+                queue => format!("to {queue}"),
+            },
+        )
         .fact("lease", time(settings.lease_ms))
         .fact("session grace", time(settings.session_grace_ms))
         .fact("dedup age", time(settings.dedup_age_ms))
+        .fact("message ids", format!("{} at most", units::count(settings.message_id_window.into())))
         .fact("retains settled messages", retention(settings))
         .fact(
             "consumers",
@@ -129,6 +140,8 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("purged", units::count(counts.purged))
         .fact("expired", units::count(counts.expired))
         .fact("dropped", units::count(counts.dropped))
+        .fact("dead", units::count(counts.dead))
+        .fact("dead-lettered", units::count(counts.dead_lettered))
         .fact("size", units::bytes(counts.bytes))
         .fact(
             "retained",
@@ -191,6 +204,8 @@ pub fn json(queue: &QueueDescription) -> Value {
             "priorities": settings.priorities,
             "retry_ms": settings.retry_ms,
             "retry_max_ms": settings.retry_max_ms,
+            "dead_letter": settings.dead_letter,
+            "message_id_window": settings.message_id_window,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,
@@ -200,6 +215,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
             "first_readable_offset": counts.first_readable_offset,
             "expired": counts.expired, "dropped": counts.dropped,
+            "dead": counts.dead, "dead_lettered": counts.dead_lettered,
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),
@@ -208,6 +224,7 @@ pub fn json(queue: &QueueDescription) -> Value {
         })).collect::<Vec<_>>(),
         "moving": queue.moving,
         "paused": queue.paused,
+        "dead_letters_wait": queue.dead_letters_wait,
         "consumers": queue.consumers.iter().map(consumer::json).collect::<Vec<_>>(),
     })
 }

@@ -9,10 +9,18 @@ use crate::session;
 use crate::table::Table;
 use crate::units;
 
-/// Lists all queues in order of name.
-pub async fn run(global: &Global) -> Result<(), Failure> {
+/// Options of `queue list`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only queues of this name; `*` stands for any characters, `?` for one. Quote it for the shell.
+    pattern: Option<String>,
+}
+
+/// Lists queues in order of name.
+pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
-    let queues = session::within(global, "list queues", client.list_queues()).await?;
+    let pattern = args.pattern.as_deref().unwrap_or_default();
+    let queues = session::within(global, "list queues", client.find_queues(pattern)).await?;
     let mut out = std::io::stdout().lock();
     if global.output == Format::Json {
         for queue in &queues {
@@ -20,8 +28,17 @@ pub async fn run(global: &Global) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let headers =
-        ["queue", ">ready", ">leased", ">delayed", ">size", ">consumers", ">replicas", ">leader"];
+    let headers = [
+        "queue",
+        ">ready",
+        ">leased",
+        ">delayed",
+        ">dead",
+        ">size",
+        ">consumers",
+        ">replicas",
+        ">leader",
+    ];
     let mut table = Table::new(&headers);
     for queue in &queues {
         let counts = queue.counts.as_ref();
@@ -31,6 +48,7 @@ pub async fn run(global: &Global) -> Result<(), Failure> {
             count(counts.map(|counts| counts.ready)),
             count(counts.map(|counts| counts.leased)),
             count(counts.map(|counts| counts.delayed)),
+            count(counts.map(|counts| counts.dead)),
             counts.map_or("?".to_owned(), |counts| units::bytes(counts.bytes)),
             queue.consumers.len().to_string(),
             queue.replicas.len().to_string(),

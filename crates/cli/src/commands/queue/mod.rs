@@ -1,14 +1,18 @@
 //! `quorate queue …`: administration of queues, a file for each verb.
 
 pub mod confirm;
-mod create;
+pub mod create;
 mod delete;
 pub mod describe;
+pub mod diff;
 mod explain;
 mod list;
 mod pause;
+mod peek;
 mod purge;
+mod redrive;
 mod replica;
+mod update;
 
 use clap::Subcommand;
 
@@ -20,8 +24,12 @@ use crate::failure::Failure;
 pub enum Command {
     /// Create a queue; succeeds if it exists with the same settings.
     Create(create::Args),
+    /// Change settings of a queue while it is used.
+    Update(update::Args),
     /// List the queues.
-    List,
+    List(list::Args),
+    /// Look at messages without taking them.
+    Peek(peek::Args),
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
     /// Say why a queue's replicas are where they are, and what would mend it.
@@ -33,7 +41,9 @@ pub enum Command {
     Pause(pause::Args),
     /// Hand out messages again.
     Resume(pause::Args),
-    /// Drop every message of a queue.
+    /// Send messages of a dead-letter queue back to where they died.
+    Redrive(redrive::Args),
+    /// Drop every message of a queue, or those before an offset or a time.
     Purge(purge::Args),
     /// Remove a queue and its messages.
     Delete(delete::Args),
@@ -43,12 +53,15 @@ pub enum Command {
 pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, global).await,
-        Command::List => list::run(global).await,
+        Command::Update(args) => update::run(args, global).await,
+        Command::List(args) => list::run(&args, global).await,
+        Command::Peek(args) => peek::run(&args, global).await,
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Explain(args) => explain::run(&args, global).await,
         Command::Replica(command) => replica::run(command, global).await,
         Command::Pause(args) => pause::run(&args, true, global).await,
         Command::Resume(args) => pause::run(&args, false, global).await,
+        Command::Redrive(args) => redrive::run(args, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

@@ -28,6 +28,9 @@ pub struct Args {
     /// Let messages that no route takes go nowhere.
     #[arg(long)]
     allow_unrouted: bool,
+    /// Name of what is published, 1 to 128 bytes: published again, it enters once at each queue.
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
     /// Where a message has to be before its receipt comes.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     ack: Level,
@@ -39,6 +42,9 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let mut topic = client.topic(args.topic.as_str()).ack(args.ack.ack());
     if args.allow_unrouted {
         topic = topic.allow_unrouted();
+    }
+    if let Some(id) = &args.message_id {
+        topic = topic.message_id(id.as_str());
     }
     let message = |body: String| {
         let headers = args.headers.iter();

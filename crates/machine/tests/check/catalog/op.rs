@@ -29,15 +29,18 @@ pub enum Op {
         version: u8,
         replace: bool,
     },
+    /// The first name stands for no dead-letter queue.
     Create {
         name: u8,
         max_messages: u8,
+        dead_letter: u8,
         replicas: u8,
         candidates: Vec<u8>,
     },
     Update {
         name: u8,
         max_messages: u8,
+        dead_letter: u8,
         version: u8,
     },
     Delete {
@@ -112,17 +115,17 @@ impl Op {
                     replace,
                 })
             }
-            Self::Create { name, max_messages, replicas, candidates } => {
+            Self::Create { name, max_messages, dead_letter, replicas, candidates } => {
                 Command::CreateQueue(CreateQueue {
                     name: queue_name(*name),
-                    settings: settings(*max_messages, 0),
+                    settings: settings(*max_messages, *dead_letter, 0),
                     replicas: *replicas,
                     candidates: candidates.iter().map(|&id| NodeId(id.into())).collect(),
                 })
             }
-            &Self::Update { name, max_messages, version } => Command::UpdateQueue {
+            &Self::Update { name, max_messages, dead_letter, version } => Command::UpdateQueue {
                 name: queue_name(name),
-                settings: settings(max_messages, version),
+                settings: settings(max_messages, dead_letter, version),
             },
             Self::Delete { name } => Command::DeleteQueue { name: queue_name(*name) },
             &Self::Drain { node, draining } => {
@@ -173,7 +176,8 @@ pub fn queue_name(number: u8) -> QueueName {
 }
 
 /// The version is the client's; the catalog must put its own in its place.
-fn settings(max_messages: u8, version: u8) -> Settings {
+fn settings(max_messages: u8, dead_letter: u8, version: u8) -> Settings {
     let max_messages = Some(max_messages.into()).filter(|max| *max > 0);
-    Settings { max_messages, version: version.into(), ..Settings::default() }
+    let dead_letter = Some(dead_letter).filter(|number| *number > 0).map(queue_name);
+    Settings { max_messages, dead_letter, version: version.into(), ..Settings::default() }
 }

@@ -25,6 +25,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 fn op(rng: &mut Rng, names: u64) -> Op {
     let name = rng.below(names) as u8;
     let max_messages = rng.below(3) as u8;
+    let dead_letter = if rng.one_in(2) { rng.below(names) as u8 } else { 0 };
     match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1, 10, 2]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
@@ -32,9 +33,9 @@ fn op(rng: &mut Rng, names: u64) -> Op {
             let replicas = rng.pick(&[1, 1, 3, 3, 3, 5, 5, 0, 2, 4, 255]);
             let count = rng.below(NODES + 2);
             let candidates = (0..count).map(|_| rng.below(NODES + 1) as u8).collect();
-            Op::Create { name, max_messages, replicas, candidates }
+            Op::Create { name, max_messages, dead_letter, replicas, candidates }
         }
-        3 => Op::Update { name, max_messages, version: rng.below(100) as u8 },
+        3 => Op::Update { name, max_messages, dead_letter, version: rng.below(100) as u8 },
         4 => Op::Delete { name },
         5 => Op::Tick,
         6 => Op::Drain { node: rng.below(NODES) as u8, draining: rng.one_in(2) },

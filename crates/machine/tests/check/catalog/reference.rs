@@ -42,6 +42,10 @@ impl Reference {
             Command::RegisterNode(register) => self.register(register),
             Command::CreateQueue(create) => self.create(index, create),
             Command::DeleteQueue { name } => match self.find(name) {
+                Some(_) if self.senders(name).next().is_some() => {
+                    let of = self.senders(name).cloned().collect();
+                    rejected(Rejection::IsDeadLetterQueue { of })
+                }
                 Some(at) => {
                     let Queue { name, group, .. } = self.queues.remove(at);
                     for topic in &mut self.topics {
@@ -193,6 +197,9 @@ impl Reference {
         if ![1, 3, 5].contains(replicas) {
             return rejected(Rejection::InvalidReplicas { replicas: *replicas });
         }
+        if let Err(rejection) = self.check_dead_letter(name, settings) {
+            return rejected(rejection);
+        }
         let is_candidate = |node: &&Node| candidates.contains(&node.id) && !node.leaving;
         let there: Vec<Node> = self.nodes.iter().filter(is_candidate).cloned().collect();
         if there.len() < count {
@@ -226,6 +233,28 @@ impl Reference {
         self.queues.push(queue);
         self.queues.sort_by(|left, right| left.name.cmp(&right.name));
         (Reply::Created { group }, Some(change))
+    }
+
+    fn senders(&self, to: &QueueName) -> impl Iterator<Item = &QueueName> {
+        let sends = |queue: &&Queue| queue.settings.dead_letter.as_ref() == Some(to);
+        self.queues.iter().filter(sends).map(|queue| &queue.name)
+    }
+
+    /// Follows the dead letters of a queue with these settings for as many steps as there are queues.
+    fn check_dead_letter(&self, name: &QueueName, settings: &Settings) -> Result<(), Rejection> {
+        let (mut way, mut at) = (vec![name.clone()], settings.dead_letter.clone());
+        for _ in 0..=self.queues.len() {
+            let Some(target) = at else { return Ok(()) };
+            way.push(target.clone());
+            if target == *name {
+                return Err(Rejection::DeadLetterCycle { way });
+            }
+            let Some(found) = self.find(&target) else {
+                return Err(Rejection::NoDeadLetterQueue { name: target });
+            };
+            at = self.queues[found].settings.dead_letter.clone();
+        }
+        panic!("the dead letters of {name} go round");
     }
 
     fn place(&mut self, index: u64, place: &PlaceQueue) -> (Reply, Option<Change>) {
@@ -402,10 +431,14 @@ impl Reference {
         settings: &Settings,
     ) -> (Reply, Option<Change>) {
         let Some(at) = self.find(name) else { return rejected(Rejection::NotFound) };
+        let refused = self.check_dead_letter(name, settings);
         let queue = &mut self.queues[at];
         let (name, group, version) = (name.clone(), queue.group, queue.settings.version);
         if are_same(&queue.settings, settings) {
             return (Reply::Updated { group, version }, None);
+        }
+        if let Err(rejection) = refused {
+            return rejected(rejection);
         }
         let version = if index > version { index } else { version + 1 };
         queue.settings = Settings { version, ..settings.clone() };
@@ -423,7 +456,7 @@ fn holds(queue: &Queue, node: NodeId) -> bool {
 
 /// But for their versions. In this world settings differ in one limit only.
 fn are_same(left: &Settings, right: &Settings) -> bool {
-    left.max_messages == right.max_messages
+    left.max_messages == right.max_messages && left.dead_letter == right.dead_letter
 }
 
 fn rejected(rejection: Rejection) -> (Reply, Option<Change>) {

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use quorate_machine::catalog::{Catalog, Change, Command, Effect, GroupId, Queue, Reply};
+use quorate_machine::catalog::{
+    Catalog, Change, Command, Effect, GroupId, Queue, Rejection, Reply,
+};
 use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
 use super::Tally;
@@ -124,6 +126,9 @@ impl<'a> Trial<'a> {
             Reply::Updated { .. } => "updated",
             Reply::Placed { .. } => "placed",
             Reply::TopicSet { .. } => "topics set",
+            Reply::Rejected(Rejection::NoDeadLetterQueue { .. }) => "no dead-letter queue",
+            Reply::Rejected(Rejection::DeadLetterCycle { .. }) => "circles",
+            Reply::Rejected(Rejection::IsDeadLetterQueue { .. }) => "dead-letter queues",
             Reply::Rejected(_) => "refused",
         };
         self.tally.add(event, 1);

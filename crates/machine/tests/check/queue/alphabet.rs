@@ -5,8 +5,8 @@
 
 use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
-use super::settings;
+use super::op::{Condition, Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
+use super::{dead_letter, settings};
 
 const A: u8 = 1;
 const B: u8 = 2;
@@ -31,6 +31,8 @@ pub fn alphabet() -> Vec<Entry> {
     };
     let short = Settings { ttl_ms: Some(1), priorities: true, ..settings() };
     let patient = Settings { max_deliveries: 2, retry_ms: 80, retry_max_ms: 100, ..settings() };
+    let giving_up = Settings { max_deliveries: 1, dead_letter: Some(dead_letter()), ..settings() };
+    let burying = Settings { ttl_ms: Some(60), ..giving_up.clone() };
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -44,6 +46,9 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, set_apart(1, &[Kind { delay: 60, ttl: 60, priority: 1, ..plain() }])),
         after(1, set_apart(2, &[grouped(1)])),
         after(1, set_apart(3, &[Kind { ttl: 60, ..grouped(1) }, plain(), grouped(2)])),
+        after(1, conditional(2, Some(0), None)),
+        after(1, conditional(1, Some(0), Some(0))),
+        after(1, conditional(1, None, Some(-1))),
         Entry {
             after_ms: 1,
             restore: true,
@@ -81,10 +86,21 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, settle(C, ack, Target::Held, 1)),
         after(1, Op::LeaderChanged),
         after(1, Op::Purge),
+        after(1, Op::PurgeBefore { back: 1 }),
+        Entry {
+            after_ms: 1,
+            restore: true,
+            ops: vec![publish(2, None), Op::PurgeBefore { back: 1 }, publish(1, None)],
+        },
         after(1, Op::Configure { settings: limited, stale: false }),
         after(1, Op::Configure { settings: single, stale: false }),
         after(1, Op::Configure { settings: lively, stale: false }),
         after(1, Op::Configure { settings: short, stale: false }),
+        after(1, Op::Configure { settings: giving_up, stale: false }),
+        after(1, Op::Configure { settings: burying, stale: false }),
+        after(1, Op::Moved { by: 1 }),
+        after(1, moved(0, 2)),
+        after(1, moved(-1, 2)),
         after(1, create_slot(From::First, 60, 150)),
         after(1, Op::AdvanceSlot { slot: 0, by: 1 }),
         after(1, Op::AdvanceSlot { slot: 0, by: 2 }),
@@ -124,7 +140,11 @@ fn after(after_ms: i64, op: Op) -> Entry {
 
 fn publish(count: u32, shift: Option<i64>) -> Op {
     let producer = shift.map(|shift| Numbered { id: 0, epoch: 0, shift });
-    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
+    batch(count, producer, &[], Condition::default())
+}
+
+fn batch(count: u32, producer: Option<Numbered>, kinds: &[Kind], condition: Condition) -> Op {
+    Op::Publish { count, padding: 3, producer, kinds: kinds.to_vec(), condition }
 }
 
 fn plain() -> Kind {
@@ -136,17 +156,25 @@ fn grouped(group: u8) -> Kind {
 }
 
 fn set_apart(count: u32, kinds: &[Kind]) -> Op {
-    Op::Publish { count, padding: 3, producer: None, kinds: kinds.to_vec() }
+    batch(count, None, kinds, Condition::default())
+}
+
+fn conditional(count: u32, id: Option<u8>, expected: Option<i64>) -> Op {
+    batch(count, None, &[], Condition { id, expected })
 }
 
 /// The first batch of the producer's next life.
 fn started_anew(count: u32) -> Op {
     let producer = Some(Numbered { id: 0, epoch: 1, shift: 0 });
-    Op::Publish { count, padding: 3, producer, kinds: Vec::new() }
+    batch(count, producer, &[], Condition::default())
 }
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
     Op::CreateSlot { slot: 0, from, max_retained_bytes, max_idle_ms }
+}
+
+fn moved(shift: i64, count: u32) -> Op {
+    Op::PublishMoved { source: 0, timeline: 1, shift, count, padding: 3 }
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {

@@ -1,5 +1,6 @@
 //! The queue as a subject: how its logs are made, run and compared.
 
+use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::Settings;
 
 use super::{Rng, Subject, Tally};
@@ -57,4 +58,9 @@ impl Subject for Queue {
 /// What a trial begins with: times that a few steps can reach.
 pub fn settings() -> Settings {
     Settings { lease_ms: 200, session_grace_ms: 100, dedup_age_ms: 500, ..Settings::default() }
+}
+
+/// Where what is dead is to go, which the queue does not know more of than the name.
+pub fn dead_letter() -> QueueName {
+    QueueName::parse("dead-letters").unwrap()
 }

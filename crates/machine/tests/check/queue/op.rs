@@ -3,8 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, Offset, Producer, ProducerId, Properties,
-    Publish, Queue, Receive, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Token,
+    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
+    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
+    SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId, queue};
 
@@ -29,6 +30,7 @@ pub enum Op {
         producer: Option<Numbered>,
         /// What its messages are, one after the other, and from the first again; empty if they are plain.
         kinds: Vec<Kind>,
+        condition: Condition,
     },
     Attach {
         session: u8,
@@ -62,6 +64,10 @@ pub enum Op {
     },
     Tick,
     Purge,
+    /// What is before so many messages from the end; below 0 is beyond it.
+    PurgeBefore {
+        back: i64,
+    },
     LeaderChanged,
     CreateSlot {
         slot: u8,
@@ -80,6 +86,18 @@ pub enum Op {
     Control {
         target: Whom,
         what: Control,
+    },
+    /// From the number that the source is at; below 0 for what was sent before.
+    PublishMoved {
+        source: u8,
+        timeline: u64,
+        shift: i64,
+        count: u32,
+        padding: usize,
+    },
+    /// So many more than those that have left.
+    Moved {
+        by: i64,
     },
 }
 
@@ -102,6 +120,14 @@ pub struct Kind {
     pub priority: u8,
     /// 0 for none.
     pub group: u8,
+}
+
+/// On what a batch enters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Condition {
+    pub id: Option<u8>,
+    /// So far from the next offset as it is expected.
+    pub expected: Option<i64>,
 }
 
 /// Where a slot begins.
@@ -162,11 +188,18 @@ impl Op {
                     wait_ms: *wait_ms,
                 })
             }
-            Self::Publish { count, padding, producer, kinds } => Command::Publish(Publish {
-                producer: producer.map(|numbered| numbered.producer(now)),
-                properties: properties(*count, kinds, now.now),
-                ..Publish::plain(*count, frame_of(ids, *padding))
-            }),
+            Self::Publish { count, padding, producer, kinds, condition } => {
+                let next = now.messages.len() as u64;
+                let id = |id| MessageId::new(&format!("id-{id}")).unwrap();
+                let expected = |by| Offset(next.saturating_add_signed(by));
+                Command::Publish(Publish {
+                    message_id: condition.id.map(id),
+                    expected_next: condition.expected.map(expected),
+                    producer: producer.map(|numbered| numbered.producer(now)),
+                    properties: properties(*count, kinds, now.now),
+                    ..Publish::plain(*count, frame_of(ids, *padding))
+                })
+            }
             Self::Attach { session, node, prefetch, lease_ms, tells } => Command::Attach(Attach {
                 session: Session((*session).into()),
                 node: NodeId(*node),
@@ -195,6 +228,10 @@ impl Op {
             }
             Self::Tick => Command::Tick,
             Self::Purge => Command::Purge,
+            Self::PurgeBefore { back } => {
+                let next = now.messages.len() as u64;
+                Command::PurgeBefore { before: Offset(next.saturating_add_signed(-back)) }
+            }
             Self::LeaderChanged => Queue::leader_changed(1),
             Self::CreateSlot { slot, from, max_retained_bytes, max_idle_ms } => {
                 let next = now.messages.len() as u64;
@@ -225,13 +262,29 @@ impl Op {
                 };
                 Command::ControlConsumer { target, what: *what }
             }
+            Self::PublishMoved { source, timeline, shift, count, padding } => {
+                let source = u64::from(*source);
+                let next = now.sources.get(&source).map_or(3, |(_, next)| *next);
+                Command::PublishMoved(PublishMoved {
+                    source,
+                    timeline: *timeline,
+                    first: next.saturating_add_signed(*shift),
+                    count: *count,
+                    layout: 1,
+                    frame: frame_of(ids, *padding),
+                })
+            }
+            Self::Moved { by } => {
+                let first = now.dead().first().map_or(now.died, |(seq, ..)| *seq);
+                Command::Moved { to: first.saturating_add_signed(*by) }
+            }
         }
     }
 
     /// Messages that it brings.
     pub fn publishes(&self) -> u64 {
         match self {
-            Self::Publish { count, .. } => (*count).into(),
+            Self::Publish { count, .. } | Self::PublishMoved { count, .. } => (*count).into(),
             _ => 0,
         }
     }
@@ -239,13 +292,20 @@ impl Op {
     /// Ops that do less, or are about less.
     pub fn simpler(&self) -> Vec<Self> {
         match self {
-            Self::Publish { count, padding, producer, kinds } => {
-                let of = |count, padding, producer, kinds: &[Kind]| Self::Publish {
+            Self::Publish { count, padding, producer, kinds, condition } => {
+                let with = |count, padding, producer, kinds: &[Kind], condition| Self::Publish {
                     count,
                     padding,
                     producer,
                     kinds: kinds.to_vec(),
+                    condition,
                 };
+                let of = |count, padding, producer, kinds: &[Kind]| {
+                    with(count, padding, producer, kinds, *condition)
+                };
+                let is_conditional = condition.id.is_some() || condition.expected.is_some();
+                let unconditional = is_conditional
+                    .then(|| with(*count, *padding, *producer, kinds, Condition::default()));
                 let fewer = (*count > 1).then(|| of(count / 2, *padding, *producer, kinds));
                 let bare = (*padding > 0).then(|| of(*count, 0, *producer, kinds));
                 let unnumbered = producer.map(|_| of(*count, *padding, None, kinds));
@@ -260,7 +320,8 @@ impl Op {
                 let without = without.map(|without| kinds.iter().map(without).collect::<Vec<_>>());
                 let without = without.into_iter().filter(|less| less != kinds);
                 let without = without.map(|less| of(*count, *padding, *producer, &less));
-                [fewer, bare, unnumbered, plainer].into_iter().flatten().chain(without).collect()
+                let less = [fewer, bare, unnumbered, plainer, unconditional].into_iter().flatten();
+                less.chain(without).collect()
             }
             Self::Settle { session, picks } => {
                 let settle = |picks| Self::Settle { session: *session, picks };
@@ -363,6 +424,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.max_deliveries = 0),
         of(|settings, _| (settings.retry_ms, settings.retry_max_ms) = (0, 0)),
         of(|settings, _| settings.retry_max_ms = 0),
+        of(|settings, _| settings.dead_letter = None),
         of(|settings, usual| settings.lease_ms = usual.lease_ms),
         of(|settings, usual| settings.session_grace_ms = usual.session_grace_ms),
         of(|settings, usual| settings.dedup_window = usual.dedup_window),
@@ -371,6 +433,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.ttl_ms = None),
         of(|settings, _| settings.drop_head = false),
         of(|settings, _| settings.priorities = false),
+        of(|settings, usual| settings.message_id_window = usual.message_id_window),
     ];
     let before = settings.clone();
     all.into_iter().filter(move |simpler| *simpler != before)

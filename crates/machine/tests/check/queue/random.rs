@@ -6,12 +6,12 @@
 
 use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
-use super::{Rng, settings};
+use super::op::{Condition, Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
+use super::{Rng, dead_letter, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 14],
+    weights: [u64; 17],
     kinds: [u64; 6],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -32,12 +32,15 @@ struct Mood {
     priority: u64,
     /// One in so many consumers tells what it has started.
     tells: u64,
+    /// One in so many batches has an id, and as many expect an offset.
+    conditional: u64,
 }
 
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let mut weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6, 4].map(&mut weight);
+        let weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6, 4, 3, 4, 2];
+        let mut weights = weights.map(&mut weight);
         let mut kinds = [4, 3, 1, 2, 2, 3].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
         weights[0] += 6;
@@ -59,6 +62,7 @@ impl Mood {
             ttl: rng.pick(&[1, 3, 1_000, 1_000]),
             priority: rng.pick(&[1, 3, 1_000, 1_000]),
             tells: rng.pick(&[1, 2, 1_000]),
+            conditional: rng.pick(&[1, 3, 1_000, 1_000]),
         }
     }
 
@@ -66,7 +70,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0],
             kinds: [8, 0, 1, 0, 0, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -80,6 +84,7 @@ impl Mood {
             ttl: 1_000,
             priority: 1_000,
             tells: 1_000,
+            conditional: 1_000,
         }
     }
 
@@ -133,7 +138,8 @@ fn hoard(rng: &mut Rng) -> Vec<Entry> {
 fn deaths(rng: &mut Rng) -> Vec<Entry> {
     let (session, node, lease_ms, tells) = (0, 1, Some(u32::MAX), true);
     let attach = Op::Attach { session, node, prefetch: 3, lease_ms, tells };
-    let publish = Op::Publish { count: 2, padding: 0, producer: None, kinds: Vec::new() };
+    let (condition, kinds) = (Condition::default(), Vec::new());
+    let publish = Op::Publish { count: 2, padding: 0, producer: None, kinds, condition };
     let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![publish] }];
     for _ in 0..18 + rng.below(6) {
         let ops = vec![attach.clone()];
@@ -181,7 +187,16 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
         }
         11 => Op::DropSlot { slot: rng.below(3) as u8 },
         12 => receive(rng, mood),
-        _ => control(rng, mood),
+        13 => control(rng, mood),
+        14 => Op::PublishMoved {
+            source: rng.below(2) as u8,
+            timeline: if rng.one_in(8) { rng.below(3) } else { 1 },
+            shift: rng.pick(&[0, 0, 0, 1, -1, -2, -3]),
+            count: rng.pick(&[1, 1, 2, 3, 0]),
+            padding: rng.pick(&[0, 7]),
+        },
+        15 => Op::Moved { by: rng.pick(&[0, 1, 1, 2, 3, 200, -1]) },
+        _ => Op::PurgeBefore { back: rng.pick(&[-1, 0, 1, 1, 2, 3, 5, 8, 20]) },
     }
 }
 
@@ -231,7 +246,10 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
     };
     let producer = (!rng.one_in(3)).then(|| numbered(rng));
     let kinds = kinds(rng, mood);
-    Op::Publish { count: count as u32, padding, producer, kinds }
+    let id = rng.one_in(mood.conditional).then(|| rng.below(4) as u8);
+    let expected = rng.one_in(mood.conditional).then(|| rng.pick(&[0, 0, 0, -1, -3, 1]));
+    let condition = Condition { id, expected };
+    Op::Publish { count: count as u32, padding, producer, kinds, condition }
 }
 
 fn kinds(rng: &mut Rng, mood: &Mood) -> Vec<Kind> {
@@ -289,12 +307,14 @@ fn limits(rng: &mut Rng) -> Settings {
         max_messages: rng.one_in(2).then(|| 1 + rng.below(30)),
         max_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         max_deliveries: rng.pick(&[0, 0, 1, 2, 3]),
+        dead_letter: rng.one_in(2).then(dead_letter),
         lease_ms: rng.pick(&[usual.lease_ms, usual.lease_ms, 0, 100]),
         session_grace_ms: rng.pick(&[usual.session_grace_ms, usual.session_grace_ms, 0, 50]),
         dedup_window: rng.pick(&[usual.dedup_window, 0, 1, 2, 3]),
         dedup_age_ms: rng.pick(&[usual.dedup_age_ms, usual.dedup_age_ms, 0, 100]),
         retry_ms: rng.pick(&[0, 0, 0, 1, 30, 100]),
         retry_max_ms: rng.pick(&[0, 1, 50, 200]),
+        message_id_window: rng.pick(&[usual.message_id_window, 0, 1, 2, 3]),
         retain_ms: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         retain_bytes: rng.one_in(3).then(|| 1 + rng.below(1_000)),
         single_active: rng.one_in(3),

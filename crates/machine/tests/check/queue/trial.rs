@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    CloseReason, Command, ConsumerInfo, Effect, Offset, Piece, Queue, Reply, Run, Session, Settled,
-    SlotInfo, SlotState, Token, body,
+    Cause, CloseReason, Command, ConsumerInfo, DeadRun, Effect, Offset, Piece, Queue, Rejection,
+    Reply, Run, Session, Settled, SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -106,6 +106,7 @@ impl<'a> Trial<'a> {
         let reply = self.reference.apply(self.index, &command, &ids);
         self.tally.add("commands", 1);
         count_reply(self.tally, &reply);
+        count_condition(self.tally, &command, &reply);
         Expected { command, reply, notices: self.take_notices() }
     }
 
@@ -223,7 +224,7 @@ impl<'a> Trial<'a> {
     /// is ready for ever where one consumer at a time is handed some.
     fn check_ordering(&self) {
         let mut groups = BTreeMap::new();
-        let held = self.reference.messages.iter().filter(|message| reference::is_held(message));
+        let held = self.reference.messages.iter().filter(|message| reference::lives(message));
         for message in held {
             let Some(group) = message.group else { continue };
             let before = groups.insert(group, message.id);
@@ -264,12 +265,15 @@ impl<'a> Trial<'a> {
             stats.purged,
             stats.expired,
             stats.dropped,
+            stats.dead,
+            stats.dead_lettered,
         ];
         assert_eq!(counts, reference.counts(), "messages that are {STATES}");
         assert_eq!(stats.bytes, reference.bytes(), "bytes held");
         assert_eq!(stats.first_offset.0, reference.first_held(), "the oldest message held");
         assert_eq!(stats.oldest.map(|since| since.0), reference.oldest(), "since when it is held");
         assert_eq!(stats.producers, reference.producers(), "producers remembered");
+        assert_eq!(stats.message_ids, reference.message_ids(), "message ids remembered");
         let live: Vec<u64> = self.leader.live().into_iter().flatten().collect();
         assert!(live.iter().eq(&reference.live()), "live {live:?}, not {:?}", reference.live());
         let reference_slots = reference.slot_infos();
@@ -277,6 +281,7 @@ impl<'a> Trial<'a> {
         assert!(due > reference.now, "what is due is done");
         assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
         self.check_view();
+        self.check_dead();
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
         assert_eq!(stats.paused, self.reference.paused, "whether the queue is paused");
@@ -340,6 +345,22 @@ impl<'a> Trial<'a> {
         self.tally.add("read", readable.len() as u64);
     }
 
+    /// Whoever moves what is dead sees it in the order of dying, as much of it at a time as it wants.
+    fn check_dead(&mut self) {
+        let dead = self.reference.dead();
+        for most in [u64::MAX, 1 + self.index % 3] {
+            let mut seen = Vec::new();
+            for DeadRun { seq, run, cause } in self.leader.dead_letters(most) {
+                let each = (seq..).zip(run.first_offset.0..).zip(self.bodies(&run));
+                seen.extend(each.map(|((seq, offset), id)| (seq, offset, run.attempt, cause, id)));
+            }
+            assert!(seen.iter().eq(dead.iter().take(most.min(1 << 20) as usize)), "what is dead");
+        }
+        self.tally.add("dead", dead.len() as u64);
+        let of_age = dead.iter().filter(|(.., cause, _)| *cause == Cause::Expired);
+        self.tally.add("dead of age", of_age.count() as u64);
+    }
+
     fn check_consumers(&self, infos: &[ConsumerInfo]) {
         assert_eq!(infos.len(), self.reference.consumers.len(), "sessions");
         for (info, (session, consumer)) in infos.iter().zip(&self.reference.consumers) {
@@ -384,7 +405,33 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::SlotCreated { created, .. } => tally.add("slots", (*created).into()),
         Reply::SlotAdvanced { .. } => tally.add("slots moved", 1),
         Reply::Controlled { consumers } => tally.add("controlled", (*consumers).into()),
-        Reply::Rejected(_) => tally.add("refused", 1),
+        Reply::AlreadyMoved => tally.add("moved again", 1),
+        Reply::Moved { count } => tally.add("moved", *count),
+        Reply::Rejected(rejection) => {
+            tally.add("refused", 1);
+            match rejection {
+                Rejection::MovedInPart { .. } => tally.add("moved in part", 1),
+                Rejection::MessageIdConflict { .. } => tally.add("id conflicts", 1),
+                Rejection::UnexpectedOffset { .. } => tally.add("unexpected offsets", 1),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What only a message id, a condition or an offset to purge before has done.
+fn count_condition(tally: &mut Tally, command: &Command, reply: &Reply) {
+    match (command, reply) {
+        (Command::PurgeBefore { .. }, Reply::Purged { count }) => {
+            tally.add("purged before", *count);
+        }
+        (Command::Publish(publish), Reply::Published { duplicate, .. }) => {
+            let named = *duplicate && publish.message_id.is_some() && publish.producer.is_none();
+            tally.add("ids repeated", named.into());
+            let met = !duplicate && publish.expected_next.is_some();
+            tally.add("conditions met", met.into());
+        }
+        _ => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! Until when the reference delivers a message.
 
+use quorate_machine::queue::Cause;
+
 use super::{Message, Reference, State};
 
 impl Reference {
@@ -23,10 +25,9 @@ impl Reference {
             let message = &self.messages[at];
             let waits = matches!(message.state, State::Ready | State::Delayed { .. });
             if waits && self.expires(message).is_some_and(|expires| expires <= self.now) {
-                self.messages[at].state = State::Expired;
+                self.die(at, Cause::Expired);
             }
         }
-        self.let_go(true);
     }
 
     /// A time to live counts from when there is one, or from when a message that waits for its time for the first

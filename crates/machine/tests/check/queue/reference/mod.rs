@@ -1,17 +1,18 @@
 //! A queue that is obviously right: one record a message, every question answered by looking at
 //! all of them. It decides nothing about delivery; it says whether what was delivered was right.
 //!
-//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `retry` what comes
-//! back, `expiry` what does not live so long, `slots` what is kept for whom,
+//! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `retry` what
+//! comes back, `expiry` what does not live so long, `dead` what becomes of what was given up, `slots` what is kept for whom,
 //! `questions` what can be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{
-    Attach, Attachment, CloseReason, Command, Offset, Receive, Rejection, Reply, Run, Session,
-    Settings, SettleItem, SettleKind, Settled, SlotName,
+    Attach, Attachment, Cause, CloseReason, Command, Offset, Receive, Rejection, Reply, Run,
+    Session, Settings, SettleItem, SettleKind, Settled, SlotName,
 };
 
+mod dead;
 mod expiry;
 mod overflow;
 mod publish;
@@ -49,6 +50,11 @@ pub enum State {
     Purged,
     Expired,
     Dropped,
+    Dead {
+        seq: u64,
+        cause: Cause,
+    },
+    DeadLettered,
 }
 
 #[derive(Debug)]
@@ -122,6 +128,15 @@ impl From<CloseReason> for Reason {
     }
 }
 
+/// A batch that has an id.
+#[derive(Debug)]
+struct Named {
+    id: String,
+    first: u64,
+    count: u32,
+    since: u64,
+}
+
 /// Something that a node must be told, beside new deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
@@ -144,7 +159,13 @@ pub struct Reference {
     pub notices: Vec<Notice>,
     batches: Vec<Batch>,
     producers: BTreeMap<Vec<u8>, Producer>,
+    /// Ids with where their batches went and when, in the order in which they entered.
+    message_ids: Vec<Named>,
     pub slots: BTreeMap<SlotName, Slot>,
+    /// How many ever died.
+    pub died: u64,
+    /// Timeline and next number of each source.
+    pub sources: BTreeMap<u64, (u64, u64)>,
     attachments: u64,
     /// Who stands by to be handed messages, the next one first, while that is one at a time.
     line: Vec<Session>,
@@ -168,27 +189,33 @@ impl Reference {
             }
         }
         late.sort_by_key(|(deadline, _)| *deadline);
-        self.return_where(
-            |state| matches!(state, State::Leased { deadline, .. } if *deadline <= now),
-            true,
-        );
+        let all = 0..self.messages.len();
+        let is_late = |at: &usize| self.deadline(*at).is_some_and(|deadline| deadline <= now);
+        let mut returning: Vec<usize> = all.filter(is_late).collect();
+        // It matters to those that die now.
+        returning.sort_by_key(|&at| self.deadline(at));
+        self.take_back(returning, true);
         late.into_iter().for_each(|(_, session)| self.send_back(session));
         for message in &mut self.messages {
             if matches!(message.state, State::Delayed { due } if due <= now) {
                 message.state = State::Ready;
             }
         }
-        self.expire();
-        let over = |consumer: &Consumer| consumer.grace.is_some_and(|until| until <= now);
-        let ended: Vec<Session> =
-            self.consumers.iter().filter(|(_, c)| over(c)).map(|(s, _)| *s).collect();
-        for session in ended {
+        let grace = |(&session, consumer): (&Session, &Consumer)| Some((consumer.grace?, session));
+        let mut ended: Vec<(u64, Session)> = self.consumers.iter().filter_map(grace).collect();
+        ended.retain(|(until, _)| *until <= now);
+        ended.sort_unstable();
+        for (_, session) in ended {
             let Consumer { node, attachment, .. } = self.consumers[&session];
             self.notices.push(Notice::Closed { session, node, attachment, reason: Reason::Grace });
             self.end(session, true);
         }
+        self.expire();
         let age = self.settings.dedup_age_ms;
         self.producers.retain(|_, producer| producer.used + age > now);
+        self.message_ids.retain(|named| named.since + age > now);
+        let window = self.settings.message_id_window.max(1) as usize;
+        self.message_ids.drain(..self.message_ids.len().saturating_sub(window));
         self.trim();
         self.forget_receivers();
     }
@@ -196,31 +223,25 @@ impl Reference {
     fn end(&mut self, ended: Session, died: bool) {
         self.leave_line(ended);
         self.consumers.remove(&ended);
-        self.return_where(
-            |state| matches!(state, State::Leased { session, .. } if *session == ended),
-            died,
-        );
+        let leased: Vec<usize> = self.leased_by(ended).map(|(at, _)| at as usize).collect();
+        self.take_back(leased, died);
     }
 
-    /// The first of each group that is held waits for no other. If its time is over, it is gone, but not if
-    /// it has only just come.
-    pub(super) fn let_go(&mut self, judges: bool) {
+    /// The first of each group that is held waits for no other.
+    pub(super) fn let_go(&mut self) {
         let (mut groups, now) = (BTreeSet::new(), self.now);
         for at in 0..self.messages.len() {
             let message = &self.messages[at];
-            if !is_held(message) || message.group.is_some_and(|group| groups.contains(&group)) {
+            if !lives(message) || message.group.is_some_and(|group| groups.contains(&group)) {
                 continue;
             }
             if let State::Blocked { due } = message.state {
-                let is_over = self.expires(message).is_some_and(|expires| expires <= now);
-                self.messages[at].state = match () {
-                    () if is_over && judges => State::Expired,
-                    () if due > now => State::Delayed { due },
-                    () => State::Ready,
-                };
+                let is_due = due <= now;
+                self.messages[at].state =
+                    if is_due { State::Ready } else { State::Delayed { due } };
             }
             let message = &self.messages[at];
-            groups.extend(message.group.filter(|_| is_held(message)));
+            groups.extend(message.group.filter(|_| lives(message)));
         }
     }
 
@@ -276,6 +297,7 @@ impl Reference {
             Command::Settle { session, items } => self.settle(*session, items),
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
+            Command::PurgeBefore { before } => self.purge_before(before.0),
             Command::LeaderChanged { .. } => {
                 for session in self.consumers.keys().copied().collect::<Vec<_>>() {
                     self.start_grace(session);
@@ -286,6 +308,8 @@ impl Reference {
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(name, *made_at, to.0),
             Command::DropSlot { name } => self.drop_slot(name),
             Command::ControlConsumer { target, what } => self.control(target, *what),
+            Command::PublishMoved(moved) => self.publish_moved(index, moved, ids),
+            Command::Moved { to } => self.moved(*to),
         }
     }
 
@@ -432,13 +456,12 @@ impl Reference {
             }
         }
         self.bring_forward(session);
-        self.let_go(true);
         Reply::Settled(outcome)
     }
 
     fn settle_one(&mut self, by: Session, item: &SettleItem, offset: u64) -> bool {
-        let now = self.now;
-        let Some(message) = self.messages.get_mut(offset as usize) else {
+        let (now, at) = (self.now, offset as usize);
+        let Some(message) = self.messages.get_mut(at) else {
             return false;
         };
         let State::Leased { session, token, deadline, run, started } = message.state else {
@@ -447,24 +470,28 @@ impl Reference {
         if session != by || token != item.token.0 {
             return false;
         }
-        let state = match item.kind {
-            SettleKind::Ack => State::Acked,
-            SettleKind::Reject => State::Rejected,
+        match item.kind {
+            SettleKind::Ack => {
+                message.state = State::Acked;
+                self.left(at);
+            }
+            SettleKind::Reject => self.die(at, Cause::Rejected),
             SettleKind::Nack { delay_ms } => {
                 self.charge(offset, run, delay_ms);
-                return true;
             }
             SettleKind::Return => {
                 message.deliveries -= 1;
-                self.back(offset, State::Ready)
+                self.back(offset, State::Ready);
             }
-            SettleKind::Start => State::Leased { session, token, deadline, run, started: true },
+            SettleKind::Start => {
+                message.state = State::Leased { session, token, deadline, run, started: true };
+            }
             SettleKind::Extend { lease_ms } => {
                 let until = now + u64::from(lease_ms.min(LEASE_MS_MAX));
-                State::Leased { session, token, deadline: deadline.max(until), run, started }
+                let deadline = deadline.max(until);
+                message.state = State::Leased { session, token, deadline, run, started };
             }
-        };
-        self.messages[offset as usize].state = state;
+        }
         true
     }
 
@@ -478,6 +505,33 @@ impl Reference {
         self.lose_slots(0, self.messages.len() as u64);
         let sessions: Vec<Session> = self.consumers.keys().copied().collect();
         sessions.into_iter().for_each(|session| self.bring_forward(session));
+        Reply::Purged { count }
+    }
+
+    fn purge_before(&mut self, before: u64) -> Reply {
+        self.last_publish_accepted = false;
+        let held_batches = self.held_batches();
+        let doomed = (0..self.messages.len()).take(before as usize);
+        let doomed: Vec<usize> = doomed.filter(|&at| is_held(&self.messages[at])).collect();
+        doomed.iter().for_each(|&at| self.messages[at].state = State::Purged);
+        // What is left of a run that was leased is one of its own.
+        for message in &mut self.messages {
+            if let State::Leased { run, .. } = &mut message.state {
+                *run = (*run).max(before);
+            }
+        }
+        let sessions: Vec<Session> = self.consumers.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.bring_forward(session));
+        doomed.iter().for_each(|&at| self.left(at));
+        let count = doomed.len() as u64;
+        for at in 0..self.batches.len() {
+            let Batch { first, count, kept, .. } = self.batches[at];
+            let was_there = kept || held_batches.contains(&at);
+            if was_there && first + count <= before {
+                self.batches[at].kept = false;
+                self.lose_slots(first, first + count);
+            }
+        }
         Reply::Purged { count }
     }
 
@@ -507,7 +561,12 @@ impl Reference {
     }
 }
 
-pub fn is_held(message: &Message) -> bool {
-    use State::{Blocked, Delayed, Leased, Ready};
-    matches!(message.state, Ready | Delayed { .. } | Blocked { .. } | Leased { .. })
+/// It is held and not dead.
+pub fn lives(message: &Message) -> bool {
+    is_held(message) && !matches!(message.state, State::Dead { .. })
+}
+
+fn is_held(message: &Message) -> bool {
+    use State::{Blocked, Dead, Delayed, Leased, Ready};
+    matches!(message.state, Ready | Delayed { .. } | Blocked { .. } | Leased { .. } | Dead { .. })
 }

@@ -17,14 +17,14 @@ impl Reference {
             before.push(at);
         }
         if self.full(count, bytes).is_none() {
-            self.let_go(true);
+            before.into_iter().for_each(|at| self.left(at));
             return None;
         }
         before.into_iter().for_each(|at| self.messages[at].state = State::Ready);
         Some(full)
     }
 
-    fn full(&self, count: u64, bytes: u64) -> Option<Reply> {
+    pub(super) fn full(&self, count: u64, bytes: u64) -> Option<Reply> {
         let Settings { max_messages, max_bytes, .. } = self.settings;
         does_not_fit(Limit::MaxMessages, max_messages, self.held(), count)
             .or_else(|| does_not_fit(Limit::MaxBytes, max_bytes, self.bytes(), bytes))

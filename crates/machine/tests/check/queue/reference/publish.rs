@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_machine::queue::{Offset, Properties, Publish, Rejection, Reply};
 
-use super::{Batch, Message, Producer, Reference, State, is_held};
+use super::{Batch, Message, Named, Producer, Reference, State, is_held};
 
 impl Reference {
     pub(super) fn publish(&mut self, index: u64, publish: &Publish, ids: &[u64]) -> Reply {
@@ -15,6 +15,13 @@ impl Reference {
         if let Some(reply) = self.judge(publish) {
             return reply;
         }
+        if let Some(reply) = self.judge_id(publish) {
+            return reply;
+        }
+        let next = Offset(self.messages.len() as u64);
+        if publish.expected_next.is_some_and(|expected| expected != next) {
+            return Reply::Rejected(Rejection::UnexpectedOffset { next });
+        }
         let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
         if !self.settings.priorities && publish.properties.iter().any(|of| of.priority > 0) {
             return Reply::Rejected(Rejection::NoPriorities);
@@ -22,6 +29,18 @@ impl Reference {
         if let Some(reply) = self.make_room(count, bytes) {
             return reply;
         }
+        self.enter(index, publish, ids, merge)
+    }
+
+    /// A batch that may enter does.
+    pub(super) fn enter(
+        &mut self,
+        index: u64,
+        publish: &Publish,
+        ids: &[u64],
+        merge: bool,
+    ) -> Reply {
+        let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
         let first = self.messages.len() as u64;
         // One that something has left of already stays as it is.
         let mut of_last = self.messages.iter().filter(|m| m.batch + 1 == self.batches.len());
@@ -58,9 +77,13 @@ impl Reference {
                 group,
             });
         }
-        self.let_go(false);
+        self.let_go();
         self.touch_slots_at(first);
         self.remember(publish, first);
+        if let Some(id) = &publish.message_id {
+            let (id, since) = (id.as_str().to_owned(), self.now);
+            self.message_ids.push(Named { id, first, count: publish.count, since });
+        }
         self.last_publish_accepted = true;
         published(first, publish.count, false)
     }
@@ -99,6 +122,17 @@ impl Reference {
         }
         known.used = self.now;
         Some(published(first, publish.count, true))
+    }
+
+    /// The reply to a batch whose id has entered.
+    fn judge_id(&mut self, publish: &Publish) -> Option<Reply> {
+        let id = publish.message_id.as_ref()?.as_str();
+        let &Named { first, count, .. } = self.message_ids.iter().find(|named| named.id == id)?;
+        if count != publish.count {
+            return Some(Reply::Rejected(Rejection::MessageIdConflict { count }));
+        }
+        self.remember(publish, first);
+        Some(published(first, count, true))
     }
 
     fn remember(&mut self, publish: &Publish, first: u64) {

@@ -8,8 +8,7 @@ use quorate_machine::queue::Session;
 use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
 
 /// The states, in the order in which they are counted.
-pub const STATES: &str =
-    "ready, delayed, blocked, leased, acked, rejected, exhausted, purged, expired, dropped";
+pub const STATES: &str = "ready, delayed, blocked, leased, acked, rejected, exhausted, purged, expired, dropped, dead, dead_lettered";
 
 impl Reference {
     /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
@@ -112,8 +111,8 @@ impl Reference {
     }
 
     /// Messages by state, in the order of [`STATES`].
-    pub fn counts(&self) -> [u64; 10] {
-        let mut counts = [0; 10];
+    pub fn counts(&self) -> [u64; 12] {
+        let mut counts = [0; 12];
         for message in &self.messages {
             counts[match message.state {
                 State::Ready => 0,
@@ -126,6 +125,8 @@ impl Reference {
                 State::Purged => 7,
                 State::Expired => 8,
                 State::Dropped => 9,
+                State::Dead { .. } => 10,
+                State::DeadLettered => 11,
             }] += 1;
         }
         counts
@@ -183,6 +184,10 @@ impl Reference {
 
     pub fn producers(&self) -> u64 {
         self.producers.len() as u64
+    }
+
+    pub fn message_ids(&self) -> u64 {
+        self.message_ids.len() as u64
     }
 
     pub fn expected_sequence(&self, producer: &[u8], epoch: u32) -> u64 {

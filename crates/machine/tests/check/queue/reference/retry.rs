@@ -1,20 +1,17 @@
 //! Messages that come back: whether it counts, when they are ready again; and what an administrator does.
 
 use quorate_machine::queue::{
-    Control, Rejection, Reply, Run, Session, SettleItem, SettleKind, Target,
+    Cause, Control, Rejection, Reply, Run, Session, SettleItem, SettleKind, Target,
 };
 
 use super::{Notice, Reason, Reference, State};
 
 impl Reference {
     /// Messages come back whose leases end: by a consumer's death, or because it said so.
-    pub(super) fn return_where(&mut self, which: impl Fn(&State) -> bool, died: bool) {
-        for offset in 0..self.messages.len() {
+    pub(super) fn take_back(&mut self, returning: Vec<usize>, died: bool) {
+        for offset in returning {
             let message = &mut self.messages[offset];
             let State::Leased { started, run, .. } = message.state else { continue };
-            if !which(&message.state) {
-                continue;
-            }
             let too_often = died && message.uncharged == 16;
             let event = if too_often && !started { "charged after all" } else { "uncharged" };
             *self.happened.entry(event).or_default() += u64::from(!started);
@@ -23,10 +20,9 @@ impl Reference {
             } else {
                 message.deliveries -= 1;
                 message.uncharged += u32::from(died);
-                self.messages[offset].state = self.back(offset as u64, State::Ready);
+                self.back(offset as u64, State::Ready);
             }
         }
-        self.let_go(true);
     }
 
     /// A message comes back after a delivery that counts.
@@ -39,24 +35,31 @@ impl Reference {
             own => own,
         };
         *self.happened.entry("backed off").or_default() += u64::from(delay_ms == 0 && delay > 0);
-        let state = match delay {
-            _ if max > 0 && message.deliveries >= max => State::Exhausted,
+        match delay {
+            _ if max > 0 && message.deliveries >= max => {
+                self.die(offset as usize, Cause::Exhausted);
+            }
             0 => self.back(offset, State::Ready),
             _ => self.back(offset, State::Delayed { due: self.now + delay }),
-        };
-        self.messages[offset as usize].state = state;
+        }
     }
 
-    /// What becomes of a message that goes back, unless its time is over.
-    pub(super) fn back(&self, offset: u64, otherwise: State) -> State {
+    /// A message goes back, unless its time is over.
+    pub(super) fn back(&mut self, offset: u64, otherwise: State) {
         let expires = self.expires(&self.messages[offset as usize]);
-        if expires.is_some_and(|expires| expires <= self.now) { State::Expired } else { otherwise }
+        if expires.is_some_and(|expires| expires <= self.now) {
+            self.die(offset as usize, Cause::Expired);
+        } else {
+            self.messages[offset as usize].state = otherwise;
+        }
     }
 
     /// The run that messages belong to which are delivered now: that of those before them, if these are delivered alike.
     pub(super) fn run_of(&self, to: Session, by: u64, run: &Run) -> u64 {
         let first = run.first_offset.0;
         let before = first.checked_sub(1).map(|before| &self.messages[before as usize]);
+        let priority = self.messages[first as usize].priority;
+        let before = before.filter(|message| message.priority == priority);
         match before.map(|message| (message.state, message.deliveries)) {
             Some((State::Leased { session, token, run: joined, .. }, deliveries))
                 if (session, token, deliveries) == (to, by, run.attempt) =>
