@@ -39,7 +39,8 @@ impl Queue {
             return;
         }
         // What is handed out may die.
-        if self.dead.is_full() || self.is_expiry_behind() {
+        let is_full = self.dead.is_full() && self.settings.dead_letter.is_some();
+        if is_full || self.is_expiry_behind() {
             return;
         }
         let mut grants = Grants::new();

@@ -164,7 +164,16 @@ impl Queue {
     pub(super) fn in_time(&mut self, span: Span) {
         if self.settings.ttl_ms.is_some() || !self.expiry.lives.is_empty() {
             self.expiry.lives.revive(span.first, span.end());
-            self.expiry.judged = self.expiry.judged.min(span.first);
+            // Those that count from when they were due have a record, and need no second look at their batch.
+            let mut at = span.first;
+            while at < span.end() {
+                let (end, life) = self.life_at(at, span.end());
+                if life.is_none_or(|life| life.due.is_none()) {
+                    self.expiry.judged = self.expiry.judged.min(at);
+                    break;
+                }
+                at = end;
+            }
         }
     }
 

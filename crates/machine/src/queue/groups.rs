@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use super::Queue;
 use super::dead::Cause;
+use super::delayed::DUE_MAX;
 use super::ready::Span;
 use crate::Millis;
 use crate::digest::digest;
@@ -192,9 +193,12 @@ impl Queue {
 
     /// The next of a group that has no head is its head; those that have outlived their time meanwhile are gone.
     fn advance_group(&mut self, group: u64) {
+        let mut left = DUE_MAX;
         while let Some((first, run)) = self.groups.pop_blocked(group) {
             let next = run.span(first);
-            if self.is_over(first) {
+            // Beyond what one step lets go of, one goes to its place, from where the next step takes it and goes on.
+            if left > 0 && self.is_over(first) {
+                left -= 1;
                 self.die(next, Cause::Expired);
                 continue;
             }

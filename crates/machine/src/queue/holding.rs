@@ -24,13 +24,18 @@ use crate::planted::{self, Bug};
 impl Queue {
     /// Messages leave the queue; a batch that they were the last of may be retained.
     pub(super) fn leave(&mut self, span: Span) {
+        self.leave_from(span, 0);
+    }
+
+    /// As [`leave`](Self::leave); no batch is retained that ends at `from` or before.
+    pub(super) fn leave_from(&mut self, span: Span, from: u64) {
         let is_plain = self.groups.is_empty() && self.uncharged.is_empty();
         if !is_plain || !self.expiry.lives.is_empty() {
             self.forget(span);
         }
         let Self { settings, retained, slots, .. } = self;
         self.backlog.remove(span.first, span.count, |batch| {
-            if settings.retains() || slots.need(&batch) {
+            if batch.end() > from && (settings.retains() || slots.need(&batch)) {
                 slots.retained(&batch);
                 retained.insert(batch);
             }
@@ -60,7 +65,6 @@ impl Queue {
                 self.slots.gone(&gone);
             }
         }
-        self.retained.shrink();
     }
 
     /// When the oldest retained batch is to go at the latest. One that a slot holds waits for the slot.

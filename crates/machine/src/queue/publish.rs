@@ -79,7 +79,8 @@ impl Queue {
 
     /// Whether more may die.
     fn admit_dead(&self) -> Result<(), Rejection> {
-        within(Limit::Dead, Some(DEAD_MAX), self.dead.iter().len() as u64, 1)
+        let limit = self.settings.dead_letter.as_ref().map(|_| DEAD_MAX);
+        within(Limit::Dead, limit, self.dead.iter().len() as u64, 1)
     }
 
     /// Where a batch entered before, by its id; else whether it meets its condition.

@@ -1,3 +1,5 @@
+//! Purging: what is held is dropped, all of it or what is before an offset, in whatever place it is.
+
 use super::Queue;
 use super::ids::Offset;
 use super::reply::Reply;
@@ -32,12 +34,11 @@ impl Queue {
         let bound = whole.last().unwrap_or(0);
         self.slots.all_gone(bound);
         for span in &spans {
-            self.leave(*span);
+            self.leave_from(*span, bound);
         }
         while self.retained.oldest().is_some_and(|batch| batch.end() <= bound) {
             self.retained.pop_oldest();
         }
-        self.retained.shrink();
         self.merge = false;
         let count = spans.iter().map(|span| span.count).sum();
         self.gone.purged += count;

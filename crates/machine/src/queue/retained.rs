@@ -1,7 +1,7 @@
 //! Batches whose messages have all been settled and that are kept for readers. The oldest go first; when, is
 //! decided in `holding`.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use super::backlog::Batch;
 use crate::Millis;
@@ -16,7 +16,8 @@ const SLACK_MS: u64 = 10_000;
 /// What is kept, by offset. `remaining` is 0 in all of them.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
-    batches: VecDeque<Batch>,
+    /// By first offset; they come in any order, and many at a time.
+    batches: BTreeMap<u64, Batch>,
     messages: u64,
     bytes: u64,
 }
@@ -39,52 +40,44 @@ impl Retained {
 
     /// All, by offset.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Batch> {
-        self.batches.iter()
+        self.batches.values()
     }
 
     /// From the one that holds `offset` on, or else from the first after it.
     pub fn from(&self, offset: u64) -> impl Iterator<Item = &Batch> {
-        self.batches.range(self.batches.partition_point(|batch| batch.end() <= offset)..)
+        let before = self.batches.range(..offset).next_back().map(|(&first, _)| first);
+        let batches = self.batches.range(before.unwrap_or(offset)..).map(|(_, batch)| batch);
+        batches.skip_while(move |batch| batch.end() <= offset)
     }
 
-    /// The first offset published at `time` or later: times go up with offsets.
+    /// The first offset published at `time` or later: times go up with offsets. Looks at all before it.
     pub fn first_since(&self, time: Millis) -> Option<u64> {
-        let at = self.batches.partition_point(|batch| batch.since < time);
-        self.batches.get(at).map(|batch| batch.first)
+        self.iter().find(|batch| batch.since >= time).map(|batch| batch.first)
     }
 
     /// Takes in a batch of which no message is left.
     pub fn insert(&mut self, batch: Batch) {
         self.messages += u64::from(batch.count);
         self.bytes += u64::from(batch.bytes);
-        // Mostly behind all others.
-        let at = self.batches.partition_point(|other| other.first < batch.first);
-        self.batches.insert(at, batch);
+        self.batches.insert(batch.first, batch);
     }
 
     /// The one with the lowest offsets.
     pub fn oldest(&self) -> Option<&Batch> {
-        self.batches.front()
+        self.batches.first_key_value().map(|(_, batch)| batch)
     }
 
     /// Lets go of the oldest.
     pub fn pop_oldest(&mut self) -> Option<Batch> {
-        let oldest = self.batches.pop_front()?;
+        let (_, oldest) = self.batches.pop_first()?;
         self.messages -= u64::from(oldest.count);
         self.bytes -= u64::from(oldest.bytes);
         Some(oldest)
     }
 
-    /// Gives back memory after many have gone.
-    pub fn shrink(&mut self) {
-        if self.batches.capacity() > 1024 && self.batches.len() < self.batches.capacity() / 4 {
-            self.batches.shrink_to(self.batches.len() * 2);
-        }
-    }
-
     /// When the oldest is to go at the latest.
     pub fn next_deadline(&self, age_ms: Option<u64>) -> Option<Millis> {
-        let (age, oldest) = (age_ms?, self.batches.front()?);
+        let (age, oldest) = (age_ms?, self.oldest()?);
         Some(oldest.since.plus(age).plus(SLACK_MS))
     }
 
