@@ -90,6 +90,24 @@ fn a_message_goes_to_each_queue_that_a_route_leads_to_and_the_answer_names_them(
         let failed = partly.outcomes.iter().find(|o| o.queue == "small").expect("an outcome");
         assert_eq!(failed.receipt.as_ref().expect_err("full").reason, reason::QUEUE_FULL);
 
+        // Under an id it enters once at each, however often it is published.
+        let named = topic.clone().message_id("order 7");
+        let mut receipts = Vec::new();
+        for _ in 0..2 {
+            let both = named.publish("anything", vec![Message::new("six")]).await.expect("routed");
+            let of = both.outcomes.into_iter().map(|outcome| outcome.receipt.expect("it is taken"));
+            receipts.push(of.map(|it| (it.first_offset, it.duplicate)).collect::<Vec<_>>());
+        }
+        assert_eq!(receipts[0].len(), 2);
+        for (first, again) in receipts[0].iter().zip(&receipts[1]) {
+            assert_eq!((first.1, again), (false, &(first.0, true)));
+        }
+        let other = named.publish("anything", vec![Message::new("7"), Message::new("8")]).await;
+        for outcome in other.expect("routed").outcomes {
+            let refusal = outcome.receipt.expect_err("another batch of this id");
+            assert_eq!(refusal.reason, reason::MESSAGE_ID_CONFLICT);
+        }
+
         let leader = cluster.leader_of("all").await;
         cluster.kill9(leader);
         let mut confirmed = BTreeSet::new();

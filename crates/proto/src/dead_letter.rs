@@ -1,6 +1,7 @@
 //! Headers of messages that were moved to a dead-letter queue, or back.
 
-/// Why the message ended: `rejected` by a consumer, or `exhausted` by `max_deliveries` deliveries.
+/// Why the message ended: `rejected` by a consumer, `exhausted` by `max_deliveries` deliveries, or `expired`. What makes room
+/// for newer messages is dropped and never moved.
 pub const CAUSE: &str = "quorate-dead-cause";
 /// Name of the queue that it ended in.
 pub const SOURCE: &str = "quorate-dead-source";
