@@ -238,6 +238,8 @@ fn updates_of_different_settings_at_a_time_are_all_kept() {
             replicas: 3,
             min_in_sync: now.min_in_sync,
             in_sync_lag_ms: now.in_sync_lag_ms,
+            // Said or left out, it is the same.
+            overflow: now.overflow,
             ..wanted
         };
         assert_eq!(now, wanted);
