@@ -7,7 +7,7 @@ use quorate_fuzz::mutate::{Choices, mutated};
 use quorate_fuzz::{self as fuzz, Target};
 
 /// Most bytes of a file of the corpus.
-const FILE_BYTES_MAX: usize = 4096;
+const FILE_BYTES_MAX: usize = 8192;
 /// Most bytes of the corpus.
 const CORPUS_BYTES_MAX: usize = 500 << 10;
 
