@@ -189,6 +189,9 @@ fn millis(option: &str, value: Option<Duration>) -> Result<u32, Failure> {
 
 /// Creates the queue and shows it.
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
+    if args.options.retry_max.is_some() && args.options.retry.is_none() {
+        return Err(Failure::usage("--retry-max: not without --retry"));
+    }
     let settings = args.options.settings()?;
     let client = session::connect(global).await?;
     let creating = client.create_queue(args.name.as_str(), settings);
