@@ -95,6 +95,41 @@ fn a_call_waits_for_the_first_message_and_a_lease_that_ends_gives_its_message_ba
 }
 
 #[test]
+fn what_an_answer_has_no_room_for_goes_back_at_once_and_is_not_charged() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let settings = QueueSettings { max_deliveries: 2, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..8u8 {
+            producer.publish(Message::new(vec![n; 900 * 1024])).await.expect("published");
+        }
+        // Far more often than the queue delivers a message that is charged.
+        for call in 0..4 {
+            let puller = client.pull_consumer(QUEUE);
+            let got = puller.receive(100, Duration::from_secs(5)).await.expect("received");
+            let offsets: Vec<_> = got.iter().map(|message| message.held.offset).collect();
+            assert_eq!(offsets, [0, 1, 2], "call {call}: 3 MiB, and the lowest first");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let counts = loop {
+                let described = client.describe_queue(QUEUE).await.expect("described");
+                let counts = described.counts.expect("counts");
+                if counts.leased == 3 {
+                    break counts;
+                }
+                assert!(Instant::now() < deadline, "{counts:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            };
+            assert_eq!((counts.ready, counts.exhausted), (5, 0));
+            for message in got {
+                assert_eq!(message.attempt, 1);
+                puller.settle(message.held, Settlement::PutBack).await.expect("put back");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_caller_that_goes_away_leaves_nobody_behind_that_waits() {
     turn::beside_others(LIGHT, async {
         let cluster = Cluster::start(3).await;
