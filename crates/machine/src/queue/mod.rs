@@ -55,6 +55,7 @@ mod receive;
 mod reply;
 mod retained;
 mod retry;
+mod sections;
 mod sessions;
 mod settings;
 mod settle;

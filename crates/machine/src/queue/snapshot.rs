@@ -16,26 +16,7 @@
 //! producer  = id | epoch | used | run*   run = sequence | offset | count
 //! slot      = name | from u8 | offset u64 | max_retained_bytes | max_idle_ms | made at | position | touched
 //!             | lost_from?
-//! section   = tag u8 | what the tag says; each there if there is something to say, by ascending tag
-//! 1 priorities    run*        run = first (difference to the one before) | priority u8
-//!                             each a run of returned, delayed or lease that is not of priority 0
-//! 2 expiry        expired | dropped | judged | since | life*
-//!                             life = first (difference to the end before) | count | flags u8 | expires if flag 1 is set
-//!                                    | due if flag 2 is; flag 4: it has lapsed
-//! 3 groups  = head* | blocked*
-//! head      = offset (difference to the one before) | group u64
-//! blocked   = group u64 | first | count | due? | priority u8
-//! 4 message ids   message id*, the oldest first
-//! message id = id | first (difference to the one before) | count | since (difference)
-//! 5 dead      = next | dead_lettered | died*, in the order of dying
-//! died      = number (difference to the end of the one before) | first | count | attempts | cause u8
-//! 6 sources   = source*, in the order of groups
-//! source    = group | timeline | next
-//! 7 consumers = flags u8 (1 the queue is paused) | extra* | unstarted* | uncharged*
-//! extra     = session | flags u8 (1 it is paused, 2 it tells what it has started), not 0
-//! unstarted = session | first (of a lease)
-//! uncharged = first | count | times
-//! 8 receivers = count | (session | wants | until) ...
+//! section   = tag u8 | what the tag says; see `sections`
 //! ```
 //!
 //! Only what cannot be computed is written. The same state always gives the same bytes: every
@@ -48,21 +29,16 @@ use bytes::BufMut;
 use super::Queue;
 use super::backlog::{Backlog, Batch};
 use super::codec;
-use super::command::{Attach, PRIORITY_MAX};
-use super::consumers::{Consumer, Consumers, Receiver};
-use super::dead::{Cause, Dead, Died};
+use super::command::Attach;
+use super::consumers::{Consumer, Consumers};
 use super::dedup::{Dedup, Remembered, SequenceRun};
-use super::groups::{Blocked, Groups};
-use super::ids::{Attachment, MessageId, ProducerId, Session, Token};
+use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{self, Lease, Leased};
-use super::lives::Life;
-use super::message_ids::{Entered, MessageIds};
 use super::ready::{Ready, Span};
 use super::retained::Retained;
-use super::retry::UNCHARGED_MAX;
+use super::sections;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SLOTS_MAX, Slot, Slots};
-use super::sources::{Source, Sources};
 use crate::digest::digest;
 use crate::planted::{self, Bug};
 use crate::wire::{
@@ -74,24 +50,7 @@ use crate::{Millis, NodeId};
 /// is written while it says all.
 const VERSION: u8 = 4;
 
-/// Tags of the sections.
-const PRIORITIES: u8 = 1;
-const EXPIRY: u8 = 2;
-const GROUPS: u8 = 3;
-const MESSAGE_IDS: u8 = 4;
-const DEAD: u8 = 5;
-const SOURCES: u8 = 6;
-const CONSUMERS: u8 = 7;
-const RECEIVERS: u8 = 8;
-
-/// Flags of a consumer, of which the queue has the first.
-const PAUSED: u8 = 1;
-const TELLS: u8 = 2;
-
-type Decoded<T> = Result<T, DecodeError>;
-
-/// Tag and contents.
-type Section = (u8, Vec<u8>);
+pub(super) type Decoded<T> = Result<T, DecodeError>;
 
 /// The state with its checksum.
 pub(super) fn write(queue: &Queue) -> Vec<u8> {
@@ -114,7 +73,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 
 fn state(queue: &Queue) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
-    let sections = sections(queue);
+    let sections = sections::all(queue);
     let version = version(queue, &sections);
     out.put_u8(version);
     queue.settings.encode(&mut out);
@@ -151,336 +110,8 @@ fn state(queue: &Queue) -> Vec<u8> {
     out
 }
 
-/// The sections that have something to say.
-fn sections(queue: &Queue) -> Vec<Section> {
-    let sections = [
-        (PRIORITIES, priorities_section(queue)),
-        (EXPIRY, expiry_section(queue)),
-        (GROUPS, write_groups(&queue.groups)),
-        (MESSAGE_IDS, (queue.message_ids.len() > 0).then(|| message_ids(&queue.message_ids))),
-        (DEAD, (queue.dead.next() > 0).then(|| dead(queue))),
-        (SOURCES, (queue.sources.len() > 0).then(|| sources(&queue.sources))),
-        (CONSUMERS, write_extras(queue)),
-        (RECEIVERS, write_receivers(&queue.consumers)),
-    ];
-    sections.into_iter().filter_map(|(tag, section)| Some((tag, section?))).collect()
-}
-
-fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    match tag {
-        PRIORITIES => read_priorities(buf, queue)?,
-        EXPIRY => read_expiry(buf, queue)?,
-        GROUPS => queue.groups = read_groups(buf, &queue.ready)?,
-        MESSAGE_IDS => queue.message_ids = read_message_ids(buf)?,
-        DEAD => read_dead(buf, queue)?,
-        SOURCES => read_sources(buf, &mut queue.sources)?,
-        CONSUMERS => read_extras(buf, queue)?,
-        RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
-        kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
-    }
-    Ok(())
-}
-
-fn write_groups(groups: &Groups) -> Option<Vec<u8>> {
-    if groups.is_empty() {
-        return None;
-    }
-    let mut out = Vec::with_capacity(16 + groups.records() * 16);
-    put_varint(&mut out, groups.heads().len() as u64);
-    let mut before = 0;
-    for (offset, group) in groups.heads() {
-        put_varint(&mut out, offset - before);
-        out.put_u64_le(group);
-        before = offset;
-    }
-    put_varint(&mut out, groups.blocked().len() as u64);
-    for (group, first, Blocked { count, due, priority }) in groups.blocked() {
-        out.put_u64_le(group);
-        put_varint(&mut out, first);
-        put_varint(&mut out, count);
-        wire::put_option(&mut out, due, |out, due| put_varint(out, due.0));
-        out.put_u8(priority);
-    }
-    Some(out)
-}
-
-/// Reads groups whose messages are within the queue; that they fit to all else is proven by `check`.
-fn read_groups(buf: &mut &[u8], ready: &Ready) -> Decoded<Groups> {
-    let mut groups = Groups::default();
-    let (mut offset, mut least) = (0u64, 0);
-    for _ in 0..item_count(buf, 9)? {
-        let distance = varint(buf)?;
-        offset = offset.saturating_add(distance);
-        let group = wire::u64(buf)?;
-        if distance < least || offset >= ready.next() || groups.head(group).is_some() {
-            return Err(DecodeError::Invalid { what: "group", why: "its head cannot be one" });
-        }
-        groups.lead(group, offset);
-        least = 1;
-    }
-    let (runs, mut last) = (item_count(buf, 12)?, None);
-    for _ in 0..runs {
-        let group = wire::u64(buf)?;
-        let (first, count) = (varint(buf)?, varint(buf)?);
-        let due = wire::option(buf, "due flag", varint)?.map(Millis);
-        let priority = wire::u8(buf)?;
-        if priority > PRIORITY_MAX {
-            return Err(DecodeError::Invalid { what: "group", why: "it has no such priority" });
-        }
-        let end = first.checked_add(count).filter(|&end| count > 0 && end <= ready.cursor());
-        let end = end.filter(|_| count <= ready.cursor() - groups.len());
-        let end =
-            end.ok_or(DecodeError::Invalid { what: "group", why: "a run is out of range" })?;
-        if last.is_some_and(|last| (group, first) < last) {
-            return Err(OVERLAP);
-        }
-        last = Some((group, end));
-        groups.block(group, first, Blocked { count, due, priority });
-    }
-    if groups.blocked().len() == runs { Ok(groups) } else { Err(DIVIDED) }
-}
-
-/// What is said of consumers and their leases beyond what every queue has; nothing, if that is all.
-fn write_extras(queue: &Queue) -> Option<Vec<u8>> {
-    let flags = |consumer: &Consumer| {
-        (if consumer.paused { PAUSED } else { 0 }) | (if consumer.tells_starts { TELLS } else { 0 })
-    };
-    let extras = queue.consumers.iter().map(|(session, consumer)| (session, flags(consumer)));
-    let extras: Vec<_> = extras.filter(|(_, flags)| *flags != 0).collect();
-    if extras.is_empty() && queue.uncharged.is_empty() && !queue.paused {
-        return None;
-    }
-    let mut out = vec![if queue.paused { PAUSED } else { 0 }];
-    put_varint(&mut out, extras.len() as u64);
-    for (session, flags) in extras {
-        out.put_u128_le(session.0);
-        out.put_u8(flags);
-    }
-    let unstarted = queue.leased.iter().filter(|(_, _, lease)| !lease.started);
-    let unstarted: Vec<_> = unstarted.collect();
-    put_varint(&mut out, unstarted.len() as u64);
-    for (session, first, _) in unstarted {
-        out.put_u128_le(session.0);
-        put_varint(&mut out, first);
-    }
-    put_varint(&mut out, queue.uncharged.iter().len() as u64);
-    for (first, count, times) in queue.uncharged.iter() {
-        put_varint(&mut out, first);
-        put_varint(&mut out, count);
-        out.put_u8(times);
-    }
-    Some(out)
-}
-
-fn read_extras(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    queue.paused = match wire::u8(buf)? {
-        0 => false,
-        PAUSED => true,
-        kind => return Err(DecodeError::UnknownKind { what: "queue flag", kind }),
-    };
-    let mut last = None;
-    for _ in 0..item_count(buf, 17)? {
-        let (session, flags) = (Session(wire::u128(buf)?), wire::u8(buf)?);
-        ascending(last.as_ref(), &session, "session")?;
-        last = Some(session);
-        if flags == 0 || flags & !(PAUSED | TELLS) != 0 {
-            return Err(DecodeError::UnknownKind { what: "consumer flag", kind: flags });
-        }
-        if !queue.consumers.restore_flags(session, flags & PAUSED != 0, flags & TELLS != 0) {
-            return Err(DecodeError::Invalid { what: "consumer flag", why: "it is nobody's" });
-        }
-    }
-    let mut last = None;
-    for _ in 0..item_count(buf, 17)? {
-        let lease = (Session(wire::u128(buf)?), varint(buf)?);
-        ascending(last.as_ref(), &lease, "lease")?;
-        last = Some(lease);
-        if !queue.leased.unstart(lease.0, lease.1) {
-            return Err(DecodeError::Invalid { what: "lease", why: "there is none" });
-        }
-    }
-    let (count, mut end) = (item_count(buf, 3)?, 0);
-    for _ in 0..count {
-        let (first, count, times) = (varint(buf)?, varint(buf)?, wire::u8(buf)?);
-        let cursor = queue.ready.cursor();
-        let fits = first.checked_add(count).is_some_and(|end| end <= cursor);
-        if first < end || count == 0 || !fits || !(1..=UNCHARGED_MAX).contains(&times) {
-            return Err(DecodeError::Invalid { what: "uncharged", why: "it is out of range" });
-        }
-        end = first + count;
-        queue.uncharged.set(Span { first, count, attempts: 0, priority: 0 }, times);
-    }
-    if queue.uncharged.iter().len() == count { Ok(()) } else { Err(DIVIDED) }
-}
-
-fn dead(queue: &Queue) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_varint(&mut out, queue.dead.next());
-    put_varint(&mut out, queue.gone.dead_lettered);
-    put_varint(&mut out, queue.dead.iter().len() as u64);
-    let mut end = 0;
-    for died in queue.dead.iter() {
-        put_varint(&mut out, died.seq - end);
-        write_span(&mut out, died.span);
-        out.put_u8(died.cause.number());
-        end = died.end();
-    }
-    out
-}
-
-fn read_dead(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    let (next, cursor) = (counter(buf, "number of the dead")?, queue.ready.cursor());
-    queue.gone.dead_lettered = varint(buf)?;
-    let (mut dead, mut end) = (Dead::new(next), 0u64);
-    let count = item_count(buf, 5)?;
-    for _ in 0..count {
-        let seq = end.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
-        let span = read_span(buf, cursor)?;
-        let cause = wire::u8(buf)?;
-        let cause = Cause::from_number(cause)
-            .ok_or(DecodeError::UnknownKind { what: "cause", kind: cause })?;
-        end = seq.checked_add(span.count).ok_or(OVERFLOW)?;
-        if end > next {
-            return Err(DecodeError::Invalid { what: "dead", why: "there are more than numbers" });
-        }
-        dead.restore(Died { seq, span, cause });
-    }
-    if dead.iter().len() != count {
-        return Err(DIVIDED);
-    }
-    queue.dead = dead;
-    Ok(())
-}
-
-fn sources(sources: &Sources) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_varint(&mut out, sources.len() as u64);
-    for (group, Source { timeline, next }) in sources.iter() {
-        [group, timeline, next].into_iter().for_each(|number| put_varint(&mut out, number));
-    }
-    out
-}
-
-fn read_sources(buf: &mut &[u8], sources: &mut Sources) -> Decoded<()> {
-    for _ in 0..item_count(buf, 3)? {
-        let (group, timeline, next) = (varint(buf)?, varint(buf)?, varint(buf)?);
-        ascending(sources.iter().next_back().map(|(last, _)| last).as_ref(), &group, "source")?;
-        if next == 0 {
-            return Err(DecodeError::Invalid { what: "source", why: "nothing came from it" });
-        }
-        sources.insert(group, Source { timeline, next });
-    }
-    Ok(())
-}
-
-fn read_sections(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    let (count, mut last) = (item_count(buf, 1)?, None);
-    for _ in 0..count {
-        let tag = wire::u8(buf)?;
-        ascending(last.as_ref(), &tag, "section")?;
-        last = Some(tag);
-        read_section(tag, buf, queue)?;
-    }
-    if sections(queue).len() == count {
-        return Ok(());
-    }
-    Err(DecodeError::Invalid { what: "section", why: "it says nothing" })
-}
-
-/// Runs of messages with a priority, wherever they are.
-fn priorities_section(queue: &Queue) -> Option<Vec<u8>> {
-    let delayed = queue.delayed.iter().map(|(_, span)| span);
-    let leased = queue.leased.iter().map(|(_, first, lease)| leased::span(first, &lease));
-    let all = queue.ready.urgent().chain(delayed).chain(leased);
-    let mut runs: Vec<Span> = all.filter(|span| span.priority > 0).collect();
-    runs.sort_unstable_by_key(|span| span.first);
-    let mut out = Vec::with_capacity(runs.len() * 3);
-    put_varint(&mut out, runs.len() as u64);
-    let mut last = 0;
-    for span in &runs {
-        put_varint(&mut out, span.first - std::mem::replace(&mut last, span.first));
-        out.put_u8(span.priority);
-    }
-    (!runs.is_empty()).then_some(out)
-}
-
-fn read_priorities(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    let leased: BTreeMap<u64, Session> =
-        queue.leased.iter().map(|(session, first, _)| (first, session)).collect();
-    let mut last: Option<u64> = None;
-    for _ in 0..item_count(buf, 2)? {
-        let first = last.unwrap_or(0).checked_add(varint(buf)?).ok_or(OVERLAP)?;
-        ascending(last.as_ref(), &first, "priority")?;
-        last = Some(first);
-        let priority = wire::u8(buf)?;
-        let is_one = (1..=PRIORITY_MAX).contains(&priority);
-        let of_lease = |leases: &mut Leased| {
-            leased.get(&first).is_some_and(|&by| leases.set_priority(by, first, priority))
-        };
-        let is_of_a_run = is_one
-            && (queue.ready.set_priority(first, priority)
-                || queue.delayed.set_priority(first, priority)
-                || of_lease(&mut queue.leased));
-        if !is_of_a_run {
-            return Err(DecodeError::Invalid { what: "priority", why: "it is of no run" });
-        }
-    }
-    Ok(())
-}
-
-/// What there is about times to live, and what left without a count in the layout before.
-fn expiry_section(queue: &Queue) -> Option<Vec<u8>> {
-    let (expiry, gone) = (&queue.expiry, &queue.gone);
-    let numbers = [gone.expired, gone.dropped, expiry.judged, expiry.since.0];
-    if expiry.lives.is_empty() && numbers == [0; 4] {
-        return None;
-    }
-    let mut out = Vec::with_capacity(32 + expiry.lives.len() * 12);
-    numbers.into_iter().for_each(|number| put_varint(&mut out, number));
-    put_varint(&mut out, expiry.lives.len() as u64);
-    let mut end = 0;
-    for (first, life) in expiry.lives.iter() {
-        put_varint(&mut out, first - end);
-        put_varint(&mut out, life.count);
-        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        let times = flag(life.expires.is_some(), EXPIRES) | flag(life.due.is_some(), DUE);
-        out.put_u8(times | flag(life.lapsed, LAPSED));
-        for time in [life.expires, life.due].into_iter().flatten() {
-            put_varint(&mut out, time.0);
-        }
-        end = first + life.count;
-    }
-    Some(out)
-}
-
-/// Flags of a life.
-const EXPIRES: u8 = 1;
-const DUE: u8 = 2;
-const LAPSED: u8 = 4;
-
-fn read_expiry(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    queue.gone.expired = varint(buf)?;
-    queue.gone.dropped = varint(buf)?;
-    queue.expiry.judged = varint(buf)?;
-    queue.expiry.since = Millis(varint(buf)?);
-    let mut end = 0u64;
-    for _ in 0..item_count(buf, 4)? {
-        let (skipped, count, flags) = (varint(buf)?, varint(buf)?, wire::u8(buf)?);
-        let first = end.checked_add(skipped).ok_or(OVERLAP)?;
-        end = first.checked_add(count).ok_or(OVERLAP)?;
-        if count == 0 || flags & (EXPIRES | DUE) == 0 || flags > (EXPIRES | DUE | LAPSED) {
-            return Err(DecodeError::Invalid { what: "life", why: "it says nothing" });
-        }
-        let mut time = |flag| (flags & flag != 0).then(|| varint(buf).map(Millis)).transpose();
-        let (expires, due) = (time(EXPIRES)?, time(DUE)?);
-        let life = Life { count, expires, due, lapsed: flags & LAPSED != 0 };
-        queue.expiry.lives.insert(first, life);
-    }
-    Ok(())
-}
-
 /// The lowest version of the layout that has room for all.
-fn version(queue: &Queue, sections: &[Section]) -> u8 {
+fn version(queue: &Queue, sections: &[sections::Section]) -> u8 {
     if !sections.is_empty() {
         return VERSION;
     }
@@ -515,12 +146,12 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
         queue.slots = read_slots(buf, &queue.retained)?;
     }
     if version >= 4 {
-        read_sections(buf, &mut queue)?;
+        sections::read(buf, &mut queue)?;
     }
     if queue.ready.is_divided() || queue.delayed.is_divided() {
         return Err(DIVIDED);
     }
-    if version != self::version(&queue, &sections(&queue)) {
+    if version != self::version(&queue, &sections::all(&queue)) {
         return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
     }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
@@ -570,18 +201,19 @@ fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
     Ok(())
 }
 
-const OVERLAP: DecodeError = DecodeError::Invalid { what: "run", why: "it overlaps another" };
-const DIVIDED: DecodeError =
+pub(super) const OVERLAP: DecodeError =
+    DecodeError::Invalid { what: "run", why: "it overlaps another" };
+pub(super) const DIVIDED: DecodeError =
     DecodeError::Invalid { what: "run", why: "it is one with its neighbour" };
 
-fn write_span(out: &mut Vec<u8>, span: Span) {
+pub(super) fn write_span(out: &mut Vec<u8>, span: Span) {
     put_varint(out, span.first);
     put_varint(out, span.count);
     put_varint(out, span.attempts.into());
 }
 
 /// Reads a run of messages before the cursor.
-fn read_span(buf: &mut &[u8], cursor: u64) -> Decoded<Span> {
+pub(super) fn read_span(buf: &mut &[u8], cursor: u64) -> Decoded<Span> {
     let (first, count, attempts) = (varint(buf)?, varint(buf)?, varint32(buf)?);
     match first.checked_add(count) {
         Some(end) if count > 0 && end <= cursor => Ok(Span { first, count, attempts, priority: 0 }),
@@ -663,7 +295,7 @@ impl Place {
     }
 }
 
-const OVERFLOW: DecodeError =
+pub(super) const OVERFLOW: DecodeError =
     DecodeError::Invalid { what: "batch", why: "its position exceeds 64 bits" };
 
 fn write_retained(out: &mut Vec<u8>, retained: &Retained) {
@@ -817,38 +449,6 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
     })
 }
 
-fn write_receivers(consumers: &Consumers) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    let receivers = consumers.iter().filter_map(|(session, of)| Some((session, of.receiver?)));
-    let receivers: Vec<_> = receivers.collect();
-    if receivers.is_empty() {
-        return None;
-    }
-    put_varint(&mut out, receivers.len() as u64);
-    for (session, Receiver { wants, until }) in receivers {
-        out.put_u128_le(session.0);
-        put_varint(&mut out, wants.into());
-        put_varint(&mut out, until.0);
-    }
-    Some(out)
-}
-
-fn read_receivers(buf: &mut &[u8], consumers: &mut Consumers) -> Decoded<()> {
-    let mut last = None;
-    for _ in 0..item_count(buf, 18)? {
-        let session = Session(wire::u128(buf)?);
-        let receiver = Receiver { wants: varint32(buf)?, until: Millis(varint(buf)?) };
-        ascending(last.as_ref(), &session, "receiver")?;
-        last = Some(session);
-        let fits = receiver.wants <= Attach::PREFETCH_MAX
-            && (receiver.wants > 0 || receiver == Receiver::default());
-        let known = consumers.get(session).filter(|consumer| fits && consumer.grace.is_none());
-        known.ok_or(DecodeError::Invalid { what: "receiver", why: "it cannot be" })?;
-        consumers.set_receiver(session, receiver);
-    }
-    Ok(())
-}
-
 fn write_producers(out: &mut Vec<u8>, dedup: &Dedup) {
     if planted::is(Bug::LoseDeduplication) {
         return put_varint(out, 0);
@@ -899,41 +499,6 @@ fn read_sequences(buf: &mut &[u8]) -> Decoded<VecDeque<SequenceRun>> {
     Ok(runs)
 }
 
-fn message_ids(ids: &MessageIds) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ids.len() * 32);
-    put_varint(&mut out, ids.len() as u64);
-    let (mut first, mut since) = (0, 0);
-    for (id, entered) in ids.iter() {
-        wire::put_bytes(&mut out, id.as_str().as_bytes());
-        put_varint(&mut out, entered.first - first);
-        put_varint(&mut out, entered.count.into());
-        put_varint(&mut out, entered.since.0 - since);
-        (first, since) = (entered.first, entered.since.0);
-    }
-    out
-}
-
-fn read_message_ids(buf: &mut &[u8]) -> Decoded<MessageIds> {
-    let mut ids = MessageIds::default();
-    let (mut first, mut since, mut end) = (0u64, 0u64, 0);
-    for _ in 0..item_count(buf, 8)? {
-        let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
-        let id = MessageId::new(&id)
-            .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })?;
-        first = first.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
-        let count = varint32(buf)?;
-        since = since.checked_add(varint(buf)?).ok_or(OVERFLOW)?;
-        if count == 0 || first < end {
-            return Err(DecodeError::Invalid { what: "message id", why: "its batch overlaps" });
-        }
-        end = first.checked_add(count.into()).ok_or(OVERFLOW)?;
-        if !ids.record(id, Entered { first, count, since: Millis(since) }) {
-            return Err(DecodeError::Invalid { what: "message id", why: "it is there twice" });
-        }
-    }
-    Ok(ids)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -942,7 +507,11 @@ mod tests {
     use super::super::command::{
         Attach, Command, Producer, Properties, Publish, PublishMoved, SettleItem, SettleKind,
     };
+    use super::super::dead::{Cause, Dead, Died};
+    use super::super::groups::{Blocked, Groups};
     use super::super::ids::Offset;
+    use super::super::lives::Life;
+    use super::super::sources::Source;
     use super::*;
     use crate::catalog::QueueName;
     use crate::{At, Machine};
