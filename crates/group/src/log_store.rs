@@ -76,13 +76,16 @@ impl RaftLogReader<Types> for LogStore {
             Bound::Excluded(start) => start + 1,
             Bound::Unbounded => 0,
         };
+        // A bound that is given is not cut to what is stored: what openraft takes for stored it counts as applied, also
+        // when it is given nothing of it, as after a write that failed.
         let end = match range.end_bound() {
             Bound::Included(end) => end + 1,
             Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
+            Bound::Unbounded => {
+                let last = self.log.log.state(self.log.group).and_then(|state| state.last);
+                last.map_or(0, |(index, _)| index + 1)
+            }
         };
-        let last = self.log.log.state(self.log.group).and_then(|state| state.last);
-        let end = end.min(last.map_or(0, |(index, _)| index + 1));
         let mut entries = Vec::new();
         let mut next = start;
         while next < end {
@@ -234,5 +237,48 @@ impl RaftLogStorage<Types> for LogStore {
         durable(|done| self.log.log.purge(self.log.group, upto, done)).await?;
         self.log.release();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use quorate_storage::disk::{Fault, Operation};
+    use quorate_storage::{GroupId, Log, LogError, Options, SimDisk};
+
+    use super::*;
+
+    const GROUP: u64 = 1;
+
+    fn blanks(indexes: Range<u64>) -> Vec<storage::Entry> {
+        let payload = codec::encode_payload(&EntryPayload::Blank);
+        indexes.map(|index| storage::Entry { index, term: 1, payload: payload.clone() }).collect()
+    }
+
+    /// openraft applies what it takes for stored, and counts a range as applied whatever it is given of it.
+    #[tokio::test]
+    async fn entries_that_a_log_refused_are_an_error_when_they_are_read() {
+        let disk = SimDisk::new(1);
+        let (log, mut writer) =
+            Log::open(Arc::new(disk.clone()), Options::default()).expect("an empty log");
+        let mut store = LogStore::new(Arc::new(ReplicaLog::new(log.clone(), 1, GROUP)));
+        let mut append = |entries| {
+            let told = Arc::new(Mutex::new(None));
+            let tell = told.clone();
+            let done = Box::new(move |result| *tell.lock().expect("not held") = Some(result));
+            log.append(GroupId(GROUP), entries, done);
+            while writer.step() {}
+            told.lock().expect("not held").take().expect("it is told")
+        };
+        append(blanks(0..3)).expect("durable");
+        assert_eq!(store.try_get_log_entries(0..3).await.expect("stored").len(), 3);
+        disk.plan(Operation::Write, 1, Fault::Error);
+        append(blanks(3..4)).expect_err("the write fails");
+        let refused = append(blanks(4..6));
+        assert!(matches!(refused, Err(LogError::Poisoned { .. })), "{refused:?}");
+        let all = store.try_get_log_entries(0..).await.expect("what there is").len() as u64;
+        let read = store.try_get_log_entries(0..6).await;
+        assert!(read.is_err(), "{all} of 6 entries pass for all: {read:?}");
     }
 }
