@@ -322,10 +322,16 @@ impl Headers {
         self.iter().find(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
+    /// The value of the first header with this key, if it is text.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<String> {
+        String::from_utf8(self.get(key)?.into()).ok()
+    }
+
     /// The key of the group that the message is delivered in order with, if it was given one.
     #[must_use]
     pub fn group_key(&self) -> Option<String> {
-        String::from_utf8(self.get(GROUP_KEY_HEADER)?.into()).ok()
+        self.text(GROUP_KEY_HEADER)
     }
 
     /// Keys and values in order.
