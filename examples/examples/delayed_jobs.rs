@@ -59,9 +59,10 @@ async fn main() -> anyhow::Result<()> {
         assert!(now >= due, "{title} is {} ms early", due - now);
         println!("{title:18} is here, {} ms after it was due", now - due);
         seen.insert(delivery.offset);
-        delivery.ack().await?;
+        delivery.ack_later();
     }
+    // Waits for the acks under way.
     consumer.close().await;
-    client.delete_queue(&queue, true).await?;
+    client.delete_queue(&queue, false).await?;
     Ok(())
 }

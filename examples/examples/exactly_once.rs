@@ -16,18 +16,18 @@
 //! ```
 //! The consumer is a process of its own, killed between transaction and ack. It prints:
 //! ```text
-//! created bookings-1795749000000-4711 with 100 bookings
+//! created bookings-1795749000000-4711 with 70 bookings
 //! consumer 1:
-//!   | booked 30
+//!   | booked 20
 //!   | not acknowledged yet
-//! killed it: 30 bookings are done
+//! killed it: 20 bookings are done
 //! consumer 2:
-//!   | offset 29 comes again, in delivery 2: it was booked before
-//!   | booked 30
+//!   | offset 19 comes again, in delivery 2: it was booked before
+//!   | booked 20
 //!   | not acknowledged yet
-//! killed it: 60 bookings are done
+//! killed it: 40 bookings are done
 //! ...
-//! 100 bookings, each once: the balance is 5050
+//! 70 bookings, each once: the balance is 2485
 //! ```
 
 use anyhow::{Context, bail};
@@ -36,9 +36,9 @@ use quorate_client::{Client, Message, QueueSettings};
 use quorate_examples::{run_again, servers, unique};
 use rusqlite::{Connection, params};
 
-const BOOKINGS: i64 = 100;
+const BOOKINGS: i64 = 70;
 /// Bookings of a consumer before it is killed.
-const EACH: i64 = 30;
+const EACH: i64 = 20;
 /// A consumer prints this between transaction and ack, and is killed.
 const BETWEEN: &str = "not acknowledged yet";
 

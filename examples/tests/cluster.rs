@@ -18,6 +18,8 @@ use quorate_tests::{Cluster, turn};
 const LIMIT: Duration = Duration::from_secs(240);
 /// Longest time for one example to end.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Nodes killed while the examples run.
+const KILLS: usize = 6;
 /// Between two looks at a program.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -64,28 +66,39 @@ fn no_example_is_left_out() {
 fn each_holds_while_nodes_are_killed_and_started_again() {
     turn::alone(LIMIT, async {
         let mut cluster = Cluster::start(3).await;
+        let servers = cluster.addresses();
         let mut running: Vec<_> =
-            EXAMPLES.iter().map(|name| Example::start(name, &cluster.addresses())).collect();
-        // Queues are made while all nodes are there: three replicas want three nodes.
-        for example in &mut running {
-            example.has_begun().await;
-        }
-        let mut kills = 0;
-        for node in cluster.ids().into_iter().cycle() {
-            running.retain_mut(|example| !example.has_ended());
-            if running.is_empty() {
-                break;
-            }
+            EXAMPLES.iter().map(|name| Example::start(name, &servers)).collect();
+        let mut runs = 0;
+        for node in cluster.ids().into_iter().cycle().take(KILLS) {
             cluster.kill9(node);
-            kills += 1;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            runs += go_on(&mut running, &servers, Duration::from_millis(500)).await;
             cluster.start_node(node);
             cluster.ready().await;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            runs += go_on(&mut running, &servers, Duration::from_millis(1_000)).await;
         }
-        println!("{kills} times a node was killed and started again");
-        assert!(kills > 0, "all had ended before a node was killed");
+        for example in &mut running {
+            runs += example.run_to_the_end(&servers).await;
+        }
+        println!("{runs} runs of {} examples, {KILLS} nodes killed", EXAMPLES.len());
     });
+}
+
+/// Looks at examples for so long, and starts those again that have ended. Says how many have ended well.
+async fn go_on(running: &mut [Example], servers: &[String], period: Duration) -> usize {
+    let begun = Instant::now();
+    let mut runs = 0;
+    while begun.elapsed() < period {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for example in running.iter_mut() {
+            let ended = example.ended();
+            runs += usize::from(ended == Some(Ended::Well));
+            if ended.is_some() {
+                *example = Example::start(example.name, servers);
+            }
+        }
+    }
+    runs
 }
 
 fn run_twice(name: &str) {
@@ -93,15 +106,21 @@ fn run_twice(name: &str) {
         let cluster = Cluster::start(3).await;
         for _ in 0..2 {
             let mut example = Example::start(name, &cluster.addresses());
-            while !example.has_ended() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            example.run_to_the_end(&cluster.addresses()).await;
             println!("{}", example.said());
         }
         let left: Vec<_> = cluster.client().await.list_queues().await.expect("listed");
         let left: Vec<_> = left.into_iter().map(|queue| queue.name).collect();
         assert!(left.is_empty(), "{name} leaves queues behind: {left:?}");
     });
+}
+
+/// How an example has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    /// While a node is down, no queue of three replicas can be made, which is said before anything else.
+    NotBegun,
 }
 
 /// An example that runs. Killed when dropped.
@@ -124,22 +143,33 @@ impl Example {
         Self { name, child, out, begun: Instant::now() }
     }
 
-    /// Waits until it has made its queues, which is when it prints its first line.
-    async fn has_begun(&mut self) {
-        while !self.has_ended() && !self.said().contains('\n') {
+    /// Waits until it has ended well; starts it again if it has not begun.
+    async fn run_to_the_end(&mut self, servers: &[String]) -> usize {
+        loop {
+            match self.ended() {
+                Some(Ended::Well) => return 1,
+                Some(Ended::NotBegun) => *self = Self::start(self.name, servers),
+                None => {}
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Whether it has ended, which has to be with code 0 and in time.
-    fn has_ended(&mut self) -> bool {
+    /// How it has ended, which has to be with code 0 and in time.
+    fn ended(&mut self) -> Option<Ended> {
         let ended = self.child.try_wait().expect("look at it");
         let (name, said) = (self.name, self.said());
         match ended {
-            Some(status) => assert!(status.success(), "{name} ended with {status}:\n{said}"),
-            None => assert!(self.begun.elapsed() < PATIENCE, "{name} does not end:\n{said}"),
+            None => {
+                assert!(self.begun.elapsed() < PATIENCE, "{name} does not end:\n{said}");
+                None
+            }
+            Some(status) if status.success() => Some(Ended::Well),
+            Some(_) if said.starts_with("Error: ") && said.contains("(NOT_ENOUGH_NODES)") => {
+                Some(Ended::NotBegun)
+            }
+            Some(status) => panic!("{name} ended with {status}:\n{said}"),
         }
-        ended.is_some()
     }
 
     fn said(&self) -> String {
