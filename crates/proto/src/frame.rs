@@ -591,6 +591,17 @@ mod tests {
     }
 
     #[test]
+    fn a_header_is_text_only_if_it_is() {
+        let mut builder = FrameBuilder::new();
+        let headers = [("lang", &b"en"[..]), ("digest", b"\xff\x00"), ("lang", b"de")];
+        builder.push(&headers, b"").unwrap();
+        let message = messages(&builder.finish()).unwrap().next().unwrap();
+        assert_eq!(message.headers.text("lang").as_deref(), Some("en"), "the first");
+        assert_eq!(message.headers.text("digest"), None);
+        assert_eq!(message.headers.text("absent"), None);
+    }
+
+    #[test]
     fn a_group_key_is_the_last_header_and_no_other_may_have_its_name() {
         let mut builder = FrameBuilder::new();
         builder.push_keyed(&[("k", b"v".as_slice())], "order 7", b"body").unwrap();
