@@ -224,6 +224,9 @@ async fn keep_queues(
     while let Some(started) = starts.next().await {
         started?;
     }
+    // With what was just started: such a queue may have been deleted meanwhile, and what is left of it must not be
+    // removed from under its replica.
+    let here = member.queues.groups();
     // Only what the catalog has known and removed: a group that it does not know yet is newer
     // than what this node has seen of it.
     let deleted =

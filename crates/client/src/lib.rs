@@ -8,7 +8,9 @@
 //!  nodes ◄── link                                       finds the leader, goes around dead nodes
 //! ```
 //!
-//! Start with [`Client::connect`]. Publishing: [`Client::producer`]. Consuming: [`Client::consumer`].
+//! Start with [`Client::connect`]. Publishing: [`Client::producer`]. Consuming: [`Client::consumer`], or
+//! [`Client::worker`], which runs a function for each message. To several queues: [`Client::topic`]. Reading without
+//! taking: [`Client::reader`]. Programs to read are in `examples/` of the repository, from `hello` to an outbox.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -83,6 +83,14 @@ pub struct Job {
     pub body: Bytes,
 }
 
+impl Job {
+    /// The key that the message was published with, if it has one; see [`Message::group_key`](crate::Message::group_key).
+    #[must_use]
+    pub fn group_key(&self) -> Option<String> {
+        self.headers.group_key()
+    }
+}
+
 /// Why a handler did not do its work. Any error becomes one that is to be retried.
 #[derive(Debug)]
 pub struct JobError {

@@ -322,10 +322,16 @@ impl Headers {
         self.iter().find(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
+    /// The value of the first header with this key, if it is text.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<String> {
+        String::from_utf8(self.get(key)?.into()).ok()
+    }
+
     /// The key of the group that the message is delivered in order with, if it was given one.
     #[must_use]
     pub fn group_key(&self) -> Option<String> {
-        String::from_utf8(self.get(GROUP_KEY_HEADER)?.into()).ok()
+        self.text(GROUP_KEY_HEADER)
     }
 
     /// Keys and values in order.
@@ -582,6 +588,17 @@ mod tests {
         let frame = Frame { layout: 1, count: 1, messages: Bytes::copy_from_slice(&bytes) };
         let why = "a header key is not UTF-8";
         assert_eq!(messages(&frame).map(|_| ()), Err(FrameError::Malformed { at: 0, why }));
+    }
+
+    #[test]
+    fn a_header_is_text_only_if_it_is() {
+        let mut builder = FrameBuilder::new();
+        let headers = [("lang", &b"en"[..]), ("digest", b"\xff\x00"), ("lang", b"de")];
+        builder.push(&headers, b"").unwrap();
+        let message = messages(&builder.finish()).unwrap().next().unwrap();
+        assert_eq!(message.headers.text("lang").as_deref(), Some("en"), "the first");
+        assert_eq!(message.headers.text("digest"), None);
+        assert_eq!(message.headers.text("absent"), None);
     }
 
     #[test]

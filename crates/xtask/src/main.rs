@@ -72,7 +72,8 @@ fn ci() -> Result<()> {
 }
 
 /// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once; the
-/// tests use the same profile, so that nothing is compiled twice.
+/// tests use the same profile, so that nothing is compiled twice. The examples are built with the tests, and run by
+/// `examples/tests/cluster.rs`.
 fn test(args: &[String]) -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "quorate-cli"]))?;
     let binary = target_dir().join("release").join(format!("quorate{}", env::consts::EXE_SUFFIX));
