@@ -255,7 +255,7 @@ impl Queue {
             return Ok(());
         }
         self.proposed_settings.fetch_max(wanted.version, Ordering::AcqRel);
-        match self.handle.propose(Command::Configure(wanted)).await? {
+        match self.handle.propose(Command::Configure(Box::new(wanted))).await? {
             Reply::Rejected(rejection) => {
                 tracing::debug!(queue = %self.name, %rejection, "configure");
             }

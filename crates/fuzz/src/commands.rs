@@ -58,14 +58,14 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Settle { session: SESSION, items: items.iter().map(item).collect() }
     };
     vec![
-        Command::Configure(Settings {
+        Command::Configure(Box::new(Settings {
             max_messages: Some(1000),
             max_deliveries: 2,
             dedup_window: 4,
             priorities: true,
             version: 1,
             ..Settings::default()
-        }),
+        })),
         attach(SESSION, 100, None),
         publish(Some(0), 2),
         publish(Some(40), 4),
@@ -73,7 +73,7 @@ pub fn queue_commands() -> Vec<Command> {
         settle(3, &[(SettleKind::Nack { delay_ms: 5_000 }, 1, 1), (SettleKind::Ack, 0, 1)]),
         settle(5, &[(SettleKind::Extend { lease_ms: 60_000 }, 3, 1), (SettleKind::Reject, 4, 1)]),
         settle(5, &[(SettleKind::Nack { delay_ms: 0 }, 5, 1)]),
-        Command::Configure(Settings {
+        Command::Configure(Box::new(Settings {
             min_in_sync: 2,
             retain_ms: Some(600_000),
             retain_bytes: Some(1 << 20),
@@ -82,7 +82,7 @@ pub fn queue_commands() -> Vec<Command> {
             priorities: true,
             version: 2,
             ..Settings::default()
-        }),
+        })),
         settle(5, &[(SettleKind::Ack, 3, 1)]),
         settle(8, &[(SettleKind::Ack, 5, 1)]),
         attach(Session(8), 1, Some(1_000)),
@@ -92,13 +92,13 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Disconnect { session: SESSION, attachment: Attachment(1) },
         publish(Some(3), 3),
         Command::AdvanceSlot { name: slot_name("archive"), made_at: 0, to: Offset(5) },
-        Command::Configure(Settings {
+        Command::Configure(Box::new(Settings {
             max_deliveries: 3,
             retry_ms: 1_000,
             retry_max_ms: 60_000,
             version: 3,
             ..Settings::default()
-        }),
+        })),
         telling(Session(9)),
         publish(None, 2),
         told(20, SettleKind::Start, 3),
@@ -112,20 +112,28 @@ pub fn queue_commands() -> Vec<Command> {
         publish_if(Some("order-7"), Some(0)),
         publish_if(None, Some(1 << 40)),
         Command::PurgeBefore { before: Offset(9) },
-        Command::Configure(Settings { message_id_window: 1, version: 4, ..Settings::default() }),
+        Command::Configure(Box::new(Settings {
+            message_id_window: 1,
+            version: 4,
+            ..Settings::default()
+        })),
         Command::Tick,
-        Command::Configure(Settings { single_active: true, version: 5, ..Settings::default() }),
+        Command::Configure(Box::new(Settings {
+            single_active: true,
+            version: 5,
+            ..Settings::default()
+        })),
         grouped(),
         create_slot("tail", SlotStart::Next, 1),
         Command::DropSlot { name: slot_name("mirror") },
         Command::Detach { session: Session(8), attachment: Attachment(2) },
         Command::LeaderChanged { node: NodeId(2) },
         control(Target::Everyone, Control::Resume),
-        Command::Configure(Settings {
+        Command::Configure(Box::new(Settings {
             dead_letter: Some(QueueName::parse("dead").expect("a good name")),
             version: 6,
             ..Settings::default()
-        }),
+        })),
         publish_moved(2),
         attach(SESSION, 100, None),
         settle(44, &[(SettleKind::Reject, 0, 1_000)]),

@@ -197,7 +197,7 @@ fn expire_all(queue: Queue) {
     }
     let (max_deliveries, retry_ms, version) = (2, 5, u64::MAX);
     let limited = Settings { max_deliveries, retry_ms, version, ..Settings::default() };
-    life.step(0, Command::Configure(limited));
+    life.step(0, Command::Configure(Box::new(limited)));
     life.step(0, Queue::leader_changed(2));
     life.step(u64::MAX, Queue::tick());
     life.end();

@@ -1,6 +1,6 @@
 //! What the queue machine costs: time a message in a steady flow, and memory of a long backlog.
 //!
-//! `cargo run --release -p quorate-machine --example steady`
+//! `cargo run --release -p quorate-machine --example steady [FLOW]`; a flow by name alone is short, to be counted by callgrind.
 
 use std::time::Instant;
 
@@ -22,38 +22,56 @@ fn resident() -> usize {
 }
 
 fn main() {
+    if let Some(name) = std::env::args().nth(1) {
+        match FLOWS.iter().find(|flow| flow.name == name) {
+            Some(flow) => return steady(flow, 5_000),
+            None => panic!("no flow {name}; there are {}", FLOWS.map(|flow| flow.name).join(", ")),
+        }
+    }
     // First, while the allocator has nothing to hand out again.
     backlog(1_000_000);
     backlog(10_000_000);
-    steady("one consumer, acks as delivered", 1, false, false);
-    steady("one consumer, idempotent producer", 1, true, false);
-    steady("four consumers, acks as delivered", 4, false, false);
-    steady("one consumer, an ack a message", 1, false, true);
+    FLOWS.iter().for_each(|flow| steady(flow, 50_000));
 }
 
+struct Flow {
+    name: &'static str,
+    consumers: u128,
+    is_idempotent: bool,
+    acks_each: bool,
+}
+
+/// One consumer that acks as it is delivered to, and what differs from it.
+const FLOWS: [Flow; 4] = [
+    Flow { name: "plain", consumers: 1, is_idempotent: false, acks_each: false },
+    Flow { name: "idempotent", consumers: 1, is_idempotent: true, acks_each: false },
+    Flow { name: "four-consumers", consumers: 4, is_idempotent: false, acks_each: false },
+    Flow { name: "ack-each", consumers: 1, is_idempotent: false, acks_each: true },
+];
+
 /// Publish, deliver and ack, one entry each way, encoded and decoded as in the log.
-fn steady(name: &str, consumers: u128, idempotent: bool, single: bool) {
-    const ROUNDS: u64 = 50_000;
+fn steady(flow: &Flow, rounds: u64) {
+    let &Flow { name, consumers, is_idempotent, acks_each } = flow;
     let mut queue = Queue::new();
     let mut effects = Vec::new();
     for session in 1..=consumers {
         apply(&mut queue, 1, attach(session), &mut effects);
     }
     let started = Instant::now();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let index = 2 + round * 2;
-        let publish = publish(idempotent.then_some(round * u64::from(BATCH)));
+        let publish = publish(is_idempotent.then_some(round * u64::from(BATCH)));
         apply(&mut queue, index, publish, &mut effects);
         let settles: Vec<Command> =
-            effects.drain(..).flat_map(|effect| ack(effect, single)).collect();
+            effects.drain(..).flat_map(|effect| ack(effect, acks_each)).collect();
         for settle in settles {
             apply(&mut queue, index + 1, settle, &mut effects);
         }
     }
-    let messages = ROUNDS * u64::from(BATCH);
+    let messages = rounds * u64::from(BATCH);
     assert_eq!(queue.stats().acked, messages);
     let nanos = started.elapsed().as_nanos() as f64 / messages as f64;
-    println!("{name:36} {nanos:6.1} ns a message in batches of {BATCH}");
+    println!("{name:16} {nanos:6.1} ns a message in batches of {BATCH}");
 }
 
 fn backlog(messages: u64) {
@@ -124,14 +142,14 @@ fn frame() -> Bytes {
     FRAME.get_or_init(make).clone()
 }
 
-fn ack(effect: Effect, single: bool) -> Option<Command> {
+fn ack(effect: Effect, acks_each: bool) -> Option<Command> {
     let Effect::Deliver { session, token, runs, .. } = effect else {
         return None;
     };
     let whole = |first, count| SettleItem { kind: SettleKind::Ack, token, first, count };
     let items = runs.iter().flat_map(|run| -> Vec<SettleItem> {
         let Offset(first) = run.first_offset;
-        if single {
+        if acks_each {
             (0..run.count).map(|n| whole(Offset(first + u64::from(n)), 1)).collect()
         } else {
             vec![whole(Offset(first), run.count)]

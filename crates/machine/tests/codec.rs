@@ -102,7 +102,7 @@ fn items() -> impl Strategy<Value = SettleItem> {
 fn commands() -> impl Strategy<Value = Command> {
     let session = || (any::<u128>(), any::<u64>()).prop_map(|(s, a)| (Session(s), Attachment(a)));
     prop_oneof![
-        settings().prop_map(Command::Configure),
+        settings().prop_map(|settings| Command::Configure(Box::new(settings))),
         publishes().prop_map(Command::Publish),
         attaches().prop_map(Command::Attach),
         (attaches(), any::<u32>()).prop_map(|(attach, wait_ms)| {
@@ -263,11 +263,12 @@ proptest! {
 #[test]
 fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since() {
     let settings = Settings { lease_ms: 7, version: 3, ..Settings::default() };
-    let old = encoded::<Queue>(&Command::Configure(settings.clone()));
+    let old = encoded::<Queue>(&Command::Configure(Box::new(settings.clone())));
     assert_eq!(old[2], 1, "what says nothing new is written as before");
     let read = Queue::decode(&mut old.clone()).unwrap();
-    assert_eq!(read, Command::Configure(settings.clone()));
-    let new = encoded::<Queue>(&Command::Configure(Settings { min_in_sync: 1, ..settings }));
+    assert_eq!(read, Command::Configure(Box::new(settings.clone())));
+    let new =
+        encoded::<Queue>(&Command::Configure(Box::new(Settings { min_in_sync: 1, ..settings })));
     assert_eq!((new[2], new.len() - old.len()), (2, 1 + 4 + 8 + 8));
 }
 

@@ -342,7 +342,7 @@ fn encode_settle(session: Session, items: &[SettleItem], out: &mut BytesMut) {
 pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
     wire::expect_version(buf, "queue command", VERSION)?;
     let command = match wire::u8(buf)? {
-        CONFIGURE => Command::Configure(Settings::decode(buf)?),
+        CONFIGURE => Command::Configure(Settings::decode(buf)?.into()),
         kind @ (PUBLISH | PUBLISH_WITH | PUBLISH_IF) => {
             Command::Publish(decode_publish(buf, kind, decode_properties)?)
         }

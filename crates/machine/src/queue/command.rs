@@ -12,7 +12,7 @@ use crate::{Millis, NodeId, frame};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Replaces the settings. Messages beyond a lowered limit stay.
-    Configure(Settings),
+    Configure(Box<Settings>),
     /// Appends a batch, whole or not at all.
     Publish(Publish),
     /// Starts a session, or takes it up again at a new stream.

@@ -198,13 +198,16 @@ impl Consumers {
     }
 
     /// Sessions were handed all that one entry has for them: receivers among them want nothing more.
-    pub fn served<'a>(&mut self, sessions: impl Iterator<Item = &'a Session>) {
+    pub fn served(&mut self, sessions: impl Iterator<Item = Session>) {
+        if self.waits.is_empty() {
+            return;
+        }
         let mut left = false;
         for session in sessions {
-            let Some(consumer) = self.sessions.get_mut(session) else { continue };
+            let Some(consumer) = self.sessions.get_mut(&session) else { continue };
             let Some(receiver) = &mut consumer.receiver else { continue };
             if std::mem::take(&mut receiver.wants) > 0 {
-                self.waits.remove(&(std::mem::take(&mut receiver.until), *session));
+                self.waits.remove(&(std::mem::take(&mut receiver.until), session));
                 left |= std::mem::take(&mut consumer.in_turn);
             }
         }

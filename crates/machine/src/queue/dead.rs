@@ -335,7 +335,7 @@ mod tests {
         let (mut queue, mut index) = (Queue::new(), 0);
         let dead_letter = Some(QueueName::parse("dead").unwrap());
         let settings = Settings { dead_letter, ..Settings::default() };
-        apply(&mut queue, &mut index, Command::Configure(settings));
+        apply(&mut queue, &mut index, Command::Configure(Box::new(settings)));
         let publish = |count: u32| {
             Command::Publish(Publish::plain(count, vec![0; 6 * count as usize].into()))
         };

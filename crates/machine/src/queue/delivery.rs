@@ -21,9 +21,6 @@ use crate::{Millis, NodeId};
 /// Most messages that a consumer gets in one round.
 const SHARE_MAX: u64 = 64;
 
-/// What one entry hands out, by session.
-type Grants = BTreeMap<Session, (NodeId, Vec<Run>)>;
-
 /// A lease in the making: it grows as long as its consumer is handed the messages that follow.
 struct Grant {
     session: Session,
@@ -43,8 +40,7 @@ impl Queue {
         if is_full || self.is_expiry_behind() {
             return;
         }
-        let mut grants = Grants::new();
-        let mut open: Option<Grant> = None;
+        let mut grants: Vec<Grant> = Vec::with_capacity(4);
         let single = self.settings.single_active.then(|| self.consumers.active(self.leased.len()));
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
             let waiting = match single {
@@ -57,28 +53,23 @@ impl Queue {
                 let Some(grant) = self.next_grant(share) else {
                     break;
                 };
-                match &mut open {
-                    Some(open) if open.continues_with(&grant) => {
-                        open.span.count += grant.span.count
+                match grants.last_mut() {
+                    Some(last) if last.continues_with(&grant) => {
+                        last.span.count += grant.span.count;
                     }
-                    _ => {
-                        if let Some(grant) = open.replace(grant) {
-                            self.grant(token, grant, &mut grants);
-                        }
-                    }
+                    _ => grants.push(grant),
                 }
             }
         }
-        if let Some(grant) = open {
-            self.grant(token, grant, &mut grants);
+        self.consumers.served(grants.iter().map(|grant| grant.session));
+        // By session; what each is handed stays in order.
+        grants.sort_by_key(|grant| grant.session);
+        for grants in grants.chunk_by(|a, b| a.session == b.session) {
+            let mut runs = Vec::with_capacity(grants.len());
+            grants.iter().for_each(|grant| self.grant(token, grant, &mut runs));
+            let Grant { session, node, .. } = grants[0];
+            effects.push(Effect::Deliver { session, node, token, runs });
         }
-        self.consumers.served(grants.keys());
-        effects.extend(grants.into_iter().map(|(session, (node, runs))| Effect::Deliver {
-            session,
-            node,
-            token,
-            runs,
-        }));
     }
 
     /// Takes up to `share` messages for the consumer whose turn it is.
@@ -94,14 +85,13 @@ impl Queue {
         Some(grant)
     }
 
-    fn grant(&mut self, token: Token, grant: Grant, grants: &mut Grants) {
-        let Grant { session, node, deadline, tells_starts, span } = grant;
+    fn grant(&mut self, token: Token, grant: &Grant, runs: &mut Vec<Run>) {
+        let &Grant { session, node: _, deadline, tells_starts, span } = grant;
         let attempt = span.attempts.saturating_add(1);
         // A consumer holds at most its prefetch, which is far below 2^32.
         let (count, started, priority) = (span.count as u32, !tells_starts, span.priority);
         let lease = Lease { count, attempt, token, deadline, priority, started };
         self.leased.insert(session, span.first, lease);
-        let (_, runs) = grants.entry(session).or_insert_with(|| (node, Vec::new()));
         self.backlog.runs(span.first, span.count, attempt, runs);
     }
 

@@ -303,7 +303,7 @@ mod tests {
     fn so_do_many_batches() {
         let mut queue = Queue::new();
         let settings = Settings { ttl_ms: Some(100), ..Settings::default() };
-        apply(&mut queue, 1, 1, Command::Configure(settings));
+        apply(&mut queue, 1, 1, Command::Configure(Box::new(settings)));
         for index in 0..MANY as u64 {
             let publish = Publish::plain(1, vec![0; 6].into());
             apply(&mut queue, 2 + index, 1, Command::Publish(publish));

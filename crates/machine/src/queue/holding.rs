@@ -225,7 +225,7 @@ mod tests {
             }),
         );
         let settings = Settings { lease_ms: u32::MAX, ..Settings::default() };
-        apply(&mut queue, Command::Configure(settings));
+        apply(&mut queue, Command::Configure(Box::new(settings)));
         apply(
             &mut queue,
             Command::Attach(Attach {

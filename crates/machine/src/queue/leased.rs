@@ -2,14 +2,19 @@
 //!
 //! A lease covers a run of messages that one entry granted to one session. It is cut when a part
 //! of it is settled; so what is settled as it was granted costs one record, whatever its length.
+//!
+//! Leases are found by their end: no two of them overlap, so this is their order by first offset too, and the one that
+//! has a message is the first that ends behind it. Mostly messages are settled one after the other from the first on; then
+//! a lease stays where it is, and only becomes shorter.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Session, Token};
 use super::ready::Span;
 use crate::Millis;
 
-/// A lease; its session and first offset are its key.
+/// A lease, without whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     /// Messages that it covers, at least 1.
@@ -26,10 +31,15 @@ pub(super) struct Lease {
     pub started: bool,
 }
 
+/// A lease and the first offset that it covers.
+type Held = (u64, Lease);
+
 /// All leases.
 #[derive(Debug, Default)]
 pub(super) struct Leased {
-    held: BTreeMap<(Session, u64), Lease>,
+    /// By session and the offset after the last.
+    held: BTreeMap<(Session, u64), Held>,
+    /// Deadline, the offset after the last, session.
     deadlines: BTreeSet<(Millis, u64, Session)>,
     count: u64,
 }
@@ -47,97 +57,104 @@ impl Leased {
 
     /// All leases, by session and first offset.
     pub fn iter(&self) -> impl Iterator<Item = (Session, u64, Lease)> {
-        self.held.iter().map(|(&(session, first), &lease)| (session, first, lease))
+        self.held.iter().map(|(&(session, _), &(first, lease))| (session, first, lease))
     }
 
     /// The leases of a session, by first offset.
     pub fn of(&self, session: Session) -> impl Iterator<Item = (u64, Lease)> {
-        self.held
-            .range((session, 0)..=(session, u64::MAX))
-            .map(|(&(_, first), &lease)| (first, lease))
+        self.held.range((session, 0)..=(session, u64::MAX)).map(|(_, &held)| held)
     }
 
     /// Adds a lease of messages that nobody holds.
     pub fn insert(&mut self, session: Session, first: u64, lease: Lease) {
         self.count += u64::from(lease.count);
-        self.deadlines.insert((lease.deadline, first, session));
-        let before = self.held.insert((session, first), lease);
+        let end = first + u64::from(lease.count);
+        self.deadlines.insert((lease.deadline, end, session));
+        let before = self.held.insert((session, end), (first, lease));
         assert!(before.is_none(), "a message has one lease");
     }
 
     /// The session's first lease with a message in `from..to`.
     pub fn overlapping(&self, session: Session, from: u64, to: u64) -> Option<(u64, Lease)> {
-        // Mostly a settle names a run as it was granted.
-        if let Some(&lease) = self.held.get(&(session, from)) {
-            return Some((from, lease));
+        // Mostly a settle names a run as it was granted, or the end of it.
+        if let Some(&held) = self.held.get(&(session, to)).filter(|&&(first, _)| first <= from) {
+            return Some(held);
         }
-        let before = self.held.range((session, 0)..(session, from)).next_back();
-        let covers = before.filter(|((_, first), lease)| first + u64::from(lease.count) > from);
-        covers
-            .or_else(|| self.held.range((session, from)..(session, to)).next())
-            .map(|(&(_, first), &lease)| (first, lease))
+        let mut behind = self.held.range((session, from.saturating_add(1))..=(session, u64::MAX));
+        behind.next().map(|(_, &held)| held).filter(|&(first, _)| first < to)
     }
 
-    /// Takes messages `from..to` out of the lease that begins at `first` and covers them.
-    pub fn cut(&mut self, session: Session, first: u64, from: u64, to: u64) {
-        let lease = self.held.remove(&(session, first)).expect("the lease was found before");
-        let end = first + u64::from(lease.count);
+    /// Takes messages `from..to` out of the lease that ends at `end` and covers them.
+    pub fn cut(&mut self, session: Session, end: u64, from: u64, to: u64) {
+        let Entry::Occupied(mut entry) = self.held.entry((session, end)) else {
+            panic!("the lease was found before");
+        };
+        let (first, lease) = *entry.get();
         assert!(first <= from && from < to && to <= end, "the lease covers what is cut from it");
         self.count -= to - from;
-        if first < from {
-            self.held.insert((session, first), Lease { count: (from - first) as u32, ..lease });
-        } else {
-            self.deadlines.remove(&(lease.deadline, first, session));
-        }
         if to < end {
-            self.held.insert((session, to), Lease { count: (end - to) as u32, ..lease });
-            self.deadlines.insert((lease.deadline, to, session));
+            *entry.get_mut() = (to, Lease { count: (end - to) as u32, ..lease });
+        } else {
+            entry.remove();
+            self.deadlines.remove(&(lease.deadline, end, session));
+        }
+        if first < from {
+            let before = Lease { count: (from - first) as u32, ..lease };
+            self.held.insert((session, from), (first, before));
+            self.deadlines.insert((lease.deadline, from, session));
         }
     }
 
     /// Takes a lease of a session, and whether it was started.
     pub fn pop_of(&mut self, session: Session) -> Option<(Span, bool)> {
         let (first, lease) = self.of(session).next()?;
-        self.cut(session, first, first, first + u64::from(lease.count));
-        Some((span(first, &lease), lease.started))
+        let span = span(first, &lease);
+        self.cut(session, span.end(), first, span.end());
+        Some((span, lease.started))
     }
 
     /// All leases of a session count as started.
     pub fn start_all(&mut self, session: Session) {
         let all = self.held.range_mut((session, 0)..=(session, u64::MAX));
-        all.for_each(|(_, lease)| lease.started = true);
+        all.for_each(|(_, (_, lease))| lease.started = true);
     }
 
     /// Says that a lease was not started.
     pub fn unstart(&mut self, session: Session, first: u64) -> bool {
-        let lease = self.held.get_mut(&(session, first));
+        let lease = self.beginning_at(session, first);
         lease.map(|lease| lease.started = false).is_some()
     }
 
     /// Takes a lease whose deadline has come, and whether it was started.
     pub fn pop_expired(&mut self, now: Millis) -> Option<(Session, Span, bool)> {
-        let &(deadline, first, session) = self.deadlines.first()?;
+        let &(deadline, end, session) = self.deadlines.first()?;
         if deadline > now {
             return None;
         }
-        let lease = self.held[&(session, first)];
-        self.cut(session, first, first, first + u64::from(lease.count));
+        let (first, lease) = self.held[&(session, end)];
+        self.cut(session, end, first, end);
         Some((session, span(first, &lease), lease.started))
     }
 
     /// Says which priority the messages of a restored lease have. False if there is none that begins at `first`.
     pub fn set_priority(&mut self, session: Session, first: u64, priority: u8) -> bool {
-        let lease = self.held.get_mut(&(session, first));
+        let lease = self.beginning_at(session, first);
         lease.map(|lease| lease.priority = priority).is_some()
+    }
+
+    fn beginning_at(&mut self, session: Session, at: u64) -> Option<&mut Lease> {
+        let mut behind = self.held.range_mut((session, at.checked_add(1)?)..=(session, u64::MAX));
+        behind.next().filter(|(_, (first, _))| *first == at).map(|(_, (_, lease))| lease)
     }
 
     /// Takes all messages before `before`, run by run, each with who held it.
     pub fn take_before(&mut self, before: u64) -> Vec<(Session, Span)> {
         let found: Vec<_> = self.iter().filter(|&(_, first, _)| first < before).collect();
         let taken = found.into_iter().map(|(session, first, lease)| {
-            let count = u64::from(lease.count).min(before - first);
-            self.cut(session, first, first, first + count);
-            (session, Span { count, ..span(first, &lease) })
+            let held = span(first, &lease);
+            let count = held.count.min(before - first);
+            self.cut(session, held.end(), first, first + count);
+            (session, Span { count, ..held })
         });
         taken.collect()
     }
@@ -175,7 +192,7 @@ mod tests {
     #[test]
     fn cutting_the_middle_leaves_both_sides() {
         let mut leased = leased(10);
-        leased.cut(A, 10, 13, 15);
+        leased.cut(A, 20, 13, 15);
         let left: Vec<_> = leased.of(A).map(|(first, lease)| (first, lease.count)).collect();
         assert_eq!(left, [(10, 3), (15, 5)]);
         assert_eq!(leased.len(), 8);

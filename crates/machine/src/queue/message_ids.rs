@@ -73,9 +73,6 @@ impl MessageIds {
 
     /// Forgets what is beyond the window or has the age.
     pub fn evict(&mut self, now: Millis, settings: &Settings) {
-        if self.by_age.is_empty() {
-            return;
-        }
         let age_ms = settings.dedup_age_ms;
         while self.len() > settings.message_ids_max()
             || self.oldest().is_some_and(|since| since.plus(age_ms) <= now)
@@ -113,7 +110,7 @@ mod tests {
             let at = At { index, now: Millis(index << 20) };
             queue.apply(at, 0, command, &mut Vec::new())
         };
-        apply(1, Command::Configure(Settings { dedup_age_ms: u64::MAX, ..settings }));
+        apply(1, Command::Configure(Box::new(Settings { dedup_age_ms: u64::MAX, ..settings })));
         for n in 0..u64::from(MESSAGE_IDS_MAX) + 5 {
             let id = MessageId::new(&format!("{n:0>128}")).unwrap();
             let plain = Publish::plain(1, bytes::Bytes::from_static(&[2, 0, 0, 0, 0, 0]));

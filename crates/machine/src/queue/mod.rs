@@ -144,6 +144,7 @@ impl Queue {
         &self.settings
     }
 
+    #[inline]
     fn execute(
         &mut self,
         at: At,
@@ -152,7 +153,7 @@ impl Queue {
         effects: &mut Vec<Effect>,
     ) -> Reply {
         match command {
-            Command::Configure(settings) => self.configure(settings),
+            Command::Configure(settings) => self.configure(*settings),
             Command::Publish(publish) => self.publish(at.index, ordinal, &publish),
             Command::Attach(attach) => self.attach(attach, effects),
             Command::Detach { session, attachment } => self.detach(session, attachment),
@@ -188,7 +189,9 @@ impl Queue {
         // Last of what moves messages, as it judges those anew that came back.
         self.expire();
         self.dedup.evict(self.now, self.settings.dedup_age_ms);
-        self.message_ids.evict(self.now, &self.settings);
+        if self.message_ids.len() > 0 {
+            self.message_ids.evict(self.now, &self.settings);
+        }
         self.trim();
     }
 
@@ -210,6 +213,7 @@ impl Queue {
     }
 
     /// No message is lost, and none is in two places.
+    #[inline]
     fn assert_conservation(&self) {
         let waiting = self.ready.len() + self.delayed.len() + self.groups.len();
         let held = waiting + self.leased.len() + self.dead.len();

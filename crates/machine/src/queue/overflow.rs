@@ -24,6 +24,9 @@ impl Queue {
     /// Makes room for a batch within the limits.
     pub(super) fn make_room(&mut self, count: u64, bytes: u64) -> Result<(), Rejection> {
         let (max_messages, max_bytes) = (self.settings.max_messages, self.settings.max_bytes);
+        if max_messages.is_none() && max_bytes.is_none() {
+            return Ok(());
+        }
         let excess = Excess {
             messages: excess(max_messages, self.backlog.messages(), count),
             bytes: excess(max_bytes, self.backlog.bytes(), bytes),

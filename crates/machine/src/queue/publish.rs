@@ -79,8 +79,10 @@ impl Queue {
 
     /// Whether more may die.
     fn admit_dead(&self) -> Result<(), Rejection> {
-        let limit = self.settings.dead_letter.as_ref().map(|_| DEAD_MAX);
-        within(Limit::Dead, limit, self.dead.iter().len() as u64, 1)
+        if self.settings.dead_letter.is_none() {
+            return Ok(());
+        }
+        within(Limit::Dead, Some(DEAD_MAX), self.dead.iter().len() as u64, 1)
     }
 
     /// Where a batch entered before, by its id; else whether it meets its condition.

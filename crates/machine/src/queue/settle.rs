@@ -55,7 +55,7 @@ impl Queue {
         if kind == SettleKind::Start && lease.started {
             return;
         }
-        self.leased.cut(session, first, part.start, part.end);
+        self.leased.cut(session, first + u64::from(lease.count), part.start, part.end);
         let count = part.end - part.start;
         let (attempts, priority) = (lease.attempt, lease.priority);
         let span = Span { first: part.start, count, attempts, priority };

@@ -546,27 +546,27 @@ mod tests {
             attach(8, 2),
             Command::Disconnect { session: Session(7), attachment: Attachment(1) },
             publish(11, 40),
-            Command::Configure(Settings {
+            Command::Configure(Box::new(Settings {
                 priorities: true,
                 ttl_ms: Some(500),
                 ..settings.clone()
-            }),
+            })),
             set_apart(&[(1, 0, 9, 0), (2, 900, 0, 0), (1, 900, 9, 400), (1, 0, 3, 300)]),
             attach(9, 3),
-            Command::Configure(Settings {
+            Command::Configure(Box::new(Settings {
                 priorities: true,
                 ttl_ms: Some(200),
                 ..settings.clone()
-            }),
+            })),
             set_apart(&[(1, 0, 1, 0), (1, 0, 0, 700)]),
             Command::Tick,
             of_groups(),
-            Command::Configure(Settings {
+            Command::Configure(Box::new(Settings {
                 priorities: true,
                 ttl_ms: Some(200),
                 dead_letter: Some(dead_letter),
                 ..settings
-            }),
+            })),
             settle(SettleKind::Reject, 4, 3),
             Command::Moved { to: 1 },
             Command::PublishMoved(PublishMoved {

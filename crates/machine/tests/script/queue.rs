@@ -103,7 +103,7 @@ impl Script {
             settings.dead_letter = name.map(|name| QueueName::parse(name).unwrap());
         }
         settings.version = words.get("version").unwrap_or(settings.version + 1);
-        Command::Configure(settings)
+        Command::Configure(Box::new(settings))
     }
 
     fn show(&self, verb: &str, output: &mut String) -> bool {

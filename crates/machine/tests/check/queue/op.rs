@@ -224,7 +224,7 @@ impl Op {
             Self::Configure { settings, stale } => {
                 let present = now.settings.version;
                 let version = if *stale { present.saturating_sub(1) } else { present + 1 };
-                Command::Configure(Settings { version, ..settings.clone() })
+                Command::Configure(Box::new(Settings { version, ..settings.clone() }))
             }
             Self::Tick => Command::Tick,
             Self::Purge => Command::Purge,
