@@ -54,6 +54,8 @@ impl Exit {
             | "QUEUE_NOT_EMPTY"
             | "DEAD_LETTER_CYCLE"
             | "IS_DEAD_LETTER_QUEUE"
+            | "SHARDED_QUEUE"
+            | "IS_SHARD"
             | "QUEUE_FULL"
             | "PRIORITIES_OFF"
             | "NOT_ENOUGH_IN_SYNC"
