@@ -56,6 +56,7 @@ impl Exit {
             | "IS_DEAD_LETTER_QUEUE"
             | "SHARDED_QUEUE"
             | "IS_SHARD"
+            | "SHARDS_CHANGED"
             | "QUEUE_FULL"
             | "PRIORITIES_OFF"
             | "NOT_ENOUGH_IN_SYNC"

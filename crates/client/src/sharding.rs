@@ -9,7 +9,11 @@ use crate::nodes::Effect;
 
 /// The shards of a queue, in the order in which keys are spread over them.
 #[derive(Clone, Debug)]
-pub(crate) struct Sharding(Vec<Shard>);
+pub(crate) struct Sharding {
+    /// Names this list.
+    pub generation: u64,
+    shards: Vec<Shard>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shard {
@@ -45,18 +49,18 @@ impl Sharding {
             Some(Shard { name: name.clone(), number })
         };
         match told.shards.iter().map(shard).collect::<Option<Vec<_>>>() {
-            Some(shards) if !shards.is_empty() => Ok(Self(shards)),
+            Some(shards) if !shards.is_empty() => Ok(Self { generation: told.generation, shards }),
             _ => Err(Error::Invalid("the server's answer names no shards".to_owned())),
         }
     }
 
     pub fn shards(&self) -> &[Shard] {
-        &self.0
+        &self.shards
     }
 
     /// The place of a key's shard.
     pub fn place(&self, key: &str) -> usize {
-        sharding::place(key.as_bytes(), self.0.len())
+        sharding::place(key.as_bytes(), self.shards.len())
     }
 
     /// The place of the shard that messages with these keys have in common; none if they have none. A message without a

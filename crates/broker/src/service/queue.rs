@@ -119,6 +119,7 @@ impl v1::queue_service_server::QueueService for Services {
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
+        self.node.check_generation(&queue.name, open.shards_generation)?;
         let producer = producer_of(open.producer)?;
         let publisher = Arc::new(Publisher::new(self.node.clone(), queue, producer));
         let (sender, mut underway) = mpsc::channel(BATCHES_IN_FLIGHT);

@@ -42,6 +42,23 @@ impl Member {
         }
     }
 
+    /// Refuses who spreads keys by other shards than there are. Asked where the shard is led: that node knows its queue.
+    pub(super) fn check_generation(
+        &self,
+        shard: &QueueName,
+        generation: u64,
+    ) -> Result<(), Refusal> {
+        let Some((of, _)) = shard.sharded().filter(|_| generation > 0) else { return Ok(()) };
+        let present = self.catalog.read(|catalog| Some(catalog.sharded(&of)?.generation));
+        if present.is_none_or(|present| present == generation) {
+            return Ok(());
+        }
+        let message = format!(
+            "queue `{of}` was created again, with other shards: open a new producer, which spreads keys over those"
+        );
+        Err(Refusal::new(reason::SHARDS_CHANGED, message).with("sharded_queue", of))
+    }
+
     fn shards_of(&self, sharded: &Sharded) -> Vec<catalog::Queue> {
         self.catalog.read(|catalog| catalog.shards_of(sharded).cloned().collect())
     }

@@ -139,6 +139,9 @@ impl Member {
         name: &QueueName,
         request: &v1::UpdateQueueRequest,
     ) -> Result<(Update, Option<u64>), Refusal> {
+        if let Some((of, _)) = name.sharded().filter(|_| self.known(name).is_some()) {
+            return Err(catalog::Rejection::IsShard { of }.into());
+        }
         // A leader that is new to the office has to have applied the updates of the one before.
         let alone_and_informed = async {
             let alone = self.updating.lock().await;

@@ -48,6 +48,7 @@ impl ProducerBuilder {
         let settings = Settings {
             queue,
             shard: None,
+            generation: 0,
             producer_id: random::producer_id(),
             epoch: 0,
             in_flight: 8_192,

@@ -175,6 +175,8 @@ pub(crate) struct Settings {
     pub queue: String,
     /// The queue is the shard of this number.
     pub shard: Option<u16>,
+    /// Of the list of shards that it is of; 0 if it is none.
+    pub generation: u64,
     pub producer_id: String,
     pub epoch: u32,
     pub in_flight: usize,
@@ -194,7 +196,11 @@ impl Settings {
     /// What the stream is opened with.
     fn open(&self, epoch: u32) -> v1::PublishStreamRequest {
         let producer = v1::Producer { id: self.producer_id.clone(), epoch };
-        let open = v1::PublishOpen { queue: self.queue.clone(), producer: Some(producer) };
+        let open = v1::PublishOpen {
+            queue: self.queue.clone(),
+            producer: Some(producer),
+            shards_generation: self.generation,
+        };
         v1::PublishStreamRequest { request: Some(v1::publish_stream_request::Request::Open(open)) }
     }
 }

@@ -82,7 +82,8 @@ impl Shards {
         self.lanes[place].get_or_init(|| {
             let shard = &self.sharding.shards()[place];
             let (queue, number) = (shard.name.clone(), Some(shard.number));
-            let settings = Settings { queue, shard: number, ..self.settings.clone() };
+            let generation = self.sharding.generation;
+            let settings = Settings { queue, shard: number, generation, ..self.settings.clone() };
             Lane::begin(Arc::clone(&self.nodes), settings)
         })
     }
