@@ -75,7 +75,14 @@ impl Member {
     ) -> Result<bool, Refusal> {
         let name = queue_name(&request.name)?;
         self.expect_known(SHARDS_VERSION, "sharded queues")?;
-        let shards = u16::try_from(request.shards).unwrap_or(u16::MAX);
+        let range = u32::from(catalog::SHARDS_MIN)..=u32::from(catalog::SHARDS_MAX);
+        if !range.contains(&request.shards) {
+            let (min, max) = range.into_inner();
+            let message =
+                format!("a sharded queue has {min} to {max} shards, not {}", request.shards);
+            return Err(Refusal::invalid(message));
+        }
+        let shards = request.shards as u16;
         let wanted = request.settings.clone().unwrap_or_default();
         let queue = self.wanted_queue(name, wanted, shards.into())?;
         let command = catalog::Command::CreateSharded(CreateSharded { queue, shards });
