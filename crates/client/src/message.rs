@@ -26,10 +26,14 @@ pub struct Message {
     headers: Vec<(String, Bytes)>,
     due: Due,
     group_key: String,
-    shard_key: String,
+    shard_key: Option<Box<ShardKey>>,
     ttl: Option<Duration>,
     priority: u8,
 }
+
+/// In a box, since few messages have one and all are moved about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ShardKey(String);
 
 /// The longest delay and time to live.
 const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
@@ -98,16 +102,21 @@ impl Message {
     /// and other queues take no notice.
     #[must_use]
     pub fn shard_key(self, key: impl Into<String>) -> Self {
-        Self { shard_key: key.into(), ..self }
+        let key: String = key.into();
+        Self { shard_key: (!key.is_empty()).then(|| Box::new(ShardKey(key))), ..self }
     }
 
     /// What chooses its shard; empty if nothing does.
     pub(crate) fn spread_by(&self) -> &str {
-        if self.group_key.is_empty() { &self.shard_key } else { &self.group_key }
+        match &self.shard_key {
+            Some(key) if self.group_key.is_empty() => &key.0,
+            _ => &self.group_key,
+        }
     }
 
     pub(crate) fn check_shard_key(&self) -> Result<(), PublishError> {
-        let (bytes, most) = (self.shard_key.len(), SHARD_KEY_BYTES_MAX);
+        let bytes = self.shard_key.as_ref().map_or(0, |key| key.0.len());
+        let most = SHARD_KEY_BYTES_MAX;
         match bytes > most {
             true => Err(refused(format!("the shard key has {bytes} bytes; at most {most}"))),
             false => Ok(()),

@@ -360,7 +360,7 @@ impl Member {
 
 /// What a listing has.
 enum Listed {
-    Queue(catalog::Queue),
+    Queue(Box<catalog::Queue>),
     Sharded(catalog::Sharded),
 }
 
@@ -465,7 +465,8 @@ impl v1::admin_service_server::AdminService for Services {
                     && after.as_ref().is_none_or(|after| sharded.name > *after)
             });
             let sharded = sharded.take(most).cloned().map(Listed::Sharded);
-            queues.into_iter().map(Listed::Queue).chain(sharded).collect()
+            let queues = queues.into_iter().map(|queue| Listed::Queue(Box::new(queue)));
+            queues.chain(sharded).collect()
         });
         page.sort_unstable_by(|one, other| one.name().cmp(other.name()));
         let more = page.len() > size as usize;
