@@ -31,6 +31,7 @@ mod replicas;
 mod replication;
 mod retries;
 mod settings;
+mod sharded;
 mod slots;
 mod startup;
 mod topics;

@@ -1,6 +1,7 @@
 //! This node as a member of its cluster: what its services and tasks share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 5;
+pub(crate) const COMMANDS_VERSION: u32 = 6;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
@@ -45,6 +46,9 @@ pub(crate) const RECOVERY_VERSION: u32 = 4;
 
 /// Version from which on numbered settings are known, and what they and the messages of version 5 ask for.
 pub(crate) const BEHAVIOUR_VERSION: u32 = 5;
+
+/// Version from which on sharded queues are known.
+pub(crate) const SHARDS_VERSION: u32 = 6;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
@@ -94,6 +98,8 @@ pub(crate) struct Member {
     pub(crate) versions: Versions,
     pub(crate) telemetry: Telemetry,
     pub(crate) absences: Absences,
+    /// Counts what is published to a sharded queue without a key, which goes to its shards in turn.
+    pub(crate) turns: AtomicUsize,
     pub(crate) awake: Awake,
     /// Groups of which this node has a later timeline than the catalog, and has said so.
     pub(crate) ahead: Mutex<BTreeSet<u64>>,

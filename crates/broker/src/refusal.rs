@@ -306,8 +306,8 @@ impl From<catalog::Rejection> for Refusal {
         match rejection {
             R::QueueExists { .. } => Self::new(
                 reason::QUEUE_EXISTS,
-                "a queue of this name exists with other settings; `quorate queue describe` shows them, \
-                 `quorate queue update` changes them",
+                "a queue of this name exists with other settings, or with another number of shards; `quorate queue \
+                 describe` shows them, `quorate queue update` changes settings",
             ),
             R::NotEnoughNodes { have, need } => Self::new(
                 reason::NOT_ENOUGH_NODES,
@@ -332,6 +332,21 @@ impl From<catalog::Rejection> for Refusal {
                 let of: Vec<&str> = of.iter().map(catalog::QueueName::as_str).collect();
                 let message = format!("{message}; delete those first");
                 Self::new(reason::IS_DEAD_LETTER_QUEUE, message).with("queues", of.join(" "))
+            }
+            R::IsShard { ref of } => {
+                let of = of.as_str().to_owned();
+                Self::new(reason::IS_SHARD, format!("{message}; name `{of}`"))
+                    .with("sharded_queue", of)
+            }
+            R::ShardedDeadLetter { ref name } => {
+                let name = name.as_str().to_owned();
+                let message = format!("{message}; send them to a queue that is not sharded");
+                Self::new(reason::SHARDED_QUEUE, message).with("queue", name)
+            }
+            R::ShardedRoute { ref name } => {
+                let name = name.as_str().to_owned();
+                let message = format!("{message}; let it lead to one shard, or to other queues");
+                Self::new(reason::SHARDED_QUEUE, message).with("queue", name)
             }
             R::Recovering { survivor } => Self::new(reason::RECOVERING, message)
                 .retry(RETRY_LOAD)

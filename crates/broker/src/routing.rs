@@ -167,6 +167,9 @@ impl Member {
 
     /// This node's catalog may be behind: its leader's is not.
     fn unknown_queue(&self, name: &QueueName, hops: u32) -> Result<Option<Place>, Refusal> {
+        if let Some(sharded) = self.catalog.read(|catalog| catalog.sharded(name).cloned()) {
+            return Err(Refusal::sharded(&sharded));
+        }
         let leadership = self.catalog.leadership();
         match leadership.leader {
             Some(leader) if leader == self.id() => Err(Refusal::queue_not_found(name.as_str())),

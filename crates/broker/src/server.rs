@@ -314,6 +314,7 @@ async fn start_member(
         versions: Versions::default(),
         telemetry,
         absences: Absences::default(),
+        turns: Default::default(),
         awake: Awake::default(),
         ahead: Mutex::default(),
         kept: Mutex::default(),

@@ -29,6 +29,8 @@ pub fn print<const N: usize>(
                 Value::Object(header)
             });
             let mut line = Map::new();
+            // What does not apply is left out, such as the shard where there are none.
+            let facts = facts.into_iter().filter(|(_, fact)| !fact.is_null());
             line.extend(facts.map(|(name, fact)| (name.to_owned(), fact)));
             line.insert("headers".to_owned(), headers.collect());
             insert_bytes(&mut line, "body", body);

@@ -82,6 +82,8 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "IS_DEAD_LETTER_QUEUE" => {
             "delete the queues first that send it their dead letters, or give them another with `quorate queue update`"
         }
+        "SHARDED_QUEUE" => "name one of its shards; `quorate queue describe` shows them",
+        "IS_SHARD" => "name the sharded queue, and it is done to all shards",
         "QUEUE_NOT_EMPTY" => "consume the queue first, or leave --if-empty out",
         "QUEUE_FULL" => {
             "consume from the queue, publish smaller batches, or raise the limit with `quorate queue update`"

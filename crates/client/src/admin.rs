@@ -1,5 +1,7 @@
 //! Calls about queues and the cluster. Each is retried at other nodes within the request time limit.
 
+use std::collections::BTreeMap;
+
 use quorate_proto::v1;
 use quorate_proto::v1::admin_service_client::AdminServiceClient;
 use quorate_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -9,6 +11,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::{self, Effect, Failed, MAX_ANSWER_BYTES};
 use crate::producer::Receipt;
+use crate::sharding::{in_part, shard_name};
 use quorate_proto::reason;
 
 /// What [`Client::create_queue`] has found or made.
@@ -78,6 +81,39 @@ impl Client {
         let ask = |channel| {
             let request = request.clone();
             async move { admin(channel).create_queue(request).await }
+        };
+        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        Ok(CreatedQueue { queue: described(answer.queue)?, created: answer.created })
+    }
+
+    /// Creates a sharded queue: one name, and 2 to 64 queues behind it, `NAME@0` and so on, each with these settings and
+    /// replicated on its own. All of them or none. Creating one that exists with as many shards and the same settings
+    /// succeeds. Producers, consumers and workers take its name as that of any queue.
+    ///
+    /// # Errors
+    /// As [`create_queue`](Self::create_queue), and `UNSUPPORTED_VERSION`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// use quorate_client::{Message, QueueSettings};
+    /// client.create_sharded_queue("orders", 8, QueueSettings::default()).await?;
+    /// let producer = client.producer("orders").build().await?;
+    /// # let _ =
+    /// producer.send(Message::new("paid").shard_key("order 7")).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create_sharded_queue(
+        &self,
+        name: impl Into<String>,
+        shards: u32,
+        settings: v1::QueueSettings,
+    ) -> Result<CreatedQueue, Error> {
+        let (name, settings) = (name.into(), Some(settings));
+        let request = v1::CreateShardedQueueRequest { name, settings, shards };
+        let ask = |channel| {
+            let request = request.clone();
+            async move { admin(channel).create_sharded_queue(request).await }
         };
         let answer = self.nodes.call(Effect::Writes, ask).await?;
         Ok(CreatedQueue { queue: described(answer.queue)?, created: answer.created })
@@ -198,6 +234,25 @@ impl Client {
         receipts: &[Receipt],
     ) -> Result<Vec<v1::ReceiptVerdict>, Error> {
         let name = name.into();
+        let mut by_shard: BTreeMap<Option<u16>, Vec<usize>> = BTreeMap::new();
+        for (at, receipt) in receipts.iter().enumerate() {
+            by_shard.entry(receipt.shard).or_default().push(at);
+        }
+        let mut verdicts = vec![v1::ReceiptVerdict::Unspecified; receipts.len()];
+        for (shard, places) in by_shard {
+            let of_shard: Vec<Receipt> = places.iter().map(|at| receipts[*at]).collect();
+            let told = self.verify_at(shard_name(&name, shard), &of_shard).await?;
+            places.into_iter().zip(told).for_each(|(at, verdict)| verdicts[at] = verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// The same of one queue.
+    async fn verify_at(
+        &self,
+        name: String,
+        receipts: &[Receipt],
+    ) -> Result<Vec<v1::ReceiptVerdict>, Error> {
         let mut verdicts = Vec::with_capacity(receipts.len());
         for part in receipts.chunks(RECEIPTS) {
             let receipts: Vec<v1::Receipt> = part.iter().copied().map(Receipt::to_wire).collect();
@@ -266,7 +321,8 @@ impl Client {
         }
     }
 
-    /// Drops every message of a queue, leased ones too, and returns how many. After a retry, that is how
+    /// Drops every message of a queue, leased ones too, and returns how many; of a sharded queue at every shard, or with
+    /// an error that says where it was done and where not. After a retry, that is how
     /// many the last attempt dropped.
     ///
     /// # Errors
@@ -284,7 +340,9 @@ impl Client {
             let request = request.clone();
             async move { admin(channel).purge_queue(request).await }
         };
-        Ok(self.nodes.call(Effect::Writes, ask).await?.purged)
+        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        in_part("purged", answer.shards)?;
+        Ok(answer.purged)
     }
 
     /// Removes a queue and its messages; with `if_empty` only if it holds none.

@@ -6,6 +6,7 @@ use crate::admin::admin;
 use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::Effect;
+use crate::sharding::in_part;
 
 /// Consumers asked for in one call when listing.
 const PAGE: u32 = 1_000;
@@ -108,6 +109,8 @@ impl Client {
             let request = request.clone();
             async move { admin(channel).control_consumer(request).await }
         };
-        Ok(self.nodes.call(Effect::Writes, ask).await?.consumers)
+        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        in_part("done", answer.shards)?;
+        Ok(answer.consumers)
     }
 }

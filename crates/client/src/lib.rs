@@ -49,6 +49,7 @@ mod purge;
 mod random;
 mod reader;
 mod replicas;
+mod sharding;
 mod slots;
 mod topic;
 mod worker;
@@ -70,7 +71,7 @@ pub use quorate_proto::v1::{
     PlacementFindingKind, PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts,
     QueueDescription, QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict,
     Receiver, ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
-    ReplicaRole, ReplicaState, SlotDescription, SlotState, SurvivingReplica,
+    ReplicaRole, ReplicaState, Sharding, SlotDescription, SlotState, SurvivingReplica,
 };
 pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};

@@ -3,9 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use quorate_proto::sharding::SHARD_KEY_BYTES_MAX;
 use quorate_proto::{reason, v1};
 
 use crate::error::{PublishError, Refusal};
+use crate::sharding::refused;
 
 /// A message to be published: a body and, if wanted, headers.
 ///
@@ -24,9 +26,14 @@ pub struct Message {
     headers: Vec<(String, Bytes)>,
     due: Due,
     group_key: String,
+    shard_key: Option<Box<ShardKey>>,
     ttl: Option<Duration>,
     priority: u8,
 }
+
+/// In a box, since few messages have one and all are moved about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ShardKey(String);
 
 /// The longest delay and time to live.
 const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
@@ -88,6 +95,32 @@ impl Message {
     #[must_use]
     pub fn group_key(self, key: impl Into<String>) -> Self {
         Self { group_key: key.into(), ..self }
+    }
+
+    /// With a sharded queue: goes to the same shard as all messages with this key, which keeps their order there. At most
+    /// 256 bytes; an empty key is none. Nobody sees it later. A message that has a [group key](Self::group_key) goes by that,
+    /// and other queues take no notice.
+    #[must_use]
+    pub fn shard_key(self, key: impl Into<String>) -> Self {
+        let key: String = key.into();
+        Self { shard_key: (!key.is_empty()).then(|| Box::new(ShardKey(key))), ..self }
+    }
+
+    /// What chooses its shard; empty if nothing does.
+    pub(crate) fn spread_by(&self) -> &str {
+        match &self.shard_key {
+            Some(key) if self.group_key.is_empty() => &key.0,
+            _ => &self.group_key,
+        }
+    }
+
+    pub(crate) fn check_shard_key(&self) -> Result<(), PublishError> {
+        let bytes = self.shard_key.as_ref().map_or(0, |key| key.0.len());
+        let most = SHARD_KEY_BYTES_MAX;
+        match bytes > most {
+            true => Err(refused(format!("the shard key has {bytes} bytes; at most {most}"))),
+            false => Ok(()),
+        }
     }
 
     /// Its key; empty if it has none.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +13,25 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::client::Client;
-use crate::error::{Error, SettleError};
+use crate::error::{Error, Refusal, SettleError};
 use crate::fault::Verdict;
 use crate::nodes::{Effect, MAX_ANSWER_BYTES};
 use crate::random;
+use crate::sharding::{Sharding, is_of_sharded, shard_name};
 
 /// A node is asked to wait no longer than this at a time, so that one that has died is noticed.
 const SLICE: Duration = Duration::from_secs(4);
+
+/// How long one of several shards may take to say that it has nothing.
+const SHARD_WAIT: Duration = Duration::from_secs(1);
+/// Between two rounds over shards that have nothing: the first pause, doubled up to the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+fn no_answer(shard: &str) -> Error {
+    let message = format!("shard {shard} did not answer within {SHARD_WAIT:?}");
+    let last = Refusal { message, ..Refusal::default() };
+    Error::Unavailable { after: SHARD_WAIT, last }
+}
 
 fn consumers(channel: Channel) -> ConsumerServiceClient<Channel> {
     ConsumerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -53,6 +66,10 @@ pub struct PullConsumer {
     queue: String,
     name: String,
     lease: Option<Duration>,
+    /// Of a sharded queue, once that is known.
+    shards: Arc<OnceLock<Sharding>>,
+    /// The place of the shard that is asked first.
+    turn: Arc<AtomicUsize>,
 }
 
 /// A message that was received.
@@ -68,7 +85,7 @@ pub struct Received {
     pub body: Bytes,
 }
 
-/// Names a message and its lease. As text it is `SESSION.TOKEN.OFFSET`.
+/// Names a message and its lease. As text it is `SESSION.TOKEN.OFFSET`, of a sharded queue with `@SHARD` behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// Whose lease it is.
@@ -77,18 +94,23 @@ pub struct Held {
     pub token: u64,
     /// The message's place in the queue.
     pub offset: u64,
+    /// Of a sharded queue, the number of the shard.
+    pub shard: Option<u16>,
 }
 
 impl fmt::Display for Held {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let session = u128::from_be_bytes(self.session);
-        write!(formatter, "{session:032x}.{}.{}", self.token, self.offset)
+        write!(formatter, "{session:032x}.{}.{}", self.token, self.offset)?;
+        self.shard.map_or(Ok(()), |shard| write!(formatter, "@{shard}"))
     }
 }
 
 /// Text that names no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no received message: it is SESSION.TOKEN.OFFSET")]
+#[error(
+    "{0:?} names no received message: it is SESSION.TOKEN.OFFSET, of a sharded queue with @SHARD"
+)]
 pub struct HeldError(String);
 
 impl FromStr for Held {
@@ -96,11 +118,15 @@ impl FromStr for Held {
 
     fn from_str(text: &str) -> Result<Self, HeldError> {
         let parse = || {
-            let mut parts = text.split('.');
+            let (message, shard) = match text.split_once('@') {
+                Some((message, shard)) => (message, Some(shard.parse().ok()?)),
+                None => (text, None),
+            };
+            let mut parts = message.split('.');
             let session = parts.next().filter(|session| session.len() == 32)?;
             let session = u128::from_str_radix(session, 16).ok()?.to_be_bytes();
             let (token, offset) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-            parts.next().is_none().then_some(Self { session, token, offset })
+            parts.next().is_none().then_some(Self { session, token, offset, shard })
         };
         parse().ok_or_else(|| HeldError(text.to_owned()))
     }
@@ -136,7 +162,8 @@ impl Settlement {
 
 impl PullConsumer {
     pub(crate) fn new(client: Client, queue: String) -> Self {
-        Self { client, queue, name: String::new(), lease: None }
+        let (shards, turn) = Default::default();
+        Self { client, queue, name: String::new(), lease: None, shards, turn }
     }
 
     /// Shown to people in listings; at most 128 bytes, empty unless set.
@@ -164,21 +191,75 @@ impl PullConsumer {
         let slice = SLICE.min(self.client.nodes.request_timeout() / 2);
         loop {
             let left = wait.saturating_sub(begun.elapsed());
-            let messages = self.ask(session, most, left.min(slice)).await?;
+            if let Some(sharding) = self.shards.get() {
+                return self.receive_of_any(sharding, session, most, left).await;
+            }
+            let messages = match self.ask(None, session, most, left.min(slice)).await {
+                Err(error) if is_of_sharded(&error) => {
+                    let sharding = self.client.sharding(&self.queue).await?;
+                    self.shards.get_or_init(|| sharding);
+                    continue;
+                }
+                messages => messages?,
+            };
             if !messages.is_empty() || left <= slice {
                 return Ok(messages);
             }
         }
     }
 
+    /// Asks the shards in turn for what they have, until one has something. One that does not answer is left out from
+    /// then on.
+    async fn receive_of_any(
+        &self,
+        sharding: &Sharding,
+        session: [u8; 16],
+        most: u32,
+        wait: Duration,
+    ) -> Result<Vec<Received>, Error> {
+        let (begun, count) = (Instant::now(), sharding.shards().len());
+        let mut silent = vec![false; count];
+        let mut pause = PAUSES.0;
+        loop {
+            let (from, mut failed) = (self.turn.fetch_add(1, Ordering::Relaxed) % count, None);
+            for place in (from..count).chain(0..from) {
+                if silent[place] {
+                    continue;
+                }
+                let shard = sharding.shards()[place].number;
+                let asked = self.ask(Some(shard), session, most, Duration::ZERO);
+                match tokio::time::timeout(SHARD_WAIT, asked).await {
+                    Ok(Ok(messages)) if messages.is_empty() => {}
+                    Ok(Ok(messages)) => return Ok(messages),
+                    Ok(Err(error @ Error::Refused(_))) => return Err(error),
+                    Ok(Err(error)) => (silent[place], failed) = (true, Some(error)),
+                    Err(_) => {
+                        silent[place] = true;
+                        failed = Some(no_answer(&sharding.shards()[place].name));
+                    }
+                }
+            }
+            if let Some(error) = failed.filter(|_| silent.iter().all(|silent| *silent)) {
+                return Err(error);
+            }
+            let left = wait.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Ok(Vec::new());
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
     async fn ask(
         &self,
+        shard: Option<u16>,
         session: [u8; 16],
         most: u32,
         wait: Duration,
     ) -> Result<Vec<Received>, Error> {
         let request = v1::ReceiveRequest {
-            queue: self.queue.clone(),
+            queue: shard_name(&self.queue, shard),
             session: Bytes::copy_from_slice(&session),
             name: self.name.clone(),
             max_messages: most.max(1),
@@ -192,7 +273,7 @@ impl PullConsumer {
         // Asked again it takes others, and none is lost.
         let answer = self.client.nodes.call(Effect::Reads, ask).await?;
         let received = |message: v1::ReceivedMessage| Received {
-            held: Held { session, token: message.token, offset: message.offset },
+            held: Held { session, token: message.token, offset: message.offset, shard },
             attempt: message.attempt,
             headers: message.headers.into_iter().map(|of| (of.key, of.value)).collect(),
             body: message.body,
@@ -214,7 +295,7 @@ impl PullConsumer {
             delay_ms,
         };
         let request = v1::SettleRequest {
-            queue: self.queue.clone(),
+            queue: shard_name(&self.queue, held.shard),
             session: Bytes::copy_from_slice(&held.session),
             items: vec![item],
         };
@@ -243,10 +324,21 @@ mod tests {
 
     #[test]
     fn what_is_held_comes_back_from_its_text_and_nothing_else_does() {
-        let held = Held { session: [0xab; 16], token: 7, offset: 12 };
+        let held = Held { session: [0xab; 16], token: 7, offset: 12, shard: None };
+        let of_shard = Held { shard: Some(3), ..held };
+        assert_eq!(of_shard.to_string(), format!("{held}@3"));
+        assert_eq!(of_shard.to_string().parse(), Ok(of_shard));
         assert_eq!(held.to_string(), format!("{}.7.12", "ab".repeat(16)));
         assert_eq!(held.to_string().parse(), Ok(held));
-        for text in ["", "7.12", "zz.7.12", &format!("{held}.1"), &held.to_string()[1..]] {
+        for text in [
+            "",
+            "7.12",
+            "zz.7.12",
+            &format!("{held}.1"),
+            &held.to_string()[1..],
+            &format!("{held}@"),
+            &format!("{held}@x"),
+        ] {
             let error = text.parse::<Held>().unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         }

@@ -9,6 +9,7 @@ use crate::admin::admin;
 use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::Effect;
+use crate::sharding::in_part;
 
 /// What [`Client::purge_queue_before`] drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum PurgeBefore {
 impl Client {
     /// Drops the messages of a queue that are before an offset or a time: ready, delayed and leased ones, whose leases
     /// are lost. Slots that needed any of them are lost too. Returns how many messages were dropped, and the first offset
-    /// that was not.
+    /// that was not; that is 0 of a sharded queue, which is purged before a time only.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::UnknownOutcome`] when the answer was lost.
@@ -53,6 +54,7 @@ impl Client {
             async move { admin(channel).purge_queue(request).await }
         };
         let answer = self.nodes.call(Effect::Writes, ask).await?;
+        in_part("purged", answer.shards)?;
         Ok((answer.purged, answer.next_offset))
     }
 }

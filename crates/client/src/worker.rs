@@ -75,6 +75,8 @@ impl Pauses {
 pub struct Job {
     /// The message's place in the queue.
     pub offset: u64,
+    /// Of a sharded queue, the number of the shard: the offset is one of the queue `NAME@NUMBER`.
+    pub shard: Option<u16>,
     /// 1 at the first delivery of the message, one more at each further one.
     pub attempt: u32,
     /// The message's headers, in the order in which they were given.
@@ -239,8 +241,8 @@ where
     }
 
     fn start(&self, delivery: Delivery) -> Aborting<()> {
-        let Delivery { offset, attempt, ref headers, ref body, .. } = delivery;
-        let job = Job { offset, attempt, headers: headers.clone(), body: body.clone() };
+        let Delivery { offset, shard, attempt, ref headers, ref body, .. } = delivery;
+        let job = Job { offset, shard, attempt, headers: headers.clone(), body: body.clone() };
         let handler = Arc::clone(&self.handler);
         let (pauses, attempts) = (self.pauses, self.attempts);
         Aborting(tokio::spawn(async move {

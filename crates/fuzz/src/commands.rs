@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
 use quorate_machine::catalog::{
-    self, Catalog, CreateQueue, GroupId, PlaceQueue, QueueName, RegisterNode,
+    self, Catalog, CreateQueue, CreateSharded, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
     Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
@@ -243,6 +243,11 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         let candidates = (1..=3).map(NodeId).collect();
         C::CreateQueue(CreateQueue { name: name(queue), settings, replicas, candidates })
     };
+    let sharded = |queue: &str, shards| {
+        let C::CreateQueue(queue) = create(queue, 1, Settings::default()) else { unreachable!() };
+        C::CreateSharded(CreateSharded { queue, shards })
+    };
+    let retained = Settings { retain_ms: Some(60_000), ..Settings::default() };
     let limited = Settings { max_bytes: Some(1 << 30), ..Settings::default() };
     vec![
         C::Bootstrap { cluster_id: 0xc1 },
@@ -281,6 +286,8 @@ pub fn catalog_commands() -> Vec<catalog::Command> {
         C::Tick,
         C::LeaderChanged { node: NodeId(1) },
         C::DeleteQueue { name: name("mail.eu-west_1") },
+        sharded("events", 3),
+        C::UpdateQueue { name: name("events"), settings: retained },
     ]
 }
 

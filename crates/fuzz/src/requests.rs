@@ -224,7 +224,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ..plain.clone()
     };
     let framed = v1::PublishRequest { messages: Vec::new(), frame: frame(), ..plain.clone() };
-    let open = v1::PublishOpen { queue: queue(), producer: producer() };
+    let open = v1::PublishOpen { queue: queue(), producer: producer(), ..<_>::default() };
     let count = frame().map_or(0, |frame| frame.count);
     let properties = vec![v1::Properties {
         count,

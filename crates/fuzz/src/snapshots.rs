@@ -4,7 +4,9 @@
 //! end, messages are published, delivered, settled and purged without a contradiction.
 
 use bytes::Bytes;
-use quorate_machine::catalog::{self, Catalog, CreateQueue, PlaceQueue, RegisterNode};
+use quorate_machine::catalog::{
+    self, Catalog, CreateQueue, CreateSharded, PlaceQueue, RegisterNode,
+};
 use quorate_machine::queue::{
     Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Producer, ProducerId, Publish,
     Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
@@ -27,6 +29,9 @@ pub fn check_catalog(data: &[u8]) {
     let Some(catalog) = restored::<Catalog>(data) else { return };
     for queue in catalog.queues() {
         assert_eq!(catalog.by_group(queue.group), Some(queue));
+    }
+    for sharded in catalog.all_sharded() {
+        assert_eq!(catalog.shards_of(sharded).count(), sharded.shards.len());
     }
     live_on(catalog);
 }
@@ -224,7 +229,9 @@ fn live_on(mut catalog: Catalog) {
         };
         apply(&mut catalog, catalog::Command::RegisterNode(register));
     }
-    let names: Vec<_> = catalog.queues().map(|queue| queue.name.clone()).collect();
+    let queues = catalog.queues().map(|queue| queue.name.clone());
+    let names: Vec<_> =
+        queues.chain(catalog.all_sharded().map(|sharded| sharded.name.clone())).collect();
     for (name, number) in names.into_iter().zip(0u64..) {
         let settings = Settings { dedup_age_ms: number, ..Settings::default() };
         apply(&mut catalog, catalog::Command::UpdateQueue { name: name.clone(), settings });
@@ -234,7 +241,9 @@ fn live_on(mut catalog: Catalog) {
         let candidates = (1..=3).map(NodeId).collect();
         let settings = Settings::default();
         let create = CreateQueue { name, settings, replicas: 3, candidates };
-        apply(&mut catalog, catalog::Command::CreateQueue(create));
+        apply(&mut catalog, catalog::Command::CreateQueue(create.clone()));
+        let sharded = CreateSharded { queue: create, shards: 2 + (number % 3) as u16 };
+        apply(&mut catalog, catalog::Command::CreateSharded(sharded));
     }
     let queues: Vec<_> = catalog.queues().map(|queue| (queue.group, queue.moved)).collect();
     for (group, moved) in queues {

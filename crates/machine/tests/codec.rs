@@ -157,10 +157,21 @@ fn slot_names() -> impl Strategy<Value = SlotName> {
 }
 
 fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
-    use catalog::{Command, CreateQueue, GroupId, Pattern, PlaceQueue, RegisterNode, Route};
-    let name = || "[A-Za-z0-9][A-Za-z0-9._-]{0,127}".prop_map(|n| QueueName::parse(&n).unwrap());
+    use catalog::{
+        Command, CreateQueue, CreateSharded, GroupId, Pattern, PlaceQueue, RegisterNode, Route,
+    };
+    let name = || {
+        "[A-Za-z0-9][A-Za-z0-9._-]{0,121}(@[1-9][0-9]{0,3})?"
+            .prop_map(|name| QueueName::parse(&name).unwrap())
+    };
     let register = (any::<u64>(), any::<u128>(), ".{0,40}", ".{0,20}", any::<u32>(), any::<bool>());
-    let create = (name(), settings(), any::<u8>(), prop::collection::vec(any::<u64>(), 0..9));
+    let create = || {
+        let fields = (name(), settings(), any::<u8>(), prop::collection::vec(any::<u64>(), 0..9));
+        fields.prop_map(|(name, settings, replicas, candidates)| {
+            let candidates = candidates.into_iter().map(NodeId).collect();
+            CreateQueue { name, settings, replicas, candidates }
+        })
+    };
     let headers = prop::collection::btree_map(".{0,20}", ".{0,20}", 0..4);
     let route = (name(), "[a-z]{1,9}[.][*]", headers).prop_map(|(queue, subject, headers)| Route {
         queue,
@@ -174,10 +185,9 @@ fn catalog_commands() -> impl Strategy<Value = catalog::Command> {
             let id = NodeId(id);
             Command::RegisterNode(RegisterNode { id, incarnation, address, zone, version, replace })
         }),
-        create.prop_map(|(name, settings, replicas, candidates)| {
-            let candidates = candidates.into_iter().map(NodeId).collect();
-            Command::CreateQueue(CreateQueue { name, settings, replicas, candidates })
-        }),
+        create().prop_map(Command::CreateQueue),
+        (create(), any::<u16>())
+            .prop_map(|(queue, shards)| Command::CreateSharded(CreateSharded { queue, shards })),
         name().prop_map(|name| Command::DeleteQueue { name }),
         (any::<u64>(), any::<bool>())
             .prop_map(|(id, draining)| Command::DrainNode { id: NodeId(id), draining }),

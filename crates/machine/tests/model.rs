@@ -177,6 +177,7 @@ fn random_logs_of_a_catalog_are_as_the_reference_says() {
     let figures = random::<Catalog>(6_000);
     happened(&figures, &["created", "deleted", "updated", "refused", "restores"]);
     happened(&figures, &["no dead-letter queue", "circles", "dead-letter queues"]);
+    happened(&figures, &["sharded", "shards alone"]);
 }
 
 fn random<S: Subject>(sequences: u64) -> Figures {

@@ -8,6 +8,7 @@ pub mod frame;
 pub mod otlp;
 pub mod reason;
 pub mod settings;
+pub mod sharding;
 
 /// The public API, package `quorate.v1`.
 #[allow(missing_docs, clippy::all)]

@@ -39,6 +39,15 @@ pub const DEAD_LETTER_CYCLE: &str = "DEAD_LETTER_CYCLE";
 /// The queue to be deleted is the dead-letter queue of others. Metadata `queues`: the first 16 of them. Retry: no. Cure:
 /// delete those first.
 pub const IS_DEAD_LETTER_QUEUE: &str = "IS_DEAD_LETTER_QUEUE";
+/// The queue is sharded, and the call is for one queue. Metadata `queue`, `shards` (their number), `first_shard`. Nothing
+/// was done. Retry: no. Cure: publish and consume with the SDK, which does it shard by shard, or name one shard.
+pub const SHARDED_QUEUE: &str = "SHARDED_QUEUE";
+/// The shards of the queue are not those that the client spreads keys by. Nothing entered. Metadata `sharded_queue`. Retry:
+/// no. Cure: open a new producer, which learns them anew.
+pub const SHARDS_CHANGED: &str = "SHARDS_CHANGED";
+/// The queue is a shard, which is created, changed and deleted with the others only. Metadata `sharded_queue`. Retry: no.
+/// Cure: name the sharded queue.
+pub const IS_SHARD: &str = "IS_SHARD";
 /// The queue to be deleted "if empty" holds messages. Retry: once it is drained.
 pub const QUEUE_NOT_EMPTY: &str = "QUEUE_NOT_EMPTY";
 /// The publish would exceed the queue's `max_messages` or `max_bytes`, or too many messages are for later, or have a
@@ -129,6 +138,9 @@ pub const ALL: &[&str] = &[
     QUEUE_EXISTS,
     DEAD_LETTER_CYCLE,
     IS_DEAD_LETTER_QUEUE,
+    SHARDED_QUEUE,
+    IS_SHARD,
+    SHARDS_CHANGED,
     QUEUE_NOT_EMPTY,
     QUEUE_FULL,
     DISK_FULL,

@@ -107,7 +107,10 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
         return Err(Refusal::new(reason::UNSUPPORTED_VERSION, message));
     }
     if !settings.dead_letter.is_empty() {
-        queue_name(&settings.dead_letter)?;
+        let name = queue_name(&settings.dead_letter)?;
+        if name.is_shard() {
+            return Err(catalog::Rejection::ShardedDeadLetter { name }.into());
+        }
     }
     let max = quorate_machine::queue::IN_SYNC_LAG_MS_MAX;
     if settings.in_sync_lag_ms > max {
@@ -239,7 +242,32 @@ impl Member {
         request: v1::CreateQueueRequest,
     ) -> Result<v1::CreateQueueResponse, Refusal> {
         let name = queue_name(&request.name)?;
-        let wanted = request.settings.unwrap_or_default();
+        let wanted = self.wanted_queue(name.clone(), request.settings.unwrap_or_default(), 1)?;
+        let command = catalog::Command::CreateQueue(wanted);
+        let created = match self.propose_catalog(command).await? {
+            catalog::Reply::Created { .. } => true,
+            catalog::Reply::Rejected(catalog::Rejection::QueueExists {
+                same_settings: true,
+                ..
+            }) => false,
+            catalog::Reply::Rejected(rejection) => return Err(rejection.into()),
+            _ => return Err(Refusal::unknown_outcome()),
+        };
+        let queue = self.wait_for_leader(&name).await?;
+        Ok(v1::CreateQueueResponse { queue: Some(queue), created })
+    }
+
+    /// What the catalog is asked for to make a queue, or `count` of them as shards of one.
+    pub(super) fn wanted_queue(
+        &self,
+        name: QueueName,
+        wanted: v1::QueueSettings,
+        count: usize,
+    ) -> Result<CreateQueue, Refusal> {
+        // A node that does not know of shards would stop at such a name.
+        if name.is_shard() {
+            return Err(catalog::Rejection::ShardName.into());
+        }
         if settings_of(&wanted).are_numbered() {
             self.expect_known(BEHAVIOUR_VERSION, "these settings")?;
         }
@@ -256,7 +284,8 @@ impl Member {
             return Err(Refusal::no_quorum("found the cluster"));
         }
         let limit = self.config.limits.max_queues as usize;
-        if queues >= limit && self.known(&name).is_none() {
+        let is_there = self.known(&name).is_some() || self.sharded(name.as_str()).is_some();
+        if queues + count > limit && !is_there {
             let message =
                 format!("the cluster has {queues} queues, as many as limits.max_queues allows");
             return Err(Refusal::new(reason::QUOTA_EXCEEDED, message));
@@ -267,26 +296,14 @@ impl Member {
         let replicas = if wanted.replicas == 0 { default } else { wanted.replicas };
         let wanted = v1::QueueSettings { replicas, ..wanted };
         check_settings(&wanted)?;
-        let command = catalog::Command::CreateQueue(CreateQueue {
-            name: name.clone(),
-            settings: settings_of(&wanted),
-            replicas: replicas as u8,
-            candidates,
-        });
-        let created = match self.propose_catalog(command).await? {
-            catalog::Reply::Created { .. } => true,
-            catalog::Reply::Rejected(catalog::Rejection::QueueExists {
-                same_settings: true,
-                ..
-            }) => false,
-            catalog::Reply::Rejected(rejection) => return Err(rejection.into()),
-            _ => return Err(Refusal::unknown_outcome()),
-        };
-        let queue = self.wait_for_leader(&name).await?;
-        Ok(v1::CreateQueueResponse { queue: Some(queue), created })
+        let (settings, replicas) = (settings_of(&wanted), replicas as u8);
+        Ok(CreateQueue { name, settings, replicas, candidates })
     }
 
-    async fn wait_for_leader(&self, name: &QueueName) -> Result<v1::QueueDescription, Refusal> {
+    pub(super) async fn wait_for_leader(
+        &self,
+        name: &QueueName,
+    ) -> Result<v1::QueueDescription, Refusal> {
         let look = async {
             loop {
                 let Some(queue) = self.known(name) else {
@@ -311,6 +328,12 @@ impl Member {
 
     async fn delete(&self, request: v1::DeleteQueueRequest) -> Result<(), Refusal> {
         let name = queue_name(&request.name)?;
+        if let Some((of, _)) = name.sharded() {
+            return Err(match self.known(&name) {
+                Some(_) => catalog::Rejection::IsShard { of }.into(),
+                None => Refusal::queue_not_found(name.as_str()),
+            });
+        }
         let command = catalog::Command::DeleteQueue { name: name.clone() };
         match self.propose_catalog(command).await? {
             catalog::Reply::Deleted { .. } => Ok(()),
@@ -331,6 +354,21 @@ impl Member {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Refusal::no_quorum("write the catalog")),
+        }
+    }
+}
+
+/// What a listing has.
+enum Listed {
+    Queue(Box<catalog::Queue>),
+    Sharded(catalog::Sharded),
+}
+
+impl Listed {
+    fn name(&self) -> &QueueName {
+        match self {
+            Self::Queue(queue) => &queue.name,
+            Self::Sharded(sharded) => &sharded.name,
         }
     }
 }
@@ -386,7 +424,11 @@ impl v1::admin_service_server::AdminService for Services {
         request: Request<v1::DescribeQueueRequest>,
     ) -> Result<Response<v1::DescribeQueueResponse>, Status> {
         let hops = hops(request.metadata());
-        let queue = self.describe_at_leader(&request.into_inner().name, hops).await?;
+        let name = request.into_inner().name;
+        let queue = match self.node.sharded(&name) {
+            Some(sharded) => self.describe_shards(&sharded).await,
+            None => self.describe_at_leader(&name, hops).await?,
+        };
         Ok(Response::new(v1::DescribeQueueResponse { queue: Some(queue) }))
     }
 
@@ -411,17 +453,33 @@ impl v1::admin_service_server::AdminService for Services {
         let pattern = Pattern::of(&request.pattern)?;
         let wanted = |queue: &&catalog::Queue| pattern.matches(queue.name.as_str());
         let most = size as usize + 1;
-        let mut page: Vec<catalog::Queue> = self.node.catalog.read(|catalog| match &after {
-            None => catalog.queues().filter(wanted).take(most).cloned().collect(),
-            Some(after) => catalog.queues_after(after).filter(wanted).take(most).cloned().collect(),
+        let mut page: Vec<Listed> = self.node.catalog.read(|catalog| {
+            let queues: Vec<_> = match &after {
+                None => catalog.queues().filter(wanted).take(most).cloned().collect(),
+                Some(after) => {
+                    catalog.queues_after(after).filter(wanted).take(most).cloned().collect()
+                }
+            };
+            let sharded = catalog.all_sharded().filter(|sharded| {
+                pattern.matches(sharded.name.as_str())
+                    && after.as_ref().is_none_or(|after| sharded.name > *after)
+            });
+            let sharded = sharded.take(most).cloned().map(Listed::Sharded);
+            let queues = queues.into_iter().map(|queue| Listed::Queue(Box::new(queue)));
+            queues.chain(sharded).collect()
         });
+        page.sort_unstable_by(|one, other| one.name().cmp(other.name()));
         let more = page.len() > size as usize;
         page.truncate(size as usize);
         let next_page_token = match page.last() {
-            Some(last) if more => last.name.as_str().to_string(),
+            Some(last) if more => last.name().as_str().to_string(),
             _ => String::new(),
         };
-        let queues = page.iter().map(|queue| self.node.describe(queue)).collect();
+        let described = |listed: &Listed| match listed {
+            Listed::Queue(queue) => self.node.describe(queue),
+            Listed::Sharded(sharded) => self.node.describe_sharded(sharded),
+        };
+        let queues = page.iter().map(described).collect();
         Ok(Response::new(v1::ListQueuesResponse { queues, next_page_token }))
     }
 
@@ -431,6 +489,9 @@ impl v1::admin_service_server::AdminService for Services {
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
         let hops = hops(request.metadata());
         let request = request.into_inner();
+        if let Some(sharded) = self.node.sharded(&request.name) {
+            return self.shards_purged(&sharded, &request).await;
+        }
         let queue = match self.node.place(&request.name, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
@@ -455,7 +516,8 @@ impl v1::admin_service_server::AdminService for Services {
             Ok(Ok(Reply::Purged { count })) => {
                 let end = queue.handle.read(|machine| machine.next_offset());
                 let next_offset = before.map_or(end, |before| before.min(end)).0;
-                Ok(Response::new(v1::PurgeQueueResponse { purged: count, next_offset }))
+                let shards = Vec::new();
+                Ok(Response::new(v1::PurgeQueueResponse { purged: count, next_offset, shards }))
             }
             Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
             Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),
@@ -530,6 +592,20 @@ impl v1::admin_service_server::AdminService for Services {
         self.consumers_controlled(request).await
     }
 
+    async fn create_sharded_queue(
+        &self,
+        request: Request<v1::CreateShardedQueueRequest>,
+    ) -> Result<Response<v1::CreateShardedQueueResponse>, Status> {
+        self.sharded_created(request).await
+    }
+
+    async fn get_shards(
+        &self,
+        request: Request<v1::GetShardsRequest>,
+    ) -> Result<Response<v1::GetShardsResponse>, Status> {
+        self.shards_told(request).await
+    }
+
     async fn delete_queue(
         &self,
         request: Request<v1::DeleteQueueRequest>,
@@ -544,8 +620,14 @@ impl v1::admin_service_server::AdminService for Services {
         }
         let request = request.into_inner();
         if request.if_empty {
-            let counts =
-                self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default();
+            let counts = match self.node.sharded(&request.name) {
+                Some(sharded) => self
+                    .describe_shards(&sharded)
+                    .await
+                    .counts
+                    .ok_or_else(|| Refusal::no_quorum("see whether every shard is empty"))?,
+                None => self.describe_at_leader(&request.name, 0).await?.counts.unwrap_or_default(),
+            };
             let waiting = counts.ready + counts.delayed + counts.blocked;
             let held = waiting + counts.leased + counts.dead;
             if held > 0 {

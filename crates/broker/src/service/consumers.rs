@@ -181,10 +181,14 @@ impl Services {
         let hops = hops(request.metadata());
         let request = request.into_inner();
         let (target, what) = (target_of(&request)?, control_of(&request)?);
+        if let Some(sharded) = self.node.sharded(&request.queue) {
+            return self.shards_controlled(&sharded, &request).await;
+        }
         match self.node.place(&request.queue, hops).await? {
             Place::Here(queue) => {
                 let consumers = self.node.control_consumers(&queue, target, what).await?;
-                Ok(Response::new(v1::ControlConsumerResponse { consumers }))
+                let shards = Vec::new();
+                Ok(Response::new(v1::ControlConsumerResponse { consumers, shards }))
             }
             Place::There(node) => {
                 let request = forwarded(request, hops);

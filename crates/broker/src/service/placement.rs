@@ -12,7 +12,6 @@ use tonic::Status;
 
 use crate::member::Member;
 use crate::moves::{self, Step};
-use crate::refusal::Refusal;
 use crate::routing::{forwarded, queue_name};
 
 /// How long the leader may take to be found, and to answer.
@@ -32,7 +31,7 @@ impl Member {
             let there: Vec<NodeId> = nodes.filter(|node| self.is_there(*node)).collect();
             catalog.explain(&name, &there)
         });
-        let explained = explained.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
+        let explained = explained.ok_or_else(|| self.no_queue(&name))?;
         let mut told = v1::ExplainPlacementResponse {
             name: name.as_str().into(),
             node_id: self.id(),

@@ -60,13 +60,23 @@ impl v1::queue_service_server::QueueService for Services {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let hops = hops(request.metadata());
         let mut request = request.into_inner();
+        let shard = self.shard_to_publish_to(&request)?.map(|shard| shard.as_str().to_owned());
+        if let Some(shard) = &shard {
+            request.queue.clone_from(shard);
+        }
         let queue = match self.node.place(&request.queue, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
                 let channel = self.node.channel(node)?;
                 let mut client = v1::queue_service_client::QueueServiceClient::new(channel)
                     .max_decoding_message_size(crate::peers::MESSAGE_BYTES_MAX);
-                return client.publish(forwarded(request, hops)).await.map_err(passed_on);
+                let mut answer =
+                    client.publish(forwarded(request, hops)).await.map_err(passed_on)?;
+                // The node where it is led knows of no other name.
+                if let Some(shard) = shard {
+                    answer.get_mut().shard = shard;
+                }
+                return Ok(answer);
             }
         };
         let (frame, properties) = frame_of(&mut request)?;
@@ -76,7 +86,8 @@ impl v1::queue_service_server::QueueService for Services {
         let v1::PublishRequest { sequence, ack, .. } = request;
         let submitted = publisher.submit(sequence, frame, &properties, condition, ack).await?;
         let receipt = publisher.receipt(submitted).await?;
-        Ok(Response::new(v1::PublishResponse { receipt: Some(receipt) }))
+        let shard = shard.unwrap_or_default();
+        Ok(Response::new(v1::PublishResponse { receipt: Some(receipt), shard }))
     }
 
     type PublishStreamStream = Answers<v1::PublishStreamResponse>;
@@ -108,6 +119,7 @@ impl v1::queue_service_server::QueueService for Services {
                 return Ok(Response::new(Box::pin(answers)));
             }
         };
+        self.node.check_generation(&queue.name, open.shards_generation)?;
         let producer = producer_of(open.producer)?;
         let publisher = Arc::new(Publisher::new(self.node.clone(), queue, producer));
         let (sender, mut underway) = mpsc::channel(BATCHES_IN_FLIGHT);

@@ -188,7 +188,7 @@ impl Member {
         for name in names {
             let name = queue_name(name)?;
             let known = self.known(&name);
-            let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
+            let known = known.ok_or_else(|| self.no_queue(&name))?;
             queues.insert(name, known);
         }
         Ok(queues.into_values().collect())

@@ -29,7 +29,7 @@ impl Member {
         }
         for _ in 0..ATTEMPTS {
             let known = self.known(&name);
-            let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
+            let known = known.ok_or_else(|| self.no_queue(&name))?;
             let place = changed(&known, request)?;
             if !known.is_moving && !self.has_majority(&known.replicas) {
                 let doing = format!("move queue {name}");

@@ -50,7 +50,7 @@ impl Member {
         Ok(v1::GetReplicationResponse { queues: merged })
     }
 
-    /// The queue of that name; for an empty one all, in order of name.
+    /// The queue of that name, or its shards; for an empty one all, in order of name.
     pub(super) fn asked_for(&self, queue: &str) -> Result<Vec<catalog::Queue>, Refusal> {
         if queue.is_empty() {
             return Ok(self
@@ -58,6 +58,13 @@ impl Member {
                 .read(|catalog| catalog.queues().take(QUEUES_MAX).cloned().collect()));
         }
         let name = queue_name(queue)?;
+        let shards = self.catalog.read(|catalog| {
+            let sharded = catalog.sharded(&name)?;
+            Some(catalog.shards_of(sharded).cloned().collect())
+        });
+        if let Some(shards) = shards {
+            return Ok(shards);
+        }
         let queue = self.catalog.read(|catalog| catalog.queue(&name).cloned());
         Ok(vec![queue.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?])
     }

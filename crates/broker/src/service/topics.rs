@@ -57,6 +57,14 @@ fn route_of(route: v1::Route) -> Result<Route, Refusal> {
     Ok(Route { queue: queue_name(&route.queue)?, subject, headers })
 }
 
+fn topic_name(name: &str) -> Result<QueueName, Refusal> {
+    let name = queue_name(name)?;
+    match name.is_shard() {
+        true => Err(Refusal::invalid("a topic's name has no '@': that is for shards of queues")),
+        false => Ok(name),
+    }
+}
+
 fn topic_not_found(name: &str) -> Refusal {
     let message =
         format!("there is no topic `{name}`; create it with `quorate topic create {name}`");
@@ -82,8 +90,8 @@ fn refused(name: &QueueName, rejection: Rejection) -> Refusal {
     }
 }
 
-/// A failed publish to one of several queues, as the others' answers have to be told too.
-fn failure_of(status: &Status) -> v1::Failure {
+/// A call that failed at one of several queues, as the others' answers have to be told too.
+pub(super) fn failure_of(status: &Status) -> v1::Failure {
     let (reason, metadata) = match status.get_details_error_info() {
         Some(info) => (info.reason, info.metadata),
         None => (reason::UNKNOWN_OUTCOME.to_owned(), Default::default()),
@@ -227,12 +235,17 @@ impl v1::topic_service_server::TopicService for Services {
     ) -> Result<Response<v1::SetTopicResponse>, Status> {
         let hops = hops(request.metadata());
         let request = request.into_inner();
-        let (name, routes) = (queue_name(&request.name)?, routes_of(request.routes.clone())?);
+        let (name, routes) = (topic_name(&request.name)?, routes_of(request.routes.clone())?);
         if let Some(node) = self.node.catalog_place(hops).await? {
             let forwarded = forwarded(request, hops);
             return self.topics(node)?.set_topic(forwarded).await.map_err(passed_on);
         }
         self.node.expect_known(BEHAVIOUR_VERSION, "topics")?;
+        // A node that does not know of shards would stop at their names.
+        let shards = routes.iter().map(|route| &route.queue).filter(|queue| queue.is_shard());
+        if let Some(shard) = shards.into_iter().find(|shard| self.node.known(shard).is_none()) {
+            return Err(Refusal::queue_not_found(shard.as_str()).into());
+        }
         let (version, set) = (request.version, name.clone());
         let command = catalog::Command::SetTopic { name: set, version, routes };
         match self.node.propose_catalog(command).await? {
@@ -250,7 +263,7 @@ impl v1::topic_service_server::TopicService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         let hops = hops(request.metadata());
         let request = request.into_inner();
-        let name = queue_name(&request.name)?;
+        let name = topic_name(&request.name)?;
         if let Some(node) = self.node.catalog_place(hops).await? {
             let forwarded = forwarded(request, hops);
             return self.topics(node)?.delete_topic(forwarded).await.map_err(passed_on);

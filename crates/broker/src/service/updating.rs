@@ -51,9 +51,17 @@ impl Services {
         let name = queue_name(&request.name)?;
         let (update, version) = self.node.update(&name, &request).await?;
         let changed = settings::differing(&update.before, &update.after);
-        let (queue, effective) = match version {
-            Some(version) => self.wait_until_effective(&name, version).await?,
-            None => (self.queue_as(&name, update.after)?, changed.is_empty()),
+        let (queue, effective) = match (version, self.node.sharded(name.as_str())) {
+            (Some(version), Some(sharded)) => {
+                self.wait_until_all_effective(&sharded, version).await
+            }
+            (Some(version), None) => self.wait_until_effective(&name, version).await?,
+            (None, Some(sharded)) => {
+                let queue = self.node.describe_sharded(&sharded);
+                let settings = Some(update.after);
+                (v1::QueueDescription { settings, ..queue }, changed.is_empty())
+            }
+            (None, None) => (self.queue_as(&name, update.after)?, changed.is_empty()),
         };
         Ok(Response::new(v1::UpdateQueueResponse {
             before: Some(update.before),
@@ -89,12 +97,37 @@ impl Services {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let limit = self.node.config.limits.request_timeout().min(EFFECTIVE_WITHIN);
+        let limit = self.effective_within();
         if let Ok(queue) = tokio::time::timeout(limit, look).await {
             return Ok((queue, true));
         }
         let known = self.node.known(name).ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
         Ok((self.node.describe(&known), false))
+    }
+
+    /// The same for all shards of a queue.
+    async fn wait_until_all_effective(
+        &self,
+        sharded: &catalog::Sharded,
+        version: u64,
+    ) -> (v1::QueueDescription, bool) {
+        let look = async {
+            loop {
+                let queue = self.describe_shards(sharded).await;
+                if queue.settings_version >= Some(version) {
+                    return queue;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        match tokio::time::timeout(self.effective_within(), look).await {
+            Ok(queue) => (queue, true),
+            Err(_) => (self.node.describe_sharded(sharded), false),
+        }
+    }
+
+    fn effective_within(&self) -> Duration {
+        self.node.config.limits.request_timeout().min(EFFECTIVE_WITHIN)
     }
 }
 
@@ -106,6 +139,9 @@ impl Member {
         name: &QueueName,
         request: &v1::UpdateQueueRequest,
     ) -> Result<(Update, Option<u64>), Refusal> {
+        if let Some((of, _)) = name.sharded().filter(|_| self.known(name).is_some()) {
+            return Err(catalog::Rejection::IsShard { of }.into());
+        }
         // A leader that is new to the office has to have applied the updates of the one before.
         let alone_and_informed = async {
             let alone = self.updating.lock().await;
@@ -116,7 +152,12 @@ impl Member {
             Ok((alone, Ok(_))) => alone,
             Ok((_, Err(_))) | Err(_) => return Err(Refusal::no_quorum("read the catalog")),
         };
-        let known = self.known(name).ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
+        // The shards of a queue have the same settings.
+        let known = self.catalog.read(|catalog| match catalog.sharded(name) {
+            Some(sharded) => catalog.shards_of(sharded).next().cloned(),
+            None => catalog.queue(name).cloned(),
+        });
+        let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
         let update = update_of(&known, request)?;
         if update.settings.are_numbered() {
             self.expect_known(BEHAVIOUR_VERSION, "these settings")?;

@@ -108,7 +108,11 @@ async fn take(consumer: &mut Consumer, args: &Args, format: Format) -> Result<()
     while args.count.is_none_or(|count| taken < count) {
         let Some(delivery) = next(consumer, args.patience()).await else { break };
         let delivery = delivery.map_err(|error| session::failure(&doing, &error))?;
-        let facts = [("offset", delivery.offset.into()), ("attempt", delivery.attempt.into())];
+        let facts = [
+            ("offset", delivery.offset.into()),
+            ("shard", delivery.shard.into()),
+            ("attempt", delivery.attempt.into()),
+        ];
         message::print(format, facts, &delivery.headers, &delivery.body)?;
         taken += 1;
         if args.no_ack {

@@ -5,6 +5,7 @@
 //! ```
 //! Sending and collecting receipts run side by side, so a pipe into `publish` is as fast as the cluster.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -51,6 +52,9 @@ pub struct Args {
     /// Deliver the messages one after the other with all others of this key, in order; up to 256 bytes.
     #[arg(long, value_name = "KEY", default_value = "")]
     group_key: String,
+    /// Publish the messages to the shard of this key, if the queue is sharded and they have no group key; up to 256 bytes.
+    #[arg(long, value_name = "KEY", default_value = "")]
+    shard_key: String,
     /// Deliver the messages within this time or not at all, e.g. 30s.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     ttl: Option<Duration>,
@@ -133,6 +137,7 @@ impl Args {
         if let Some(ttl) = self.ttl {
             message = message.ttl(ttl);
         }
+        let message = message.shard_key(self.shard_key.as_str());
         message.group_key(self.group_key.as_str()).priority(self.priority.unwrap_or(0))
     }
 
@@ -223,16 +228,20 @@ struct Report {
     confirmed: u64,
     first: Vec<Receipt>,
     offsets: Option<(u64, u64)>,
+    /// Numbers of the shards, if the queue has any.
+    shards: BTreeSet<u16>,
 }
 
 impl Report {
     fn new(queue: &str, format: Format) -> Report {
         let queue = queue.to_owned();
-        Report { queue, format, confirmed: 0, first: Vec::new(), offsets: None }
+        let (first, offsets, shards) = Default::default();
+        Report { queue, format, confirmed: 0, first, offsets, shards }
     }
 
     fn receipt(&mut self, receipt: &Receipt) -> Result<(), Failure> {
         self.confirmed += 1;
+        self.shards.extend(receipt.shard);
         if let Some(offset) = receipt.offset {
             let (low, high) = self.offsets.unwrap_or((offset, offset));
             self.offsets = Some((low.min(offset), high.max(offset)));
@@ -254,10 +263,16 @@ impl Report {
         }
         let mut out = std::io::stdout().lock();
         if self.first.len() <= RECEIPTS_LISTED {
-            let mut table = Table::new(&[">offset", "receipt"]);
+            let is_sharded = !self.shards.is_empty();
+            let mut table = match is_sharded {
+                true => Table::new(&["shard", ">offset", "receipt"]),
+                false => Table::new(&[">offset", "receipt"]),
+            };
             for receipt in &self.first {
                 let offset = receipt.offset.map_or("-".to_owned(), |offset| offset.to_string());
-                table.row([offset, word(receipt)]);
+                let shard = receipt.shard.map(|shard| format!("{}@{shard}", self.queue));
+                let cells = [offset, word(receipt)];
+                table.row(is_sharded.then(|| shard.unwrap_or_default()).into_iter().chain(cells));
             }
             write!(out, "{table}")?;
             return Ok(());
@@ -265,6 +280,7 @@ impl Report {
         let elapsed = started.elapsed();
         let rate = self.confirmed as f64 / elapsed.as_secs_f64();
         let at = match self.offsets {
+            _ if !self.shards.is_empty() => format!("confirmed in {} shards", self.shards.len()),
             Some((low, high)) => format!("confirmed at offsets {low} to {high}"),
             None => "accepted".to_owned(),
         };

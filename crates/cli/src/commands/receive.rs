@@ -60,6 +60,7 @@ fn print(format: Format, received: &Received) -> Result<(), Failure> {
     let held = received.held;
     let facts = [
         ("offset", held.offset.into()),
+        ("shard", held.shard.into()),
         ("attempt", received.attempt.into()),
         ("held", held.to_string().into()),
     ];

@@ -50,6 +50,9 @@ pub struct Line {
     /// Voters that had it, at level `all`.
     #[serde(default, skip_serializing_if = "is_zero")]
     in_sync: u32,
+    /// Of a sharded queue, the number of the shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -110,6 +113,7 @@ impl Line {
             term,
             index,
             in_sync: receipt.in_sync,
+            shard: receipt.shard,
         }
     }
 
@@ -120,11 +124,13 @@ impl Line {
             level: self.level.ack(),
             position: LogPosition { group: self.group, term: self.term, index: self.index },
             in_sync: self.in_sync,
+            shard: self.shard,
         }
     }
 
     fn place(&self) -> String {
-        self.offset.map_or("-".to_owned(), |offset| offset.to_string())
+        let offset = self.offset.map_or("-".to_owned(), |offset| offset.to_string());
+        self.shard.map_or(offset.clone(), |shard| format!("{offset} of @{shard}"))
     }
 }
 
@@ -241,6 +247,7 @@ mod tests {
             level: AckLevel::All,
             position: LogPosition { group: 1, term: 2, index: 3 },
             in_sync: 3,
+            shard: Some(4),
         };
         let line = |queue| serde_json::to_string(&Line::new(queue, &receipt)).expect("json");
         let text = format!("{}\n\n{}\n{}\n", line("a"), line("b"), line("a"));

@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
 use crate::consumer::Consumer;
-use crate::consumer::task::Task;
+use crate::consumer::task::{Consume, Shown, Task};
 use crate::error::Error;
 use crate::link::Link;
 use crate::random;
 use crate::replicas::Replicas;
+use crate::sharding::Sharding;
 
 /// Prefetch that a server takes.
 const PREFETCH: RangeInclusive<u32> = 1..=65_535;
@@ -66,7 +67,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Most messages leased to this consumer at a time, 1 to 65,535; 256 unless set.
+    /// Most messages leased to this consumer at a time, 1 to 65,535; 256 unless set. Of a sharded queue, each shard has an
+    /// equal share of them, and one at least.
     pub fn prefetch(mut self, messages: u32) -> Self {
         self.prefetch = messages;
         self
@@ -100,25 +102,63 @@ impl ConsumerBuilder {
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
     /// within the client's request time limit; [`Error::Invalid`] when a setting is out of its range.
     pub async fn build(self) -> Result<Consumer, Error> {
-        let request = self.attach()?;
+        let session = random::session();
+        self.attach(&self.queue, session, self.prefetch)?;
         let queue = self.client.describe_queue(self.queue.as_str()).await?;
-        let nodes = self.client.nodes;
-        let mut link = Link::new(Arc::clone(&nodes), self.queue, request);
-        if self.max_lag.is_some() {
-            link = link.at_any(Replicas::new(self.zone));
-        }
-        let answer = link.open_within(nodes.request_timeout()).await?;
-        let (handle, commands) = mpsc::unbounded_channel();
-        let (shown, deliveries) = mpsc::unbounded_channel();
         let grace = grace(queue.settings);
+        let (shown, deliveries) = mpsc::unbounded_channel();
+        if let Some(sharding) = queue.sharding {
+            let close = self.attach_to_all(&Sharding::of(&sharding)?, session, grace, &shown)?;
+            return Ok(Consumer { close, deliveries });
+        }
+        let mut link = self.link(&self.queue, session, self.prefetch)?;
+        let answer = link.open_within(self.client.nodes.request_timeout()).await?;
+        let (handle, commands) = mpsc::unbounded_channel();
         let mut task = Task::new(link, self.prefetch, grace, handle, commands, shown);
         task.attached(answer);
         let (close, closed) = oneshot::channel();
         tokio::spawn(task.run(closed));
-        Ok(Consumer { close, deliveries })
+        Ok(Consumer { close: vec![close], deliveries })
     }
 
-    fn attach(&self) -> Result<v1::ConsumeRequest, Error> {
+    /// Begins a stream to each shard, all of which show what they get in one place. None is waited for: those whose shard
+    /// has no leader now are opened when it has.
+    fn attach_to_all(
+        &self,
+        sharding: &Sharding,
+        session: [u8; 16],
+        grace: Duration,
+        shown: &mpsc::UnboundedSender<Shown>,
+    ) -> Result<Vec<oneshot::Sender<oneshot::Sender<()>>>, Error> {
+        let shards = sharding.shards();
+        let mut closes = Vec::with_capacity(shards.len());
+        for (shard, prefetch) in shards.iter().zip(shares(self.prefetch, shards.len() as u32)) {
+            let link = self.link(&shard.name, session, prefetch)?;
+            let (handle, commands) = mpsc::unbounded_channel();
+            let mut task = Task::new(link, prefetch, grace, handle, commands, shown.clone());
+            task.shard = Some(shard.number);
+            let (close, closed) = oneshot::channel();
+            tokio::spawn(task.run(closed));
+            closes.push(close);
+        }
+        Ok(closes)
+    }
+
+    fn link(&self, queue: &str, session: [u8; 16], prefetch: u32) -> Result<Link<Consume>, Error> {
+        let request = self.attach(queue, session, prefetch)?;
+        let link = Link::new(Arc::clone(&self.client.nodes), queue.to_owned(), request);
+        Ok(match self.max_lag {
+            Some(_) => link.at_any(Replicas::new(self.zone.clone())),
+            None => link,
+        })
+    }
+
+    fn attach(
+        &self,
+        queue: &str,
+        session: [u8; 16],
+        prefetch: u32,
+    ) -> Result<v1::ConsumeRequest, Error> {
         let invalid = |what: String| Err(Error::Invalid(what));
         if !PREFETCH.contains(&self.prefetch) {
             return invalid(format!("prefetch is {}; from 1 to 65,535", self.prefetch));
@@ -137,10 +177,10 @@ impl ConsumerBuilder {
             Some(lag) => return invalid(format!("max_lag is {lag:?}; from 100 ms to 1 h")),
         };
         let attach = v1::Attach {
-            queue: self.queue.clone(),
-            session: random::session().to_vec().into(),
+            queue: queue.to_owned(),
+            session: session.to_vec().into(),
             name: self.name.clone(),
-            prefetch: self.prefetch,
+            prefetch,
             lease_ms,
             max_lag_ms,
             tells_starts: true,
@@ -149,9 +189,26 @@ impl ConsumerBuilder {
     }
 }
 
+/// A prefetch, divided among so many shards: equal parts, but for what is left over, and each has something.
+fn shares(prefetch: u32, shards: u32) -> impl Iterator<Item = u32> {
+    let (each, over) = (prefetch / shards, prefetch % shards);
+    (0..shards).map(move |shard| (each + u32::from(shard < over)).max(1))
+}
+
 fn grace(settings: Option<v1::QueueSettings>) -> Duration {
     match settings.map(|settings| settings.session_grace_ms) {
         Some(millis @ 1..) => Duration::from_millis(millis.into()),
         Some(0) | None => DEFAULT_GRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefetch_is_divided_and_no_shard_goes_without() {
+        assert_eq!(shares(8, 3).collect::<Vec<_>>(), [3, 3, 2]);
+        assert_eq!(shares(2, 3).collect::<Vec<_>>(), [1, 1, 1]);
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum Command {
 pub struct Delivery {
     /// The message's place in the queue.
     pub offset: u64,
+    /// Of a sharded queue, the number of the shard: the offset is one of the queue `NAME@NUMBER`.
+    pub shard: Option<u16>,
     /// 1 at the first delivery of the message, one more after each that counted: all but those that were given back with
     /// [`put_back`](Self::put_back), and those that a consumer had not begun to handle when it died, in a queue with
     /// `max_deliveries` or `retry_ms`.

@@ -36,6 +36,9 @@ use task::Shown;
 /// an administrator has ended the consumer.
 /// Dropping the consumer is closing it without waiting.
 ///
+/// Of a sharded queue it takes messages from all shards, in the order in which they come; each shard's come in their order. It has a stream to
+/// each, so a shard without a leader keeps nothing of the others back.
+///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use futures_util::StreamExt;
@@ -52,8 +55,8 @@ use task::Shown;
 /// ```
 #[derive(Debug)]
 pub struct Consumer {
-    // Goes first when dropped: the task then knows that the deliveries dropped next need no settling.
-    close: oneshot::Sender<oneshot::Sender<()>>,
+    // Goes first when dropped: the tasks then know that the deliveries dropped next need no settling.
+    close: Vec<oneshot::Sender<oneshot::Sender<()>>>,
     deliveries: mpsc::UnboundedReceiver<Shown>,
 }
 
@@ -72,6 +75,10 @@ impl Consumer {
     pub async fn next_batch(&mut self, most: usize) -> Vec<Result<Delivery, ConsumeError>> {
         let mut batch = Vec::new();
         self.deliveries.recv_many(&mut batch, most).await;
+        if let Some(failed) = batch.iter().position(Result::is_err) {
+            batch.truncate(failed + 1);
+            self.end();
+        }
         batch.iter().flatten().for_each(|delivery| delivery.handle.started());
         batch
     }
@@ -80,13 +87,26 @@ impl Consumer {
     /// at once, and deliveries still in hand cannot be settled any more. Takes at most 5 s; if no node
     /// answers until then, leases return when the queue's session grace is over.
     pub async fn close(self) {
-        let (done, closed) = oneshot::channel();
         let Self { close, deliveries } = self;
-        if close.send(done).is_ok() {
-            drop(deliveries);
+        let mut closing = Vec::with_capacity(close.len());
+        for close in close {
+            let (done, closed) = oneshot::channel();
+            if close.send(done).is_ok() {
+                closing.push(closed);
+            }
+        }
+        drop(deliveries);
+        for closed in closing {
             // The task drops its end, which is an error, when it is through.
             let _ = closed.await;
         }
+    }
+
+    /// One of its streams has ended for good, and so do the others.
+    fn end(&mut self) {
+        self.close.clear();
+        self.deliveries.close();
+        while self.deliveries.try_recv().is_ok() {}
     }
 }
 
@@ -95,8 +115,10 @@ impl Stream for Consumer {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let shown = self.deliveries.poll_recv(context);
-        if let Poll::Ready(Some(Ok(delivery))) = &shown {
-            delivery.handle.started();
+        match &shown {
+            Poll::Ready(Some(Ok(delivery))) => delivery.handle.started(),
+            Poll::Ready(Some(Err(_))) => self.end(),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         shown
     }

@@ -64,6 +64,8 @@ pub(crate) struct Task {
     /// For the deliveries.
     handle: mpsc::UnboundedSender<Command>,
     deliveries: mpsc::UnboundedSender<Shown>,
+    /// The queue is the shard of this number.
+    pub shard: Option<u16>,
     lease: Duration,
     grace: Duration,
     /// The queue wants to know what the application has begun to handle.
@@ -104,6 +106,7 @@ impl Task {
             commands,
             handle,
             deliveries,
+            shard: None,
             lease: Duration::from_secs(30),
             grace,
             tells: false,
@@ -295,6 +298,7 @@ impl Task {
                 // A consumer that is gone closes us, which returns what is leased.
                 let _ = self.deliveries.send(Ok(Delivery {
                     offset,
+                    shard: self.shard,
                     attempt: delivery.attempt,
                     token,
                     headers: message.headers,

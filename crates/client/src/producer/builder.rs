@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use quorate_proto::frame::{MAX_FRAME_MESSAGES, MAX_MESSAGE_BYTES};
 use quorate_proto::v1::AckLevel;
-use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::link::Link;
-use crate::producer::task::Task;
-use crate::producer::{Producer, Room, Settings};
+use crate::producer::lane::Lane;
+use crate::producer::shards::Shards;
+use crate::producer::{Producer, Settings, Ways};
 use crate::random;
+use crate::sharding::is_of_sharded;
 
 /// Most messages in flight that may be asked for.
 const MAX_IN_FLIGHT: usize = 1 << 20;
@@ -46,6 +47,8 @@ impl ProducerBuilder {
     pub(crate) fn new(client: Client, queue: String) -> Self {
         let settings = Settings {
             queue,
+            shard: None,
+            generation: 0,
             producer_id: random::producer_id(),
             epoch: 0,
             in_flight: 8_192,
@@ -58,7 +61,8 @@ impl ProducerBuilder {
         Self { client, settings }
     }
 
-    /// Most messages sent and not yet confirmed; 8,192 unless set. [`Producer::send`] waits beyond.
+    /// Most messages sent and not yet confirmed; 8,192 unless set. [`Producer::send`] waits beyond. Of a sharded queue,
+    /// as all limits here, for each shard.
     pub fn in_flight(mut self, messages: usize) -> Self {
         self.settings.in_flight = messages;
         self
@@ -121,7 +125,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Opens the producer at the node that leads the queue.
+    /// Opens the producer at the node that leads the queue; of a sharded queue, at each shard's once something is for it.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
@@ -130,16 +134,21 @@ impl ProducerBuilder {
         let mut settings = self.settings;
         validate(&settings)?;
         settings.epoch = first_epoch(settings.epoch)?;
-        let nodes = self.client.nodes;
+        let nodes = Arc::clone(&self.client.nodes);
         let request = settings.open(settings.epoch);
         let mut link = Link::new(Arc::clone(&nodes), settings.queue.clone(), request);
-        let answer = link.open_within(nodes.request_timeout()).await?;
-        let room = Arc::new(Room::new(&settings));
-        let (commands, taken) = mpsc::unbounded_channel();
-        let mut task = Task::new(link, settings.clone(), Arc::clone(&room), taken);
+        let answer = match link.open_within(nodes.request_timeout()).await {
+            Ok(answer) => answer,
+            Err(error) if is_of_sharded(&error) => {
+                let sharding = self.client.sharding(&settings.queue).await?;
+                return Ok(Producer { ways: Ways::Shards(Shards::new(nodes, settings, sharding)) });
+            }
+            Err(error) => return Err(error),
+        };
+        let (lane, mut task) = Lane::with(link, settings);
         task.opened(answer);
         tokio::spawn(task.run());
-        Ok(Producer { commands, room, settings })
+        Ok(Producer { ways: Ways::One(lane) })
     }
 }
 

@@ -1,31 +1,32 @@
 //! [`Producer`]: publishes messages to one queue, in order, each once.
 //!
-//! `Producer` is the handle; `task` owns the stream, `window` (no I/O) what is unconfirmed.
+//! `Producer` is the handle, over a `lane` to its queue or, in `shards`, one to each shard; `task` owns a lane's stream,
+//! `window` (no I/O) what is unconfirmed.
 
 mod batch;
 mod builder;
+mod lane;
 mod pending;
+mod shards;
 mod task;
 mod window;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use quorate_proto::frame::{self, LENGTH_BYTES};
-use quorate_proto::reason;
+use quorate_proto::frame::LENGTH_BYTES;
 use quorate_proto::v1::{self, AckLevel};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 pub use batch::Batch;
 pub(crate) use batch::Condition;
 pub use builder::ProducerBuilder;
 pub use pending::{Pending, Receipt};
 
-use crate::error::{PublishError, Refusal};
+use crate::error::PublishError;
 use crate::message::Message;
-use task::{Command, Own, Queued};
+use lane::Lane;
+use shards::Shards;
 
 /// Publishes messages to one queue; made by [`Client::producer`](crate::Client::producer).
 ///
@@ -36,6 +37,10 @@ use task::{Command, Own, Queued};
 /// sent after them goes on.
 ///
 /// Dropping a producer stops nothing: what was sent is still delivered, in the background.
+///
+/// On a sharded queue a message goes to the shard of its [group key](crate::Message::group_key) or else of its
+/// [shard key](crate::Message::shard_key), and one without to the shards in turn, a batch to each. What is said here of order and of what
+/// may be in flight then holds for each shard; a shard that is without a majority keeps only what belongs to it waiting.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,9 +60,13 @@ use task::{Command, Own, Queued};
 /// ```
 #[derive(Debug)]
 pub struct Producer {
-    commands: mpsc::UnboundedSender<Command>,
-    room: Arc<Room>,
-    settings: Settings,
+    ways: Ways,
+}
+
+#[derive(Debug)]
+enum Ways {
+    One(Lane),
+    Shards(Shards),
 }
 
 impl Producer {
@@ -69,23 +78,10 @@ impl Producer {
     ///
     /// Dropping this future before it is done sends nothing.
     pub async fn send(&self, message: Message) -> Result<Pending, PublishError> {
-        let bytes = self.check(&message)?;
-        self.room.take(1, self.settings.room_of(bytes)).await?;
-        let (waiter, outcome) = oneshot::channel();
-        let queued = Queued { message, bytes, sent_at: Instant::now(), waiter, own: None };
-        self.commands.send(Command::Send(queued)).map_err(|_| PublishError::Closed)?;
-        Ok(Pending { outcome })
-    }
-
-    /// Bytes of a message in a frame, if it can be sent.
-    fn check(&self, message: &Message) -> Result<usize, PublishError> {
-        let bytes = frame::check_keyed(message.headers(), message.key(), message.body())?;
-        message.check_properties()?;
-        let limit = self.room.max_message_bytes.load(Ordering::Relaxed);
-        if limit > 0 && bytes as u64 > limit {
-            return Err(PublishError::TooLarge { bytes: bytes as u64, limit });
+        match &self.ways {
+            Ways::One(lane) => lane.send(message).await,
+            Ways::Shards(shards) => shards.send(message).await,
         }
-        Ok(bytes)
     }
 
     /// Sends messages that enter together or not at all, under an id or on a condition if the [`Batch`] has one, after
@@ -98,33 +94,10 @@ impl Producer {
     ///
     /// Dropping this future before it is done sends nothing.
     pub async fn send_batch(&self, batch: Batch) -> Result<Vec<Pending>, PublishError> {
-        let Batch { messages, condition } = batch;
-        let count = messages.len();
-        let mut sizes = Vec::with_capacity(count);
-        for message in &messages {
-            sizes.push(self.check(message)?);
+        match &self.ways {
+            Ways::One(lane) => lane.send_batch(batch).await,
+            Ways::Shards(shards) => shards.send_batch(batch).await,
         }
-        let bytes: usize = sizes.iter().map(|bytes| self.settings.room_of(*bytes)).sum();
-        let Settings { in_flight, max_in_flight_bytes, .. } = self.settings;
-        let most = in_flight.min(frame::MAX_FRAME_MESSAGES as usize);
-        if !(1..=most).contains(&count) {
-            return Err(batch_refused(format!("a batch has 1 to {most} messages, not {count}")));
-        }
-        if count > 1 && bytes > max_in_flight_bytes {
-            let message = format!("a batch has at most {max_in_flight_bytes} bytes, not {bytes}");
-            return Err(batch_refused(message));
-        }
-        self.room.take(count, bytes).await?;
-        let sent_at = Instant::now();
-        let mut own = Some(Own { count, condition });
-        let (mut queued, mut pending) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for (message, bytes) in messages.into_iter().zip(sizes) {
-            let (waiter, outcome) = oneshot::channel();
-            queued.push(Queued { message, bytes, sent_at, waiter, own: own.take() });
-            pending.push(Pending { outcome });
-        }
-        self.commands.send(Command::SendBatch(queued)).map_err(|_| PublishError::Closed)?;
-        Ok(pending)
     }
 
     /// Sends messages that enter together or not at all, and waits for their receipts.
@@ -184,10 +157,9 @@ impl Producer {
     /// # }
     /// ```
     pub async fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
-        if self.commands.send(Command::Flush(done)).is_ok() {
-            // An error says that the task has ended, and with it every outcome is known.
-            let _ = flushed.await;
+        match &self.ways {
+            Ways::One(lane) => lane.flush().await,
+            Ways::Shards(shards) => shards.flush().await,
         }
     }
 
@@ -197,15 +169,14 @@ impl Producer {
     }
 }
 
-fn batch_refused(message: String) -> PublishError {
-    let reason = reason::INVALID_ARGUMENT.to_owned();
-    PublishError::Refused(Refusal { reason, message, ..Refusal::default() })
-}
-
 /// Settings of a producer, validated.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub queue: String,
+    /// The queue is the shard of this number.
+    pub shard: Option<u16>,
+    /// Of the list of shards that it is of; 0 if it is none.
+    pub generation: u64,
     pub producer_id: String,
     pub epoch: u32,
     pub in_flight: usize,
@@ -225,7 +196,11 @@ impl Settings {
     /// What the stream is opened with.
     fn open(&self, epoch: u32) -> v1::PublishStreamRequest {
         let producer = v1::Producer { id: self.producer_id.clone(), epoch };
-        let open = v1::PublishOpen { queue: self.queue.clone(), producer: Some(producer) };
+        let open = v1::PublishOpen {
+            queue: self.queue.clone(),
+            producer: Some(producer),
+            shards_generation: self.generation,
+        };
         v1::PublishStreamRequest { request: Some(v1::publish_stream_request::Request::Open(open)) }
     }
 }
@@ -237,6 +212,8 @@ pub(crate) struct Room {
     bytes: Semaphore,
     /// 0 = not known.
     max_message_bytes: AtomicU64,
+    /// The stream is broken, or the queue does not take what it is sent for the moment.
+    is_stalled: AtomicBool,
 }
 
 impl Room {
@@ -245,6 +222,7 @@ impl Room {
             messages: Semaphore::new(settings.in_flight),
             bytes: Semaphore::new(settings.max_in_flight_bytes),
             max_message_bytes: AtomicU64::new(0),
+            is_stalled: AtomicBool::new(false),
         }
     }
 

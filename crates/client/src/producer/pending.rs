@@ -33,6 +33,8 @@ pub struct Receipt {
     pub position: LogPosition,
     /// At level [`AckLevel::All`]: voters that have it on disk.
     pub in_sync: u32,
+    /// Of a sharded queue, the number of the shard that the message is in: the offset is one of the queue `NAME@NUMBER`.
+    pub shard: Option<u16>,
 }
 
 impl Receipt {

@@ -268,6 +268,7 @@ impl Task {
         self.gathered_bytes -= bytes;
         let mut batch = Batch::new(frame.finish(), waiters, room, first, deadline);
         batch.properties = properties;
+        batch.shard = self.settings.shard;
         batch.condition = own.map(|own| own.condition).unwrap_or_default();
         batch
     }
@@ -327,6 +328,7 @@ impl Task {
     }
 
     fn met(&mut self, refusal: Refusal) {
+        self.room.is_stalled.store(true, Ordering::Relaxed);
         self.last = refusal.or_better(std::mem::take(&mut self.last));
     }
 
@@ -334,6 +336,7 @@ impl Task {
         match answer.response {
             Some(Response::Opened(opened)) => {
                 self.room.max_message_bytes.store(opened.max_message_bytes, Ordering::Relaxed);
+                self.room.is_stalled.store(false, Ordering::Relaxed);
                 if let Ok(limit @ 1..) = usize::try_from(opened.max_frame_bytes) {
                     self.max_frame_bytes = limit;
                 }

@@ -36,6 +36,8 @@ pub(crate) struct Batch {
     /// Of its messages; none if they are plain.
     pub properties: Vec<v1::Properties>,
     pub condition: Condition,
+    /// The shard that it is for.
+    pub shard: Option<u16>,
     pub waiters: Vec<Waiter>,
     /// What the messages take of the producer's room.
     pub bytes: usize,
@@ -64,6 +66,7 @@ impl Batch {
             frame,
             properties: Vec::new(),
             condition: Condition::default(),
+            shard: None,
             waiters,
             bytes,
             first,
@@ -96,6 +99,7 @@ impl Batch {
                 level,
                 position: receipt.position.unwrap_or_default(),
                 in_sync: receipt.in_sync.len() as u32,
+                shard: self.shard,
             }));
         }
     }

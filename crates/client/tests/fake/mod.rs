@@ -496,6 +496,20 @@ impl AdminService for Node {
         Ok(Response::new(v1::DescribeQueueResponse { queue }))
     }
 
+    async fn create_sharded_queue(
+        &self,
+        _: Request<v1::CreateShardedQueueRequest>,
+    ) -> Result<Response<v1::CreateShardedQueueResponse>, Status> {
+        Err(refusal(reason::UNSUPPORTED_VERSION))
+    }
+
+    async fn get_shards(
+        &self,
+        _: Request<v1::GetShardsRequest>,
+    ) -> Result<Response<v1::GetShardsResponse>, Status> {
+        Err(refusal(reason::QUEUE_NOT_FOUND))
+    }
+
     async fn list_queues(
         &self,
         request: Request<v1::ListQueuesRequest>,
@@ -525,7 +539,7 @@ impl AdminService for Node {
         &self,
         _: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
-        Ok(Response::new(v1::PurgeQueueResponse { purged: 7, next_offset: 9 }))
+        Ok(Response::new(v1::PurgeQueueResponse { purged: 7, next_offset: 9, ..<_>::default() }))
     }
 
     async fn verify_receipts(
@@ -606,9 +620,9 @@ impl AdminService for Node {
                 Err(refusal(reason::CONSUMER_NOT_FOUND))
             }
             Some(Target::Everyone(true)) => {
-                Ok(Response::new(v1::ControlConsumerResponse { consumers: 2 }))
+                Ok(Response::new(v1::ControlConsumerResponse { consumers: 2, ..<_>::default() }))
             }
-            _ => Ok(Response::new(v1::ControlConsumerResponse { consumers: 1 })),
+            _ => Ok(Response::new(v1::ControlConsumerResponse { consumers: 1, ..<_>::default() })),
         }
     }
 

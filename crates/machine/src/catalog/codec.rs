@@ -18,6 +18,7 @@
 //! 15 CatalogRecovered
 //! 16 SetTopic      name text | version u64 | routes u16 | route ...
 //! 17 DeleteTopic   name text
+//! 18 CreateSharded shards u16 | as CreateQueue
 //! route            queue text | pattern text | headers u8 | (key text | value text) ...
 //! text             length u32 | UTF-8
 //! ```
@@ -26,6 +27,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::command::{Command, CreateQueue, PlaceQueue, RegisterNode};
 use super::names::QueueName;
+use super::sharded::CreateSharded;
 use super::topics::Route;
 use super::{GroupId, NODES_MAX};
 use crate::NodeId;
@@ -52,6 +54,7 @@ const QUEUE_TOOK_OVER: u8 = 14;
 const CATALOG_RECOVERED: u8 = 15;
 const SET_TOPIC: u8 = 16;
 const DELETE_TOPIC: u8 = 17;
+const CREATE_SHARDED: u8 = 18;
 
 /// Appends a command.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) {
@@ -62,7 +65,15 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
             out.put_u128_le(*cluster_id);
         }
         Command::RegisterNode(register) => encode_register(register, out),
-        Command::CreateQueue(create) => encode_create(create, out),
+        Command::CreateQueue(create) => {
+            out.put_u8(CREATE_QUEUE);
+            encode_create(create, out);
+        }
+        Command::CreateSharded(CreateSharded { shards, queue }) => {
+            out.put_u8(CREATE_SHARDED);
+            out.put_u16_le(*shards);
+            encode_create(queue, out);
+        }
         Command::DeleteQueue { name } => {
             out.put_u8(DELETE_QUEUE);
             wire::put_bytes(out, name.as_str().as_bytes());
@@ -141,7 +152,6 @@ fn encode_register(register: &RegisterNode, out: &mut BytesMut) {
 }
 
 fn encode_create(create: &CreateQueue, out: &mut BytesMut) {
-    out.put_u8(CREATE_QUEUE);
     wire::put_bytes(out, create.name.as_str().as_bytes());
     create.settings.encode(out);
     out.put_u8(create.replicas);
@@ -196,6 +206,10 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
             Command::SetTopic { name, version, routes }
         }
         DELETE_TOPIC => Command::DeleteTopic { name: name(buf)? },
+        CREATE_SHARDED => Command::CreateSharded(CreateSharded {
+            shards: wire::u16(buf)?,
+            queue: decode_create(buf)?,
+        }),
         kind => return Err(DecodeError::UnknownKind { what: "catalog command", kind }),
     };
     wire::expect_end(buf)?;

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::names::QueueName;
+use super::sharded::{CreateSharded, SHARDS_MAX, SHARDS_MIN};
 use super::topics::Route;
 use super::{GroupId, QUEUES_MAX, dead_letters};
 use crate::queue::Settings;
@@ -18,14 +19,14 @@ pub enum Command {
     },
     /// Makes a node known, or updates what is known of it.
     RegisterNode(RegisterNode),
-    /// Creates a queue and places its replicas.
+    /// Creates a queue that is not sharded and places its replicas.
     CreateQueue(CreateQueue),
-    /// Deletes a queue.
+    /// Deletes a queue; of a sharded one all shards.
     DeleteQueue {
         /// Its name.
         name: QueueName,
     },
-    /// Replaces the settings of a queue.
+    /// Replaces the settings of a queue; of a sharded one those of all shards.
     UpdateQueue {
         /// Its name.
         name: QueueName,
@@ -97,6 +98,8 @@ pub enum Command {
         /// Its name.
         name: QueueName,
     },
+    /// Creates a sharded queue, all shards of it or none.
+    CreateSharded(CreateSharded),
     /// Lets time pass.
     Tick,
     /// A leader takes up office.
@@ -170,7 +173,7 @@ pub enum Reply {
     Done,
     /// The queue is to be.
     Created {
-        /// Its Raft group.
+        /// Its Raft group; of a sharded queue that of the first shard, here and below.
         group: GroupId,
     },
     /// The queue is to be no more.
@@ -362,6 +365,36 @@ pub enum Rejection {
         /// The first of those, by name.
         of: Vec<QueueName>,
     },
+    /// A name that shards have.
+    #[error("a name with an '@' is that of a shard, and shards come with their sharded queue")]
+    ShardName,
+    /// A number of shards that is not offered.
+    #[error("a sharded queue has {SHARDS_MIN} to {SHARDS_MAX} shards, not {shards}")]
+    InvalidShards {
+        /// The number asked for.
+        shards: u16,
+    },
+    /// The names of the shards would be too long.
+    #[error("the name is too long for a sharded queue: those of its shards are longer")]
+    ShardNameTooLong,
+    /// What is done to a sharded queue is not done to one of its shards.
+    #[error("it is a shard of `{of}`, and is changed and deleted with all of them")]
+    IsShard {
+        /// The sharded queue.
+        of: QueueName,
+    },
+    /// Dead letters go to queues that are not sharded.
+    #[error("`{name}` is sharded or a shard, and takes no dead letters")]
+    ShardedDeadLetter {
+        /// The one that was to take them.
+        name: QueueName,
+    },
+    /// A route leads to queues that are not sharded, or to one shard.
+    #[error("`{name}` is sharded, and no route leads to all of that")]
+    ShardedRoute {
+        /// Where it was to lead.
+        name: QueueName,
+    },
     /// No room for another queue.
     #[error("cluster has {limit} queues, the most it can have", limit = QUEUES_MAX)]
     TooManyQueues {
@@ -411,6 +444,11 @@ pub enum Change {
         name: QueueName,
         /// Its Raft group.
         group: GroupId,
+    },
+    /// A sharded queue was created, has new settings or was deleted.
+    Sharded {
+        /// Its name.
+        name: QueueName,
     },
 }
 
@@ -479,6 +517,11 @@ pub struct Fork {
 impl Queue {
     /// Most forks that are remembered.
     pub const FORKS_MAX: usize = 64;
+
+    /// Whether it has these settings and as many voters.
+    pub(super) fn is_as(&self, settings: &Settings, replicas: u8) -> bool {
+        self.settings.same_as(settings) && self.replicas.len() == usize::from(replicas)
+    }
 
     /// The nodes that hold a replica of it, or are to, or may still.
     pub fn holders(&self) -> impl Iterator<Item = NodeId> {

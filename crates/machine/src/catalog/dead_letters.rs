@@ -14,7 +14,7 @@ impl Catalog {
     /// Whether a queue of this name may have these settings.
     ///
     /// # Errors
-    /// When its dead letters would go to a queue that is not there, or come back to it.
+    /// When its dead letters would go to a queue that is not there or is sharded, or come back to it.
     pub fn check_dead_letter(
         &self,
         name: &QueueName,
@@ -28,6 +28,9 @@ impl Catalog {
                 way.push(target.clone());
                 let way = told(way);
                 return Err(Rejection::DeadLetterCycle { way });
+            }
+            if target.is_shard() || self.sharded.contains_key(target) {
+                return Err(Rejection::ShardedDeadLetter { name: target.clone() });
             }
             let Some(queue) = self.queues.get(target) else {
                 return Err(Rejection::NoDeadLetterQueue { name: target.clone() });

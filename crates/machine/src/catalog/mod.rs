@@ -21,6 +21,7 @@ mod moves;
 mod names;
 mod placement;
 mod recovery;
+mod sharded;
 mod snapshot;
 mod subjects;
 mod topics;
@@ -31,6 +32,7 @@ pub use command::{
 };
 pub use explain::{Explained, Explanation, Finding, LeaderReason, Reason, Role};
 pub use names::{QueueName, QueueNameError};
+pub use sharded::{CreateSharded, SHARDS_MAX, SHARDS_MIN, ShardHash, Sharded};
 pub use subjects::{Pattern, Subject, SubjectError};
 pub use topics::{ROUTES_BYTES_MAX, ROUTES_MAX, Route, TOPICS_MAX, Topic};
 
@@ -68,6 +70,7 @@ pub struct Catalog {
     moving: BTreeSet<GroupId>,
     loads: placement::Loads,
     topics: BTreeMap<QueueName, Topic>,
+    sharded: BTreeMap<QueueName, Sharded>,
 }
 
 impl Catalog {
@@ -187,23 +190,52 @@ impl Catalog {
 
     fn create(&mut self, at: At, create: CreateQueue) -> Result<Done, Rejection> {
         let CreateQueue { name, settings, replicas, candidates } = create;
+        if name.is_shard() {
+            return Err(Rejection::ShardName);
+        }
+        if let Some(known) = self.sharded.get(&name) {
+            let group = self.first_group(known);
+            return Err(Rejection::QueueExists { same_settings: false, group });
+        }
         if let Some(known) = self.queues.get(&name) {
-            let same_settings =
-                known.settings.same_as(&settings) && known.replicas.len() == replicas.into();
+            let same_settings = known.is_as(&settings, replicas);
             return Err(Rejection::QueueExists { same_settings, group: known.group });
         }
+        self.check_new(&name, &settings, replicas, 1)?;
+        let placement = self.place(&candidates, replicas)?;
+        let group = self.begin(at, name.clone(), settings, placement);
+        Ok((Reply::Created { group }, Some(Change::QueueCreated { name, group })))
+    }
+
+    /// Whether so many queues may be made with these settings.
+    fn check_new(
+        &self,
+        name: &QueueName,
+        settings: &Settings,
+        replicas: u8,
+        count: usize,
+    ) -> Result<(), Rejection> {
         if !matches!(replicas, 1 | 3 | 5) {
             return Err(Rejection::InvalidReplicas { replicas });
         }
-        if self.queues.len() >= QUEUES_MAX as usize {
+        if self.queues.len() + count > QUEUES_MAX as usize {
             return Err(Rejection::TooManyQueues { limit: QUEUES_MAX });
         }
-        self.check_dead_letter(&name, &settings)?;
-        let placement = self.place(&candidates, replicas)?;
+        self.check_dead_letter(name, settings)
+    }
+
+    /// A queue that was found to be all right begins.
+    fn begin(
+        &mut self,
+        at: At,
+        name: QueueName,
+        settings: Settings,
+        placement: placement::Placement,
+    ) -> GroupId {
         self.groups += 1;
         let group = GroupId(self.groups);
         self.insert(Queue {
-            name: name.clone(),
+            name,
             group,
             settings: Settings { version: at.index, ..settings },
             replicas: placement.replicas,
@@ -218,7 +250,7 @@ impl Catalog {
             preferred_leader: placement.preferred_leader,
             created_at: self.now,
         });
-        Ok((Reply::Created { group }, Some(Change::QueueCreated { name, group })))
+        group
     }
 
     fn place(
@@ -246,17 +278,30 @@ impl Catalog {
     }
 
     fn delete(&mut self, at: At, name: QueueName) -> Result<Done, Rejection> {
+        if self.sharded.contains_key(&name) {
+            return self.delete_sharded(at, name);
+        }
         self.check_no_dead_letter(&name)?;
-        let queue = self.queues.remove(&name).ok_or(Rejection::NotFound)?;
-        self.loads.remove(&queue);
-        self.by_group.remove(&queue.group);
-        self.moving.remove(&queue.group);
-        self.forget_routes(at, &name);
-        let group = queue.group;
+        self.check_no_shard(&name)?;
+        let group = self.end(at, &name).ok_or(Rejection::NotFound)?;
         Ok((Reply::Deleted { group }, Some(Change::QueueDeleted { name, group })))
     }
 
+    /// A queue is no more.
+    fn end(&mut self, at: At, name: &QueueName) -> Option<GroupId> {
+        let queue = self.queues.remove(name)?;
+        self.loads.remove(&queue);
+        self.by_group.remove(&queue.group);
+        self.moving.remove(&queue.group);
+        self.forget_routes(at, name);
+        Some(queue.group)
+    }
+
     fn update(&mut self, at: At, name: QueueName, settings: Settings) -> Result<Done, Rejection> {
+        if self.sharded.contains_key(&name) {
+            return self.update_sharded(at, name, settings);
+        }
+        self.check_no_shard(&name)?;
         let queue = self.queues.get(&name).ok_or(Rejection::NotFound)?;
         let group = queue.group;
         if queue.settings.same_as(&settings) {
@@ -313,6 +358,7 @@ impl Machine for Catalog {
                 self.set_topic(at, name, version, routes)
             }
             Command::DeleteTopic { name } => self.delete_topic(&name),
+            Command::CreateSharded(create) => self.create_sharded(at, create),
             Command::Tick | Command::LeaderChanged { node: _ } => Ok((Reply::Done, None)),
         };
         match outcome {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! snapshot = version u8 | cluster id? u128 | now | groups | node* | removed* | queue* | recovered at*
-//!            | topic* | checksum u64
+//!            | topic* | sharded* | checksum u64
 //! x*       = count | x ...           integers are varints, but ids of 128 bits
 //! node     = id | incarnation u128 | address | zone | version | duty u8
 //! duty     = 0 serves | 1 draining | 2 leaving
@@ -10,6 +10,8 @@
 //! fork     = timeline | from
 //! recovered at = groups | index    since version 4
 //! topic    = name | version | created at | route*      since version 5; route as in the command
+//! sharded  = name | generation | hash u8 | created at | shard*      since version 6; shard is its number, hash
+//!            1 XXH64
 //! queue    = name | group | settings | replica* | preferred leader | created at
 //!            | moved | (observer* | leaving* | is moving u8) if moved > 0
 //!            | (timeline | is recovering u8 | fork* | voters wanted u8) if moved > 0, since version 4
@@ -20,6 +22,7 @@ use std::collections::BTreeSet;
 use bytes::BufMut;
 
 use super::command::{Fork, Node, PlaceQueue, Queue, RegisterNode};
+use super::sharded::{SHARDS_MAX, SHARDS_MIN, ShardHash, Sharded};
 use super::topics::{Route, Topic};
 use super::{Catalog, GroupId, NODES_MAX, codec};
 use crate::digest::digest;
@@ -31,8 +34,8 @@ use crate::{Millis, NodeId};
 
 /// Version of the snapshot layout, the oldest that has room for the state is written: in version 1 no node
 /// is draining, in version 2 none is leaving or removed, and no queue was moved, in version 3 none was recovered, in
-/// version 4 there is no topic.
-const VERSION: u8 = 5;
+/// version 4 there is no topic, in version 5 no queue is sharded.
+const VERSION: u8 = 6;
 
 /// The state with its checksum.
 pub(super) fn write(catalog: &Catalog) -> Vec<u8> {
@@ -91,9 +94,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<Catalog, SnapshotError> {
     if version >= 5 {
         read_topics(&mut rest, &mut catalog)?;
     }
+    if version >= 6 {
+        read_sharded(&mut rest, &mut catalog)?;
+    }
     wire::expect_end(&rest)?;
     if catalog.queues.len() != catalog.by_group.len() {
         return Err(SnapshotError::Inconsistent("every queue has a group of its own"));
+    }
+    let shards: usize = catalog.sharded.values().map(|sharded| sharded.shards.len()).sum();
+    if shards != catalog.queues.keys().filter(|name| name.is_shard()).count() {
+        return Err(SnapshotError::Inconsistent("every shard belongs to a sharded queue"));
     }
     if version != needed_version(&catalog) {
         return Err(SnapshotError::Inconsistent("the newer form says something new"));
@@ -107,6 +117,7 @@ fn needed_version(catalog: &Catalog) -> u8 {
     let moved = catalog.queues.values().any(|queue| queue.moved > 0);
     let recovered = catalog.queues.values().any(|queue| queue.timeline > 0);
     match () {
+        () if !catalog.sharded.is_empty() => 6,
         () if !catalog.topics.is_empty() => 5,
         () if recovered || !catalog.recovered_at.is_empty() => 4,
         () if moved || !catalog.removed.is_empty() || any(|node| node.leaving) => 3,
@@ -149,7 +160,56 @@ fn state(catalog: &Catalog) -> Vec<u8> {
             topic.routes.iter().for_each(|route| route.encode(&mut out));
         }
     }
+    if version >= 6 {
+        put_varint(&mut out, catalog.sharded.len() as u64);
+        catalog.sharded.values().for_each(|sharded| write_sharded(&mut out, sharded));
+    }
     out
+}
+
+fn write_sharded(out: &mut Vec<u8>, sharded: &Sharded) {
+    wire::put_bytes(out, sharded.name.as_str().as_bytes());
+    put_varint(out, sharded.generation);
+    out.put_u8(match sharded.hash {
+        ShardHash::Xxh64 => 1,
+    });
+    put_varint(out, sharded.created_at.0);
+    put_varint(out, sharded.shards.len() as u64);
+    sharded.shards.iter().for_each(|shard| put_varint(out, (*shard).into()));
+}
+
+fn read_sharded(buf: &mut &[u8], catalog: &mut Catalog) -> Result<(), SnapshotError> {
+    for _ in 0..item_count(buf, 8)? {
+        let name = codec::name(buf)?;
+        ascending(catalog.sharded.last_key_value().map(|(last, _)| last), &name, "sharded queue")?;
+        let generation = counter(buf, "generation of shards")?;
+        let hash = match wire::u8(buf)? {
+            1 => ShardHash::Xxh64,
+            kind => return Err(DecodeError::UnknownKind { what: "hash of shards", kind }.into()),
+        };
+        let created_at = Millis(varint(buf)?);
+        let count = item_count(buf, 1)?;
+        if !(usize::from(SHARDS_MIN)..=usize::from(SHARDS_MAX)).contains(&count) {
+            return Err(SnapshotError::Inconsistent("a sharded queue has a number of shards"));
+        }
+        let mut shards = Vec::with_capacity(count);
+        for _ in 0..count {
+            let number = varint(buf)?;
+            let shard = u16::try_from(number)
+                .map_err(|_| DecodeError::Invalid { what: "shard", why: "it is too high" })?;
+            let known = name.shard(shard).is_some_and(|name| catalog.queues.contains_key(&name));
+            if !known || shards.contains(&shard) {
+                return Err(SnapshotError::Inconsistent("a shard is a queue, and is listed once"));
+            }
+            shards.push(shard);
+        }
+        if catalog.queues.contains_key(&name) || generation == 0 {
+            return Err(SnapshotError::Inconsistent("a sharded queue has its name alone"));
+        }
+        let sharded = Sharded { name: name.clone(), generation, hash, shards, created_at };
+        catalog.sharded.insert(name, sharded);
+    }
+    Ok(())
 }
 
 fn read_topics(buf: &mut &[u8], catalog: &mut Catalog) -> Result<(), SnapshotError> {

@@ -145,6 +145,9 @@ impl Catalog {
         if routes.len() > ROUTES_MAX as usize || bytes > ROUTES_BYTES_MAX as usize {
             return Err(Rejection::TooManyRoutes { limit: ROUTES_MAX, bytes: ROUTES_BYTES_MAX });
         }
+        if let Some(route) = routes.iter().find(|route| self.sharded.contains_key(&route.queue)) {
+            return Err(Rejection::ShardedRoute { name: route.queue.clone() });
+        }
         if let Some(route) = routes.iter().find(|route| !self.queues.contains_key(&route.queue)) {
             return Err(Rejection::UnknownQueue { name: route.queue.clone() });
         }

@@ -4,6 +4,7 @@
 //! bootstrap ID
 //! register ID [incarnation=N] [zone=NAME] [version=N] [replace]
 //! create NAME [replicas=N] [on=1,2,3] [max_messages=N] [dead_letter=NAME]
+//! sharded NAME shards=N [as create]
 //! update NAME [max_messages=N] [dead_letter=NAME]   delete NAME   leader N
 //! drain ID   undrain ID   remove ID   retire ID
 //! place NAME on=1,2,3 [observers=4,5] [moved=N]   placed NAME [moved=N]   (else that in force)
@@ -17,8 +18,8 @@ use std::fmt::Write as _;
 use quorate_machine::Machine;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{
-    Catalog, Change, Command, CreateQueue, Effect, GroupId, Pattern, PlaceQueue, QueueName,
-    RegisterNode, Reply, Route, Subject,
+    Catalog, Change, Command, CreateQueue, CreateSharded, Effect, GroupId, Pattern, PlaceQueue,
+    QueueName, RegisterNode, Reply, Route, Subject,
 };
 use quorate_machine::queue::Settings;
 
@@ -80,6 +81,14 @@ impl Script {
             output.push('\n');
             assert_eq!(catalog.by_group(queue.group), Some(queue));
             assert!(!catalog.is_deleted(queue.group));
+        }
+        for sharded in catalog.all_sharded() {
+            let (name, generation, hash) = (&sharded.name, sharded.generation, sharded.hash.name());
+            let shards: Vec<_> = catalog.shards_of(sharded).map(|it| it.name.as_str()).collect();
+            let shards = shards.join(" ");
+            writeln!(output, "sharded {name}, generation {generation}, by {hash}: {shards}")
+                .unwrap();
+            assert!(catalog.queue(name).is_none());
         }
         for topic in catalog.topics() {
             writeln!(output, "topic {}, version {}", topic.name, topic.version).unwrap();
@@ -200,7 +209,7 @@ fn nodes(words: &Words, key: &str) -> Vec<NodeId> {
 
 fn route(text: &str) -> Route {
     let mut parts = text.split(',');
-    let (queue, subject) = parts.next().unwrap().split_once('@').expect("QUEUE@PATTERN");
+    let (queue, subject) = parts.next().unwrap().rsplit_once('@').expect("QUEUE@PATTERN");
     let headers = parts.map(|header| header.split_once(':').expect("HEADER:VALUE"));
     Route {
         queue: QueueName::parse(queue).unwrap(),
@@ -220,11 +229,10 @@ fn command(words: &Words) -> Command {
             version: words.get("version").unwrap_or(1),
             replace: words.has("replace"),
         }),
-        "create" => Command::CreateQueue(CreateQueue {
-            name: name(words),
-            settings: settings(words),
-            replicas: words.get("replicas").unwrap_or(3),
-            candidates: candidates(words),
+        "create" => Command::CreateQueue(create(words)),
+        "sharded" => Command::CreateSharded(CreateSharded {
+            queue: create(words),
+            shards: words.get("shards").unwrap(),
         }),
         "update" => Command::UpdateQueue { name: name(words), settings: settings(words) },
         "delete" => Command::DeleteQueue { name: name(words) },
@@ -236,6 +244,15 @@ fn command(words: &Words) -> Command {
         "untopic" => Command::DeleteTopic { name: name(words) },
         "leader" => Catalog::leader_changed(words.number(0)),
         verb => panic!("unknown command {verb}"),
+    }
+}
+
+fn create(words: &Words) -> CreateQueue {
+    CreateQueue {
+        name: name(words),
+        settings: settings(words),
+        replicas: words.get("replicas").unwrap_or(3),
+        candidates: candidates(words),
     }
 }
 
@@ -274,6 +291,7 @@ fn show_change(change: &Change, output: &mut String) {
         Change::QueueUpdated { name, group } => format!("updated {name}, {}", group.0),
         Change::QueueMoved { name, group } => format!("moved {name}, {}", group.0),
         Change::QueueDeleted { name, group } => format!("deleted {name}, {}", group.0),
+        Change::Sharded { name } => format!("sharded {name}"),
     };
     writeln!(output, "  changed: {text}").unwrap();
 }

@@ -18,17 +18,27 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use toml::de::{DeTable, DeValue};
 
-use crate::commands::queue::create::Options;
+use crate::commands::queue::create::{Options, Sharding};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// Settings by the name of the queue.
-pub type Queues = BTreeMap<String, Options>;
+/// What is said of each queue, by its name.
+pub type Queues = BTreeMap<String, Wanted>;
+
+/// What is said of a queue.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    pub options: Options,
+    /// Into how many shards it is divided.
+    pub shards: Option<u32>,
+}
 
 /// Options of one queue, without a command before them.
 #[derive(Debug, Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
 struct Parsed {
+    #[command(flatten)]
+    sharding: Sharding,
     #[command(flatten)]
     options: Options,
 }
@@ -86,7 +96,7 @@ fn queues_of(text: &str) -> Result<Queues, Mistake> {
     Ok(queues)
 }
 
-fn options_of(settings: &DeTable) -> Result<Options, Mistake> {
+fn options_of(settings: &DeTable) -> Result<Wanted, Mistake> {
     let mut arguments = Vec::new();
     for (key, value) in settings.iter() {
         let Some(text) = text_of(value.get_ref()) else {
@@ -102,7 +112,7 @@ fn options_of(settings: &DeTable) -> Result<Options, Mistake> {
     }
     let parsed = Parsed::try_parse_from(&arguments);
     let parsed = parsed.map_err(|error| explained(&error, "queue", 0..0))?;
-    Ok(parsed.options)
+    Ok(Wanted { options: parsed.options, shards: parsed.sharding.shards })
 }
 
 /// A value as it would be written on the command line.
@@ -148,16 +158,17 @@ mod tests {
 
     #[test]
     fn settings_have_the_names_and_units_of_the_options() {
-        let text = "[queue.orders]\nreplicas = 3\nmax-bytes = \"10GiB\"\nlease = \"1m\"\n\n[queue.'mail.eu']\n";
+        let text = "[queue.orders]\nreplicas = 3\nmax-bytes = \"10GiB\"\nlease = \"1m\"\n\n[queue.'mail.eu']\nshards = 4\n";
         let queues = parse(text, "queues.toml").expect("good");
         assert_eq!(queues.keys().collect::<Vec<_>>(), ["mail.eu", "orders"]);
-        let settings = queues["orders"].settings().expect("good");
+        let settings = queues["orders"].options.settings().expect("good");
         assert_eq!(
             (settings.replicas, settings.max_bytes, settings.lease_ms),
             (3, 10 << 30, 60_000)
         );
-        assert_eq!(queues["orders"].fields(), ["replicas", "max_bytes", "lease_ms"]);
-        assert!(queues["mail.eu"].fields().is_empty());
+        assert_eq!(queues["orders"].options.fields(), ["replicas", "max_bytes", "lease_ms"]);
+        assert_eq!((queues["orders"].shards, queues["mail.eu"].shards), (None, Some(4)));
+        assert!(queues["mail.eu"].options.fields().is_empty());
         assert!(parse("", "queues.toml").expect("nothing is good").is_empty());
     }
 

@@ -24,13 +24,14 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session;
 use crate::units;
+use file::Wanted;
 
 /// Options of `apply`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A file has a table for each queue, with settings by the names of the options of `queue create`:\n\n  \
 [queue.orders]\n  replicas = 3\n  max-bytes = \"10GiB\"\n  lease = \"1m\"\n\nWhat it leaves out stays as it is; 0 is the \
-default of a setting."
+default of a setting. A queue with `shards = N` is made with as many; that cannot be changed later."
 )]
 pub struct Args {
     /// The file.
@@ -51,6 +52,7 @@ pub struct Args {
 enum Step {
     Create {
         name: String,
+        shards: Option<u32>,
         settings: QueueSettings,
         values: Vec<(String, String)>,
     },
@@ -104,13 +106,19 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     let had = session::within(global, "list queues", client.list_queues()).await?;
     let had: BTreeMap<String, QueueDescription> =
-        had.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+        // Shards come and go with their sharded queue.
+        had.into_iter()
+            .filter(|queue| !queue.name.contains('@'))
+            .map(|queue| (queue.name.clone(), queue))
+            .collect();
     let mut steps = Vec::new();
-    for (name, options) in &wanted {
+    for (name, Wanted { options, shards }) in &wanted {
         let (settings, fields) = (options.settings()?, options.fields());
+        check_shards(name, *shards, had.get(name))?;
         if !had.contains_key(name) {
-            let (name, values) = (name.clone(), diff::values(&fields, &settings));
-            steps.push(Step::Create { name, settings, values });
+            let (name, mut values) = (name.clone(), diff::values(&fields, &settings));
+            values.extend(shards.map(|shards| ("shards".to_owned(), shards.to_string())));
+            steps.push(Step::Create { name, shards: *shards, settings, values });
         } else if !fields.is_empty() {
             let doing = format!("compare queue {name}");
             // The cluster does not know yet what this creates.
@@ -166,6 +174,24 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses what would divide a queue that is there into other parts.
+fn check_shards(
+    name: &str,
+    wanted: Option<u32>,
+    had: Option<&QueueDescription>,
+) -> Result<(), Failure> {
+    let (Some(wanted), Some(had)) = (wanted, had) else { return Ok(()) };
+    let has = had.sharding.as_ref().map_or(0, |sharding| sharding.shards.len());
+    if has == wanted as usize {
+        return Ok(());
+    }
+    let has = if has == 0 { "is not sharded".to_owned() } else { format!("has {has} shards") };
+    let what = format!("queue {name} {has}, and the file says shards = {wanted}");
+    Err(Failure::new(Exit::Refused, what).reason("INVALID_ARGUMENT").cure(
+        "the shards of a queue cannot be changed: make one of another name and move over to it; nothing was changed",
+    ))
+}
+
 /// The removal of a queue, if it may be removed.
 async fn removal(
     client: &Client,
@@ -197,6 +223,10 @@ async fn carry_out(
     global: &Global,
 ) -> Result<(), Failure> {
     match step {
+        Step::Create { name, shards: Some(shards), settings, .. } => {
+            let creating = client.create_sharded_queue(name.as_str(), *shards, settings.clone());
+            session::within(global, &format!("create queue {name}"), creating).await?;
+        }
         Step::Create { name, settings, .. } => {
             let creating = client.create_queue(name.as_str(), settings.clone());
             session::within(global, &format!("create queue {name}"), creating).await?;
@@ -264,6 +294,7 @@ mod tests {
             |to: &str| QueueSettings { dead_letter: to.to_owned(), ..QueueSettings::default() };
         let create = |name: &str, to: &str| Step::Create {
             name: name.to_owned(),
+            shards: None,
             settings: settings(to),
             values: Vec::new(),
         };

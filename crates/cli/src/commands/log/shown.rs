@@ -370,6 +370,15 @@ fn catalog_command(command: &CatalogCommand) -> Shown {
             };
             Shown::of("register node", facts)
         }
+        CatalogCommand::CreateSharded(create) => {
+            let facts = facts! {
+                "queue": create.queue.name.as_str(), "shards": create.shards,
+                "replicas": create.queue.replicas,
+            };
+            let mut shown = Shown::of("create sharded queue", facts);
+            shown.json["settings"] = settings_json(&create.queue.settings);
+            shown
+        }
         CatalogCommand::CreateQueue(create) => {
             let candidates: Vec<u64> = create.candidates.iter().map(|node| node.0).collect();
             let mut shown = Shown::of(

@@ -16,7 +16,18 @@ pub struct Args {
     /// 1 to 128 characters of A-Z a-z 0-9 . _ -, starting with a letter or digit.
     name: String,
     #[command(flatten)]
+    sharding: Sharding,
+    #[command(flatten)]
     options: Options,
+}
+
+/// Into how much a queue is divided, as `queue create` and the files of `apply` have it.
+#[derive(Debug, Default, clap::Args)]
+pub struct Sharding {
+    /// Spread the queue over so many shards, 2 to 64, each replicated on its own; limits are those of one shard. It cannot
+    /// be changed later.
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u32>,
 }
 
 /// Settings of a queue, as `queue create`, `queue update` and the files of `apply` have them. 0 is the default of
@@ -194,8 +205,16 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     }
     let settings = args.options.settings()?;
     let client = session::connect(global).await?;
-    let creating = client.create_queue(args.name.as_str(), settings);
-    let created = session::within(global, "create queue", creating).await?;
+    let created = match args.sharding.shards {
+        Some(shards) => {
+            let creating = client.create_sharded_queue(args.name.as_str(), shards, settings);
+            session::within(global, "create queue", creating).await?
+        }
+        None => {
+            let creating = client.create_queue(args.name.as_str(), settings);
+            session::within(global, "create queue", creating).await?
+        }
+    };
     let mut out = std::io::stdout().lock();
     match global.output {
         Format::Json => {

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use crate::args::{Format, Global};
-use crate::commands::queue::confirm;
+use crate::commands::queue::{confirm, describe};
 use crate::failure::Failure;
 use crate::session;
 use crate::units;
@@ -31,7 +31,7 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         .as_ref()
         .map(|counts| counts.ready + counts.leased + counts.delayed + counts.blocked + counts.dead);
     let shown = held.map_or("an unknown number of".to_owned(), units::count);
-    let replicas = queue.replicas.len();
+    let replicas = describe::nodes(&queue);
     let mut out = std::io::stdout();
     if args.confirm.dry_run {
         let would = json!({ "queue": name, "would_drop": held, "replicas": replicas });

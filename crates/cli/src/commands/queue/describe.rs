@@ -1,5 +1,6 @@
 //! `quorate queue describe NAME`, and the JSON form of a queue that the other verbs print too.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -35,12 +36,11 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
 fn text(queue: &QueueDescription) -> String {
     let mut facts = Facts::default();
     facts.fact("queue", &queue.name);
-    facts.fact(
-        "leader",
-        queue.leader.as_ref().map_or("none: no election has succeeded yet".to_owned(), |leader| {
-            format!("node {} at {}, term {}", leader.node_id, leader.address, leader.term)
-        }),
-    );
+    match &queue.sharding {
+        Some(sharding) => facts
+            .fact("shards", format!("{}, keys spread by {}", sharding.shards.len(), sharding.hash)),
+        None => leader(queue, &mut facts),
+    };
     if queue.paused {
         facts.fact("paused", "hands out nothing; `quorate queue resume` takes that back");
     }
@@ -53,11 +53,48 @@ fn text(queue: &QueueDescription) -> String {
         facts.fact("dead letters wait", &queue.dead_letters_wait);
     }
     let mut text = facts.to_string();
-    text.push_str(&format!("\n{}", replicas(queue)));
+    let table = if queue.sharding.is_some() { shards(queue) } else { replicas(queue) };
+    text.push_str(&format!("\n{table}"));
     if !queue.consumers.is_empty() {
         text.push_str(&format!("\n{}", consumers(queue)));
     }
     text
+}
+
+fn leader<'a>(queue: &QueueDescription, facts: &'a mut Facts) -> &'a mut Facts {
+    facts.fact(
+        "leader",
+        queue.leader.as_ref().map_or("none: no election has succeeded yet".to_owned(), |leader| {
+            format!("node {} at {}, term {}", leader.node_id, leader.address, leader.term)
+        }),
+    )
+}
+
+/// Nodes that hold something of a queue.
+pub fn nodes(queue: &QueueDescription) -> usize {
+    let replicas = queue.shards.iter().flat_map(|shard| &shard.replicas).chain(&queue.replicas);
+    replicas.map(|replica| replica.node_id).collect::<BTreeSet<_>>().len()
+}
+
+fn shards(queue: &QueueDescription) -> Table {
+    let headers =
+        ["shard", ">ready", ">leased", ">delayed", ">dead", ">size", ">next offset", ">leader"];
+    let mut table = Table::new(&headers);
+    for shard in &queue.shards {
+        let counts = shard.counts.as_ref();
+        let count = |figure: Option<u64>| figure.map_or("?".to_owned(), units::count);
+        table.row([
+            shard.name.clone(),
+            count(counts.map(|counts| counts.ready)),
+            count(counts.map(|counts| counts.leased)),
+            count(counts.map(|counts| counts.delayed)),
+            count(counts.map(|counts| counts.dead)),
+            counts.map_or("?".to_owned(), |counts| units::bytes(counts.bytes)),
+            counts.map_or("?".to_owned(), |counts| counts.next_offset.to_string()),
+            shard.leader.as_ref().map_or("none".to_owned(), |leader| leader.node_id.to_string()),
+        ]);
+    }
+    table
 }
 
 fn settings(queue: &QueueDescription, facts: &mut Facts) {
@@ -146,8 +183,11 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact(
             "retained",
             format!("{}, {}", units::count(counts.retained), units::bytes(counts.retained_bytes)),
-        )
-        .fact("offsets", format!("{} to before {}", counts.first_offset, counts.next_offset));
+        );
+    if queue.sharding.is_none() {
+        let offsets = format!("{} to before {}", counts.first_offset, counts.next_offset);
+        facts.fact("offsets", offsets);
+    }
 }
 
 fn replicas(queue: &QueueDescription) -> Table {
@@ -180,7 +220,7 @@ pub fn role(role: ReplicaRole) -> &'static str {
 
 /// The queue as JSON, by the names of the API; what is unknown is null.
 pub fn json(queue: &QueueDescription) -> Value {
-    json!({
+    let mut json = json!({
         "name": queue.name,
         "group_id": queue.group_id,
         "leader": queue.leader.as_ref().map(|leader| json!({
@@ -226,5 +266,13 @@ pub fn json(queue: &QueueDescription) -> Value {
         "paused": queue.paused,
         "dead_letters_wait": queue.dead_letters_wait,
         "consumers": queue.consumers.iter().map(consumer::json).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(sharding) = &queue.sharding {
+        json["sharding"] = json!({
+            "generation": sharding.generation, "hash": sharding.hash, "shards": sharding.shards,
+        });
+        let shards: Vec<Value> = queue.shards.iter().map(self::json).collect();
+        json["shards"] = shards.into();
+    }
+    json
 }

@@ -51,8 +51,17 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
             count(counts.map(|counts| counts.dead)),
             counts.map_or("?".to_owned(), |counts| units::bytes(counts.bytes)),
             queue.consumers.len().to_string(),
-            queue.replicas.len().to_string(),
-            queue.leader.as_ref().map_or("none".to_owned(), |leader| leader.node_id.to_string()),
+            match queue.sharding {
+                Some(_) => "-".to_owned(),
+                None => queue.replicas.len().to_string(),
+            },
+            match &queue.sharding {
+                Some(sharding) => format!("{} shards", sharding.shards.len()),
+                None => queue
+                    .leader
+                    .as_ref()
+                    .map_or("none".to_owned(), |leader| leader.node_id.to_string()),
+            },
         ]);
     }
     write!(out, "{table}")?;

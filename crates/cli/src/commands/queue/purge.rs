@@ -91,6 +91,10 @@ async fn run_before(args: &Args, before: Before, global: &Global) -> Result<(), 
             let done = json!({ "queue": name, "purged": purged, "next_offset": next });
             writeln!(out, "{done}")?;
         }
+        // A sharded queue goes on at as many offsets as it has shards.
+        Format::Table if next == 0 => {
+            writeln!(out, "{} messages {before} of queue {name} are gone", units::count(purged))?
+        }
         Format::Table => writeln!(
             out,
             "{} messages of queue {name} before offset {next} are gone",

@@ -45,7 +45,9 @@ async fn slots(
         Some(queue) => vec![queue.clone()],
         None => {
             let queues = session::within(global, "list queues", client.list_queues()).await?;
-            queues.into_iter().map(|queue| queue.name).collect()
+            // A sharded queue has none by itself: its shards are listed too.
+            let queues = queues.into_iter().filter(|queue| queue.sharding.is_none());
+            queues.map(|queue| queue.name).collect()
         }
     };
     let mut slots = Vec::new();

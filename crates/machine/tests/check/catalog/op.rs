@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use quorate_machine::catalog::{
-    Catalog, Command, CreateQueue, GroupId, Pattern, PlaceQueue, QueueName, RegisterNode, Route,
+    Catalog, Command, CreateQueue, CreateSharded, GroupId, Pattern, PlaceQueue, QueueName,
+    RegisterNode, Route,
 };
 use quorate_machine::queue::Settings;
 use quorate_machine::{Machine, NodeId};
@@ -32,6 +33,14 @@ pub enum Op {
     /// The first name stands for no dead-letter queue.
     Create {
         name: u8,
+        max_messages: u8,
+        dead_letter: u8,
+        replicas: u8,
+        candidates: Vec<u8>,
+    },
+    CreateSharded {
+        name: u8,
+        shards: u8,
         max_messages: u8,
         dead_letter: u8,
         replicas: u8,
@@ -123,6 +132,22 @@ impl Op {
                     candidates: candidates.iter().map(|&id| NodeId(id.into())).collect(),
                 })
             }
+            Self::CreateSharded {
+                name,
+                shards,
+                max_messages,
+                dead_letter,
+                replicas,
+                candidates,
+            } => Command::CreateSharded(CreateSharded {
+                shards: (*shards).into(),
+                queue: CreateQueue {
+                    name: queue_name(*name),
+                    settings: settings(*max_messages, *dead_letter, 0),
+                    replicas: *replicas,
+                    candidates: candidates.iter().map(|&id| NodeId(id.into())).collect(),
+                },
+            }),
             &Self::Update { name, max_messages, dead_letter, version } => Command::UpdateQueue {
                 name: queue_name(name),
                 settings: settings(max_messages, dead_letter, version),
@@ -171,9 +196,17 @@ fn route(queue: u8, kind: u8) -> Route {
     }
 }
 
+/// From [`SHARDS`] on, the first shards of the queues before it.
 pub fn queue_name(number: u8) -> QueueName {
-    QueueName::parse(&format!("queue-{number}")).unwrap()
+    let name = match number.checked_sub(SHARDS) {
+        Some(shard) => format!("queue-{}@{}", shard / 2, shard % 2),
+        None => format!("queue-{number}"),
+    };
+    QueueName::parse(&name).unwrap()
 }
+
+/// The first number of a shard's name.
+pub const SHARDS: u8 = 100;
 
 /// The version is the client's; the catalog must put its own in its place.
 fn settings(max_messages: u8, dead_letter: u8, version: u8) -> Settings {

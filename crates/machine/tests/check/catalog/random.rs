@@ -1,7 +1,7 @@
 //! Random logs of a catalog.
 
 use super::Rng;
-use super::op::{Entry, Op};
+use super::op::{Entry, Op, SHARDS};
 
 /// Node ids that may come up; one more is named as a candidate and is never known.
 const NODES: u64 = 9;
@@ -23,10 +23,10 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 }
 
 fn op(rng: &mut Rng, names: u64) -> Op {
-    let name = rng.below(names) as u8;
+    let name = name(rng, names);
     let max_messages = rng.below(3) as u8;
-    let dead_letter = if rng.one_in(2) { rng.below(names) as u8 } else { 0 };
-    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1, 10, 2]) {
+    let dead_letter = if rng.one_in(2) { self::name(rng, names) } else { 0 };
+    match rng.weighted(&[1, 4, 14, 4, 6, 1, 2, 1, 8, 6, 3, 3, 6, 8, 1, 10, 2, 6]) {
         0 => Op::Bootstrap { cluster_id: rng.below(3) as u8 },
         1 => register(rng),
         2 => {
@@ -57,12 +57,25 @@ fn op(rng: &mut Rng, names: u64) -> Op {
         13 => Op::TookOver { group: group(rng), moved: moved(rng), from: rng.below(100) },
         14 => Op::CatalogRecovered,
         15 => {
-            let routes = (0..rng.below(4)).map(|_| (rng.below(names) as u8, rng.below(12) as u8));
+            let routes = (0..rng.below(4)).map(|_| (self::name(rng, names), rng.below(12) as u8));
             let routes = routes.collect();
             Op::SetTopic { name: rng.below(2) as u8, is_known: !rng.one_in(5), routes }
         }
-        _ => Op::DeleteTopic { name: rng.below(2) as u8 },
+        16 => Op::DeleteTopic { name: rng.below(2) as u8 },
+        _ => {
+            let replicas = rng.pick(&[1, 1, 3, 3, 3, 5, 2]);
+            let count = rng.below(NODES + 2);
+            let candidates = (0..count).map(|_| rng.below(NODES + 1) as u8).collect();
+            let shards = rng.pick(&[2, 2, 2, 3, 3, 64, 1, 65]);
+            Op::CreateSharded { name, shards, max_messages, dead_letter, replicas, candidates }
+        }
     }
+}
+
+/// Of a queue, now and then of a shard.
+fn name(rng: &mut Rng, names: u64) -> u8 {
+    let whole = rng.below(names) as u8;
+    if rng.one_in(8) { SHARDS + 2 * whole + rng.below(2) as u8 } else { whole }
 }
 
 /// Mostly one of the first queues.

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use quorate_machine::catalog::{
-    Change, Command, CreateQueue, Fork, GroupId, Node, PlaceQueue, Queue, QueueName, RegisterNode,
-    Rejection, Reply, Route, Topic,
+    Change, Command, CreateQueue, CreateSharded, Fork, GroupId, Node, PlaceQueue, Queue, QueueName,
+    RegisterNode, Rejection, Reply, Route, Topic,
 };
 use quorate_machine::queue::Settings;
 use quorate_machine::{Millis, NodeId};
@@ -25,6 +25,8 @@ pub struct Reference {
     pub skipped: u64,
     /// By name.
     pub topics: Vec<Topic>,
+    /// Names of sharded queues, and how many shards they have; in no order.
+    pub sharded: Vec<(QueueName, u16)>,
 }
 
 impl Reference {
@@ -41,6 +43,27 @@ impl Reference {
             },
             Command::RegisterNode(register) => self.register(register),
             Command::CreateQueue(create) => self.create(index, create),
+            Command::CreateSharded(create) => self.create_sharded(index, create),
+            Command::DeleteQueue { name } if self.is_sharded(name) => {
+                let group = self.queues[self.find(&nth(name, 0)).unwrap()].group;
+                self.sharded.retain(|(known, _)| known != name);
+                let gone = |of: &QueueName| of.sharded().is_some_and(|(whole, _)| whole == *name);
+                self.queues.retain(|queue| !gone(&queue.name));
+                for topic in &mut self.topics {
+                    if topic.routes.iter().any(|route| gone(&route.queue)) {
+                        // One shard after the other.
+                        let of: BTreeSet<_> =
+                            topic.routes.iter().map(|route| &route.queue).collect();
+                        let times = of.into_iter().filter(|queue| gone(queue)).count() as u64;
+                        topic.version = index.max(topic.version + 1) + times - 1;
+                        topic.routes.retain(|route| !gone(&route.queue));
+                    }
+                }
+                (Reply::Deleted { group }, Some(Change::Sharded { name: name.clone() }))
+            }
+            Command::DeleteQueue { name } if name.is_shard() && self.find(name).is_some() => {
+                rejected(Rejection::IsShard { of: name.sharded().unwrap().0 })
+            }
             Command::DeleteQueue { name } => match self.find(name) {
                 Some(_) if self.senders(name).next().is_some() => {
                     let of = self.senders(name).cloned().collect();
@@ -148,6 +171,11 @@ impl Reference {
             return rejected(Rejection::TopicChanged { version: present });
         }
         for route in &routes {
+            if self.is_sharded(&route.queue) {
+                return rejected(Rejection::ShardedRoute { name: route.queue.clone() });
+            }
+        }
+        for route in &routes {
             if self.find(&route.queue).is_none() {
                 return rejected(Rejection::UnknownQueue { name: route.queue.clone() });
             }
@@ -186,32 +214,55 @@ impl Reference {
     }
 
     fn create(&mut self, index: u64, create: &CreateQueue) -> (Reply, Option<Change>) {
-        let CreateQueue { name, settings, replicas, candidates } = create;
+        let CreateQueue { name, settings, replicas, .. } = create;
         let count = usize::from(*replicas);
+        if name.is_shard() {
+            return rejected(Rejection::ShardName);
+        }
+        if self.is_sharded(name) {
+            let group = self.queues[self.find(&nth(name, 0)).unwrap()].group;
+            return rejected(Rejection::QueueExists { same_settings: false, group });
+        }
         if let Some(at) = self.find(name) {
             let known = &self.queues[at];
             let same_settings =
                 are_same(&known.settings, settings) && known.replicas.len() == count;
             return rejected(Rejection::QueueExists { same_settings, group: known.group });
         }
+        match self.make(index, name.clone(), name, create) {
+            Ok(group) => {
+                let change = Change::QueueCreated { name: name.clone(), group };
+                (Reply::Created { group }, Some(change))
+            }
+            Err(rejection) => rejected(rejection),
+        }
+    }
+
+    /// Makes a queue of this name, by itself or as a part of `whole`.
+    fn make(
+        &mut self,
+        index: u64,
+        name: QueueName,
+        whole: &QueueName,
+        create: &CreateQueue,
+    ) -> Result<GroupId, Rejection> {
+        let CreateQueue { settings, replicas, candidates, .. } = create;
+        let count = usize::from(*replicas);
         if ![1, 3, 5].contains(replicas) {
-            return rejected(Rejection::InvalidReplicas { replicas: *replicas });
+            return Err(Rejection::InvalidReplicas { replicas: *replicas });
         }
-        if let Err(rejection) = self.check_dead_letter(name, settings) {
-            return rejected(rejection);
-        }
+        self.check_dead_letter(whole, settings)?;
         let is_candidate = |node: &&Node| candidates.contains(&node.id) && !node.leaving;
         let there: Vec<Node> = self.nodes.iter().filter(is_candidate).cloned().collect();
         if there.len() < count {
             let (have, need) = (there.len() as u32, (*replicas).into());
-            return rejected(Rejection::NotEnoughNodes { have, need });
+            return Err(Rejection::NotEnoughNodes { have, need });
         }
         let replicas = self.choose(there, count);
         let preferred_leader = self.who_leads(&replicas);
         let group = GroupId(self.groups.len() as u64 + self.skipped + 1);
         let settings = Settings { version: index, ..settings.clone() };
-        let (name, created_at) = (name.clone(), Millis(self.now));
-        let change = Change::QueueCreated { name: name.clone(), group };
+        let created_at = Millis(self.now);
         let queue = Queue {
             name,
             group,
@@ -232,7 +283,53 @@ impl Reference {
         self.groups.push(group);
         self.queues.push(queue);
         self.queues.sort_by(|left, right| left.name.cmp(&right.name));
-        (Reply::Created { group }, Some(change))
+        Ok(group)
+    }
+
+    /// As many queues, made one after the other, or none.
+    fn create_sharded(&mut self, index: u64, create: &CreateSharded) -> (Reply, Option<Change>) {
+        let CreateSharded { queue, shards } = create;
+        let name = &queue.name;
+        if name.is_shard() {
+            return rejected(Rejection::ShardName);
+        }
+        if let Some(at) = self.find(name) {
+            let group = self.queues[at].group;
+            return rejected(Rejection::QueueExists { same_settings: false, group });
+        }
+        if self.is_sharded(name) {
+            let known = &self.queues[self.find(&nth(name, 0)).unwrap()];
+            let group = known.group;
+            let count = usize::from(queue.replicas);
+            let alike = |queue: &&Queue| queue.replicas.len() == count;
+            let same_settings = self.sharded.contains(&(name.clone(), *shards))
+                && are_same(&known.settings, &queue.settings)
+                && self.shards(name).filter(alike).count() == usize::from(*shards);
+            return rejected(Rejection::QueueExists { same_settings, group });
+        }
+        if !(2..=64).contains(shards) {
+            return rejected(Rejection::InvalidShards { shards: *shards });
+        }
+        let mut group = None;
+        for number in 0..*shards {
+            // It is refused for what is so of the first, if at all.
+            let begun = self.make(index, nth(name, number), name, queue);
+            match begun {
+                Ok(made) => group = group.or(Some(made)),
+                Err(rejection) => return rejected(rejection),
+            }
+        }
+        self.sharded.push((name.clone(), *shards));
+        (Reply::Created { group: group.unwrap() }, Some(Change::Sharded { name: name.clone() }))
+    }
+
+    fn is_sharded(&self, name: &QueueName) -> bool {
+        self.sharded.iter().any(|(known, _)| known == name)
+    }
+
+    fn shards<'a>(&'a self, whole: &'a QueueName) -> impl Iterator<Item = &'a Queue> {
+        let is_one = |name: &QueueName| name.sharded().is_some_and(|(of, _)| of == *whole);
+        self.queues.iter().filter(move |queue| is_one(&queue.name))
     }
 
     fn senders(&self, to: &QueueName) -> impl Iterator<Item = &QueueName> {
@@ -248,6 +345,9 @@ impl Reference {
             way.push(target.clone());
             if target == *name {
                 return Err(Rejection::DeadLetterCycle { way });
+            }
+            if target.is_shard() || self.is_sharded(&target) {
+                return Err(Rejection::ShardedDeadLetter { name: target });
             }
             let Some(found) = self.find(&target) else {
                 return Err(Rejection::NoDeadLetterQueue { name: target });
@@ -430,7 +530,13 @@ impl Reference {
         name: &QueueName,
         settings: &Settings,
     ) -> (Reply, Option<Change>) {
+        if self.is_sharded(name) {
+            return self.update_sharded(index, name, settings);
+        }
         let Some(at) = self.find(name) else { return rejected(Rejection::NotFound) };
+        if let Some((of, _)) = name.sharded() {
+            return rejected(Rejection::IsShard { of });
+        }
         let refused = self.check_dead_letter(name, settings);
         let queue = &mut self.queues[at];
         let (name, group, version) = (name.clone(), queue.group, queue.settings.version);
@@ -445,9 +551,36 @@ impl Reference {
         (Reply::Updated { group, version }, Some(Change::QueueUpdated { name, group }))
     }
 
+    fn update_sharded(
+        &mut self,
+        index: u64,
+        name: &QueueName,
+        settings: &Settings,
+    ) -> (Reply, Option<Change>) {
+        let first = self.shards(name).find(|queue| queue.name == nth(name, 0)).unwrap();
+        let (group, version) = (first.group, first.settings.version);
+        if are_same(&first.settings, settings) {
+            return (Reply::Updated { group, version }, None);
+        }
+        if let Err(rejection) = self.check_dead_letter(name, settings) {
+            return rejected(rejection);
+        }
+        let version = if index > version { index } else { version + 1 };
+        let is_one = |of: &QueueName| of.sharded().is_some_and(|(whole, _)| whole == *name);
+        for queue in self.queues.iter_mut().filter(|queue| is_one(&queue.name)) {
+            queue.settings = Settings { version, ..settings.clone() };
+        }
+        (Reply::Updated { group, version }, Some(Change::Sharded { name: name.clone() }))
+    }
+
     fn find(&self, name: &QueueName) -> Option<usize> {
         self.queues.iter().position(|queue| queue.name == *name)
     }
+}
+
+/// A shard's name.
+fn nth(whole: &QueueName, number: u16) -> QueueName {
+    QueueName::parse(&format!("{whole}@{number}")).unwrap()
 }
 
 fn holds(queue: &Queue, node: NodeId) -> bool {

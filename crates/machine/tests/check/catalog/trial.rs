@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use quorate_machine::catalog::{
-    Catalog, Change, Command, Effect, GroupId, Queue, Rejection, Reply,
+    Catalog, Change, Command, Effect, GroupId, Queue, Rejection, Reply, Sharded,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, NodeId, decode_entry};
 
@@ -80,6 +80,10 @@ impl<'a> Trial<'a> {
         assert!(leader.nodes().eq(&reference.nodes), "nodes");
         assert!(leader.queues().eq(&reference.queues), "queues");
         assert!(leader.topics().eq(&reference.topics), "topics");
+        let sharded = leader.all_sharded().map(|it| (it.name.clone(), it.shards.len() as u16));
+        let expected: BTreeSet<_> = reference.sharded.iter().cloned().collect();
+        assert!(sharded.eq(expected), "sharded queues");
+        leader.all_sharded().for_each(|sharded| self.check_shards(sharded));
         let versions = reference.nodes.iter().map(|node| node.version);
         assert_eq!(leader.min_version(), versions.min(), "what every node can apply");
         let given = reference.groups.iter().map(|group| group.0);
@@ -105,6 +109,14 @@ impl<'a> Trial<'a> {
         leader.queues().for_each(|queue| self.check_placement(queue));
     }
 
+    /// What holds of the shards of a queue, whatever was done to them.
+    fn check_shards(&self, sharded: &Sharded) {
+        let shards: Vec<&Queue> = self.leader.shards_of(sharded).collect();
+        assert_eq!(shards.len(), sharded.shards.len(), "every shard is there");
+        assert!(shards.iter().all(|shard| shard.settings == shards[0].settings), "all are alike");
+        assert!(self.leader.queue(&sharded.name).is_none(), "the name is not that of a queue too");
+    }
+
     /// What holds of any placement, however it is chosen.
     fn check_placement(&self, queue: &Queue) {
         let nodes: BTreeSet<_> = queue.replicas.iter().collect();
@@ -119,6 +131,7 @@ impl<'a> Trial<'a> {
     fn count(&mut self, reply: &Reply, change: Option<&Change>) {
         self.tally.add("commands", 1);
         self.tally.add("changes", change.is_some().into());
+        self.tally.add("sharded", matches!(change, Some(Change::Sharded { .. })).into());
         let event = match reply {
             Reply::Done => "done",
             Reply::Created { .. } => "created",
@@ -129,6 +142,7 @@ impl<'a> Trial<'a> {
             Reply::Rejected(Rejection::NoDeadLetterQueue { .. }) => "no dead-letter queue",
             Reply::Rejected(Rejection::DeadLetterCycle { .. }) => "circles",
             Reply::Rejected(Rejection::IsDeadLetterQueue { .. }) => "dead-letter queues",
+            Reply::Rejected(Rejection::IsShard { .. }) => "shards alone",
             Reply::Rejected(_) => "refused",
         };
         self.tally.add(event, 1);
