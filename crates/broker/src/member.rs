@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 5;
+pub(crate) const COMMANDS_VERSION: u32 = 6;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
@@ -45,6 +45,9 @@ pub(crate) const RECOVERY_VERSION: u32 = 4;
 
 /// Version from which on numbered settings are known, and what they and the messages of version 5 ask for.
 pub(crate) const BEHAVIOUR_VERSION: u32 = 5;
+
+/// Version from which on seeks of consumers are known.
+pub(crate) const FILTERS_VERSION: u32 = 6;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;

@@ -47,6 +47,7 @@ mod purge;
 mod random;
 mod reader;
 mod replicas;
+mod seek;
 mod slots;
 mod topic;
 mod worker;
@@ -72,6 +73,7 @@ pub use quorate_proto::v1::{
 };
 pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
+pub use seek::{SeekTo, Sought};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};
 pub use topic::{Delivered, Route, Topic, TopicDescription, TopicOutcome};
 pub use worker::{Job, JobError, Worker, WorkerError};
