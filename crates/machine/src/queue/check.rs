@@ -57,6 +57,14 @@ impl Queue {
             rule(held.is_none_or(|held| held.first >= end), "a batch is held or retained")?;
         }
         rule(end <= self.ready.next(), "retained batches end where the queue does")?;
+        // A seek makes one of them.
+        let (mut index, mut since) = (0, Millis(0));
+        for batch in self.readable(0) {
+            let in_order = batch.index >= index && batch.since >= since;
+            rule(in_order, "held and retained batches are in the order of the log")?;
+            (index, since) = (batch.index, batch.since);
+        }
+        rule(since <= self.now, "no batch is younger than the queue")?;
         let wanted = self.settings.retains()
             || self.retained.oldest().is_none_or(|oldest| self.slots.need(oldest));
         rule(wanted, "what is retained is wanted by the settings or a slot")
