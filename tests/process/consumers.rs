@@ -1,10 +1,12 @@
 //! Consumers that an administrator pauses, resumes and ends, at the command line and over gRPC.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use quorate_client::{
-    Client, ConsumeError, Consumer, ConsumerControl, Consumers, QueueSettings, reason,
+    Client, ConsumeError, Consumer, ConsumerControl, Consumers, Error, Message, QueueSettings,
+    SeekTo, Sought, reason,
 };
 use quorate_proto::v1;
 use quorate_proto::v1::admin_service_client::AdminServiceClient;
@@ -226,5 +228,137 @@ fn consumers_are_listed_by_the_page_and_nobody_is_found_by_a_wrong_name() {
         for consumer in open {
             consumer.close().await;
         }
+    });
+}
+
+/// What a consumer is handed until there is nothing more, acknowledged: offset, key and attempt.
+async fn drained(client: &Client, queue: &str) -> Vec<(u64, String, u32)> {
+    let mut consumer = client.consumer(queue).prefetch(4).build().await.expect("a consumer");
+    let mut handed = Vec::new();
+    // Within bounds, whatever is handed out by mistake.
+    for _ in 0..200 {
+        let counts = client.describe_queue(queue).await.expect("described").counts;
+        let counts = counts.expect("counts");
+        if counts.ready + counts.leased + counts.blocked == 0 {
+            break;
+        }
+        let delivery = consumer.next().await.expect("goes on").expect("a delivery");
+        let key = delivery.headers.get("key").expect("a key");
+        let key = String::from_utf8_lossy(&key).into_owned();
+        handed.push((delivery.offset, key, delivery.attempt));
+        delivery.ack().await.expect("acknowledged");
+    }
+    consumer.close().await;
+    handed
+}
+
+#[test]
+fn a_seek_brings_back_what_was_settled_with_its_keys_and_priorities_and_outlives_the_leader() {
+    turn::alone(HEAVY, async {
+        let mut cluster = Cluster::start(3).await;
+        let settings =
+            QueueSettings { retain_ms: 3_600_000, priorities: true, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, settings).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for n in 0..20u64 {
+            let key = ["a", "b", ""][n as usize % 3];
+            let message = Message::new(n.to_string()).header("key", key);
+            let message = if key.is_empty() { message } else { message.group_key(key) };
+            let message = if n == 17 { message.priority(9) } else { message };
+            producer.publish(message).await.expect("published");
+        }
+        assert_eq!(drained(&client, QUEUE).await.len(), 20);
+
+        let would = client.preview_seek(QUEUE, SeekTo::Offset(5)).await.expect("a preview");
+        assert_eq!(would, Sought { offset: 5, replayed: 15, skipped: 0 });
+        let counts = client.describe_queue(QUEUE).await.expect("described").counts;
+        assert_eq!(counts.expect("counts").ready, 0, "a preview changes nothing");
+        client
+            .control_consumers(QUEUE, Consumers::All, ConsumerControl::Pause)
+            .await
+            .expect("done");
+        let sought = client.seek_consumers(QUEUE, SeekTo::Offset(5)).await.expect("sought");
+        assert_eq!(sought, would);
+        let leader = cluster.leader_of(QUEUE).await;
+        cluster.kill9(leader);
+        let resume = ConsumerControl::Resume;
+        client.control_consumers(QUEUE, Consumers::All, resume).await.expect("done");
+
+        let again = drained(&client, QUEUE).await;
+        assert_eq!(again[0].0, 17, "the urgent one comes first");
+        let offsets: BTreeSet<u64> = again.iter().map(|(offset, ..)| *offset).collect();
+        assert_eq!((again.len(), offsets), (15, (5..20).collect()), "each once");
+        assert!(again.iter().all(|(_, _, attempt)| *attempt == 1), "as if never delivered");
+        for key in ["a", "b"] {
+            let of_key = again.iter().filter(|(_, of, _)| of == key);
+            assert!(of_key.map(|(offset, ..)| offset).is_sorted(), "{key} in order: {again:?}");
+        }
+        let counts = client.describe_queue(QUEUE).await.expect("described").counts;
+        let counts = counts.expect("counts");
+        assert_eq!((counts.published, counts.replayed, counts.acked), (20, 15, 35));
+    });
+}
+
+#[test]
+fn a_seek_that_cannot_be_is_refused_with_the_first_offset_that_there_is() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        publish(&cluster, 1, 4).await;
+        let mut consumer = client.consumer(QUEUE).prefetch(1).build().await.expect("a consumer");
+        for _ in 0..2 {
+            consumer
+                .next()
+                .await
+                .expect("goes on")
+                .expect("a delivery")
+                .ack()
+                .await
+                .expect("acked");
+        }
+        consumer.close().await;
+        let refused = async |to, reason, metadata: Option<(&str, &str)>| {
+            let error = client.seek_consumers(QUEUE, to).await.expect_err("refused");
+            assert_eq!(error.reason(), Some(reason), "{error}");
+            if let (Error::Refused(refusal), Some((key, value))) = (&error, metadata) {
+                assert_eq!(refusal.metadata.get(key).map(String::as_str), Some(value), "{error}");
+            }
+        };
+        let first = Some(("first_offset", "2"));
+        refused(SeekTo::Offset(0), reason::NOT_RETAINED, first).await;
+        refused(SeekTo::Offset(5), reason::INVALID_ARGUMENT, Some(("next_offset", "4"))).await;
+        let next = client.seek_consumers(QUEUE, SeekTo::Next).await.expect("forward");
+        assert_eq!(next, Sought { offset: 4, replayed: 0, skipped: 2 });
+
+        // What was settled before is gone; what is from then on can come back, if there is room.
+        let settings =
+            QueueSettings { retain_bytes: 1 << 20, max_messages: 3, ..Default::default() };
+        let fields = ["retain_bytes", "max_messages"];
+        client.update_queue(QUEUE, settings, &fields, false).await.expect("updated");
+        publish(&cluster, 2, 3).await;
+        client.seek_consumers(QUEUE, SeekTo::Next).await.expect("forward");
+        publish(&cluster, 3, 2).await;
+        let first = Some(("first_offset", "4"));
+        refused(SeekTo::Offset(3), reason::OFFSET_GONE, first).await;
+        refused(SeekTo::First, reason::QUEUE_FULL, Some(("would_hold", "5"))).await;
+
+        let ended = quorate(&cluster, &["consumer", "seek", QUEUE, "--to", "6"]).await;
+        ended.refused_with(2, &["--yes", "--dry-run"]);
+        let seek = ["consumer", "seek", QUEUE, "--yes", "--to"];
+        let dry = done(&cluster, &[&seek[..], &["6", "--dry-run"]].concat()).await;
+        let of_dry = "consumers of queue orders would be set to offset 6: 1 settled messages ready again, 0 skipped\n";
+        assert_eq!(dry, of_dry);
+        let back = done(&cluster, &[&seek[..], &["6", "-o", "json"]].concat()).await;
+        let back: serde_json::Value = serde_json::from_str(&back).expect("JSON");
+        assert_eq!((&back["replayed"], &back["skipped"]), (&1.into(), &0.into()), "{back}");
+        let skipped = done(&cluster, &[&seek[..], &["next"]].concat()).await;
+        assert!(
+            skipped.ends_with("offset 9: 0 settled messages ready again, 3 skipped\n"),
+            "{skipped}"
+        );
+        let gone = quorate(&cluster, &[&seek[..], &["1"]].concat()).await;
+        gone.refused_with(6, &["OFFSET_GONE", "--to first"]);
+        let hour = quorate(&cluster, &[&seek[..], &["1h"]].concat()).await;
+        hour.refused_with(6, &["QUEUE_FULL", "5 would be held"]);
     });
 }

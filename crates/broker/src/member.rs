@@ -50,6 +50,9 @@ pub(crate) const BEHAVIOUR_VERSION: u32 = 5;
 /// Version from which on sharded queues are known.
 pub(crate) const SHARDS_VERSION: u32 = 6;
 
+/// Version from which on seeks of consumers are known.
+pub(crate) const FILTERS_VERSION: u32 = 6;
+
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;
 

@@ -334,6 +334,8 @@ async fn single(queue: &Queue, figures: &mut Figures) {
     figures.gauge("queue_bytes", "Bytes held", label, stats.bytes as f64);
     figures.counter("queue_published_messages", "Messages ever taken in", label, stats.published);
     figures.counter("queue_acked_messages", "Messages ever acknowledged", label, stats.acked);
+    let help = "Times that a settled message was made ready again, as consumers were set back";
+    figures.counter("queue_replayed_messages", help, label, stats.replayed);
     figures.counter("queue_expired_messages", "Messages that expired", label, stats.expired);
     let help = "Messages that made room for newer ones";
     figures.counter("queue_dropped_messages", help, label, stats.dropped);

@@ -74,6 +74,8 @@ impl Exit {
             | "CONSUMER_KICKED"
             | "MESSAGE_ID_CONFLICT"
             | "UNEXPECTED_OFFSET"
+            | "OFFSET_GONE"
+            | "NOT_RETAINED"
             | "HAS_QUORUM"
             | "RECOVERING"
             | "UNSUPPORTED_VERSION" => Exit::Refused,

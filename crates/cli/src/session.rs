@@ -92,6 +92,10 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "UNEXPECTED_OFFSET" => {
             "`quorate queue peek` shows what has come before that offset; expect the one that is next now"
         }
+        "OFFSET_GONE" => "--to first for all that is there, or a later offset",
+        "NOT_RETAINED" => {
+            "`quorate queue update --retain` keeps what is settled from then on; --to next skips what waits"
+        }
         "PRIORITIES_OFF" => {
             "a queue made with `quorate queue create --priorities`, or no --priority"
         }

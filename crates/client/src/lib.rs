@@ -49,6 +49,7 @@ mod purge;
 mod random;
 mod reader;
 mod replicas;
+mod seek;
 mod sharding;
 mod slots;
 mod topic;
@@ -75,6 +76,7 @@ pub use quorate_proto::v1::{
 };
 pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};
+pub use seek::{SeekTo, Sought};
 pub use slots::{CreatedSlot, SlotSettings, SlotStart};
 pub use topic::{Delivered, Route, Topic, TopicDescription, TopicOutcome};
 pub use worker::{Job, JobError, Worker, WorkerError};

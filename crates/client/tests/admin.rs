@@ -3,12 +3,12 @@
 
 mod fake;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fake::{Cluster, QUEUE};
 use quorate_client::{
-    Client, ConnectError, ConsumerControl, Consumers, Error, PurgeBefore, QueueSettings,
-    SlotSettings, reason,
+    Client, ConnectError, ConsumerControl, Consumers, Error, PurgeBefore, QueueSettings, SeekTo,
+    SlotSettings, Sought, reason,
 };
 
 #[tokio::test]
@@ -39,6 +39,24 @@ async fn settings_are_changed_by_name_and_a_purge_tells_where_the_queue_goes_on(
     assert!(!dry.effective);
     let purged = client.purge_queue_before(QUEUE, PurgeBefore::Offset(9)).await.unwrap();
     assert_eq!(purged, (7, 9));
+}
+
+#[tokio::test]
+async fn consumers_are_set_to_a_place_and_a_preview_is_told_apart() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let of = |offset, replayed, skipped| Sought { offset, replayed, skipped };
+    let time = SeekTo::Time(SystemTime::UNIX_EPOCH + Duration::from_millis(7));
+    for (to, offset, replayed) in
+        [(SeekTo::First, 3, 6), (SeekTo::Next, 9, 0), (SeekTo::Offset(5), 5, 4), (time, 7, 0)]
+    {
+        let sought = client.seek_consumers(QUEUE, to).await.unwrap();
+        assert_eq!(sought, of(offset, replayed, 1), "{to:?}");
+        let would = client.preview_seek(QUEUE, to).await.unwrap();
+        assert_eq!(would, of(offset, replayed, 0), "{to:?}");
+    }
+    let gone = client.seek_consumers(QUEUE, SeekTo::Offset(2)).await.unwrap_err();
+    assert_eq!(gone.reason(), Some(reason::OFFSET_GONE));
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, CreateSharded, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
-    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
-    SlotName, SlotStart, Target, Token,
+    Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
+    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
+    SettleKind, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -140,8 +140,35 @@ pub fn queue_commands() -> Vec<Command> {
         Command::Moved { to: 1 },
         publish_moved(4),
         Command::Purge,
+        Command::Configure(Box::new(Settings {
+            retain_ms: Some(600_000),
+            priorities: true,
+            version: 7,
+            ..Settings::default()
+        })),
+        publish(None, 4),
+        settle(50, &[(SettleKind::Ack, 0, 1_000)]),
+        seek(),
     ]
 }
+
+/// Back to before the last messages but one, which are of a key and for later.
+fn seek() -> Command {
+    let of = |count, group, priority, due: Option<u64>| {
+        let due = due.map(Millis);
+        Properties { count, group, priority, due, ..Properties::default() }
+    };
+    let again = [
+        (1, of(1, None, 9, None)),
+        (2, of(1, Some(7), 0, None)),
+        (3, of(1, Some(7), 0, Some(90_000_000))),
+    ];
+    let named = again.map(|(at, of)| Again { first: Offset(SEEK_FROM + at), of });
+    Command::Seek { to: Offset(SEEK_FROM), again: named.to_vec() }
+}
+
+/// The offset of the last batch of [`queue_commands`].
+const SEEK_FROM: u64 = 57;
 
 fn slot_name(name: &str) -> SlotName {
     SlotName::parse(name).expect("a good name")
@@ -308,5 +335,7 @@ mod tests {
             most = (most.0.max(stats.dead), most.1.max(stats.dead_lettered));
         }
         assert!(most.0 > 1 && most.1 > 0, "{most:?}");
+        let stats = queue.stats();
+        assert_eq!((stats.replayed, stats.blocked), (3, 1), "some come back: {stats:?}");
     }
 }

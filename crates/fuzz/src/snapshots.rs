@@ -8,8 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, CreateSharded, PlaceQueue, RegisterNode,
 };
 use quorate_machine::queue::{
-    Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Producer, ProducerId, Publish,
-    Queue, Session, Settings, SettleItem, SettleKind, SlotName, SlotStart, Target, Token,
+    Again, Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Piece, Place, Producer,
+    ProducerId, Properties, Publish, Queue, Session, Settings, SettleItem, SettleKind, SlotName,
+    SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -187,6 +188,18 @@ fn settle_all(queue: Queue) {
         count: u32::MAX,
     };
     life.step(1, Command::Settle { session: Session(7), items: vec![all] });
+    let retain_ms = Some(u64::MAX);
+    let keeping = Settings { retain_ms, version: u64::MAX, ..life.queue.settings().clone() };
+    life.step(0, Command::Configure(Box::new(keeping)));
+    for place in [Place::Next, Place::First] {
+        let to = life.queue.offset_of(place);
+        let again = life.queue.settled_from(to).into_iter();
+        let again = again.map(|Piece { run, .. }| Again {
+            first: run.first_offset,
+            of: Properties { count: run.count, group: Some(7), ..Properties::default() },
+        });
+        life.step(0, Command::Seek { to, again: again.collect() });
+    }
     life.step(1, Command::PurgeBefore { before: Offset(life.queue.next_offset().0 / 2) });
     life.end();
 }

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
-    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
-    SlotName, SlotStart, Target, Token, body,
+    Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
+    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
+    SettleKind, SlotName, SlotStart, Target, Token, body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -38,15 +38,9 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-fn publishes() -> impl Strategy<Value = Publish> {
-    let producer = (prop::collection::vec(any::<u8>(), 1..=ProducerId::BYTES_MAX), any::<u32>())
-        .prop_map(|(id, epoch)| Producer {
-            id: ProducerId::new(id).unwrap(),
-            epoch,
-            sequence: u64::from(epoch) << 20,
-        });
+fn properties() -> impl Strategy<Value = Properties> {
     let time = || prop::option::of(any::<u64>().prop_map(Millis));
-    let properties = (any::<u32>(), time(), time(), any::<u8>(), any::<Option<u64>>()).prop_map(
+    (any::<u32>(), time(), time(), any::<u8>(), any::<Option<u64>>()).prop_map(
         |(count, due, expires, priority, group)| Properties {
             count,
             due,
@@ -54,8 +48,17 @@ fn publishes() -> impl Strategy<Value = Publish> {
             priority,
             group,
         },
-    );
-    let properties = prop::collection::vec(properties, 0..4);
+    )
+}
+
+fn publishes() -> impl Strategy<Value = Publish> {
+    let producer = (prop::collection::vec(any::<u8>(), 1..=ProducerId::BYTES_MAX), any::<u32>())
+        .prop_map(|(id, epoch)| Producer {
+            id: ProducerId::new(id).unwrap(),
+            epoch,
+            sequence: u64::from(epoch) << 20,
+        });
+    let properties = prop::collection::vec(properties(), 0..4);
     let id = prop::option::of("[a-zé]{1,64}".prop_map(|id| MessageId::new(&id).unwrap()));
     let condition = (id, prop::option::of(any::<u64>().prop_map(Offset)));
     let named = (prop::option::of(producer), condition);
@@ -116,6 +119,13 @@ fn commands() -> impl Strategy<Value = Command> {
         Just(Command::Tick),
         Just(Command::Purge),
         any::<u64>().prop_map(|before| Command::PurgeBefore { before: Offset(before) }),
+        (any::<u64>(), prop::collection::vec((any::<u64>(), properties()), 0..9)).prop_map(
+            |(to, again)| {
+                let again = again.into_iter();
+                let again = again.map(|(first, of)| Again { first: Offset(first), of });
+                Command::Seek { to: Offset(to), again: again.collect() }
+            }
+        ),
         any::<u64>().prop_map(Queue::leader_changed),
         (slot_names(), any::<[u64; 3]>(), 0..3u8).prop_map(|(name, words, from)| {
             let from = match from {
@@ -261,7 +271,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..19u8) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0..22u8) {
         let command = [&[1, kind], bytes.as_slice()].concat();
         let _ = Queue::decode(&mut command.clone().into());
         let _ = Catalog::decode(&mut command.into());

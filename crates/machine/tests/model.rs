@@ -6,7 +6,7 @@ use quorate_machine::queue::{Control, Settings, SettleKind};
 
 mod check;
 use check::catalog::Catalog;
-use check::queue::op::{Condition, Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
+use check::queue::op::{Condition, Entry, From, Kind, Names, Numbered, Op, Pick, Target, Whom};
 use check::queue::{Queue, alphabet, dead_letter, scenes, settings};
 use check::{Figures, Rng, Subject, Tally, campaign, exhaustive};
 
@@ -82,6 +82,10 @@ fn ops() -> impl Strategy<Value = Op> {
                 Op::Publish { count, padding, producer, kinds, condition }
             }),
         1 => (-1..9i64).prop_map(|back| Op::PurgeBefore { back }),
+        2 => (-1..20i64, prop::bool::weighted(0.2)).prop_map(|(back, all)| {
+            let names = if all { Names::All } else { Names::Settled };
+            Op::Seek { back, names }
+        }),
         4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32), any::<bool>()).prop_map(
             |(session, node, prefetch, lease_ms, tells)| {
                 Op::Attach { session, node, prefetch, lease_ms, tells }
@@ -133,7 +137,7 @@ fn is_apart(entry: &Entry) -> bool {
     entry.ops.iter().any(|op| match op {
         Op::Publish { condition, .. } => condition.id.is_some() || condition.expected.is_some(),
         Op::Receive { session, .. } | Op::Settle { session, .. } => *session == 3,
-        Op::Control { .. } | Op::PublishMoved { .. } => true,
+        Op::Control { .. } | Op::PublishMoved { .. } | Op::Seek { .. } => true,
         _ => false,
     })
 }
@@ -170,6 +174,8 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["dead", "dead of age", "moved", "moved again", "moved in part"]);
     happened(&figures, &["ids repeated", "id conflicts", "conditions met", "unexpected offsets"]);
     happened(&figures, &["purged before"]);
+    happened(&figures, &["replayed", "skipped", "stepped back", "nothing kept to seek"]);
+    happened(&figures, &["forgotten places", "no room to seek", "no room to seek, bytes"]);
 }
 
 #[test]

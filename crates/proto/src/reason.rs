@@ -98,6 +98,12 @@ pub const MESSAGE_ID_CONFLICT: &str = "MESSAGE_ID_CONFLICT";
 /// The queue's next offset is not the one that the publish expects: another producer was first. Nothing entered.
 /// Metadata `next_offset`. Retry: no. Cure: read what came before that offset, decide anew, and publish with it.
 pub const UNEXPECTED_OFFSET: &str = "UNEXPECTED_OFFSET";
+/// Consumers cannot be set back to where messages are missing: what was settled there is not retained any more. Nothing has
+/// changed. Metadata `first_offset`: from there on all are there. Retry: no. Cure: seek to that offset, or to `first`.
+pub const OFFSET_GONE: &str = "OFFSET_GONE";
+/// Consumers cannot be set back in a queue that does not retain what is settled. Nothing has changed. Metadata `first_offset`:
+/// the oldest message held. Retry: no. Cure: `retain_ms` or `retain_bytes`, for what is settled from then on.
+pub const NOT_RETAINED: &str = "NOT_RETAINED";
 /// No slot of this name at the queue. Retry: no. Cure: create it, or correct the name.
 pub const SLOT_NOT_FOUND: &str = "SLOT_NOT_FOUND";
 /// A slot of this name exists with other parameters. Retry: no. Cure: another name, or drop it first.
@@ -163,6 +169,8 @@ pub const ALL: &[&str] = &[
     PRIORITIES_OFF,
     MESSAGE_ID_CONFLICT,
     UNEXPECTED_OFFSET,
+    OFFSET_GONE,
+    NOT_RETAINED,
     SLOT_NOT_FOUND,
     SLOT_EXISTS,
     SLOT_LOST,

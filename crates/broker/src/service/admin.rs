@@ -225,6 +225,7 @@ impl Member {
             dropped: stats.dropped,
             dead: stats.dead,
             dead_lettered: stats.dead_lettered,
+            replayed: stats.replayed,
         });
         description.paused = stats.paused;
         description.dead_letters_wait = local.stuck().unwrap_or_default();
@@ -604,6 +605,13 @@ impl v1::admin_service_server::AdminService for Services {
         request: Request<v1::GetShardsRequest>,
     ) -> Result<Response<v1::GetShardsResponse>, Status> {
         self.shards_told(request).await
+    }
+
+    async fn seek_consumers(
+        &self,
+        request: Request<v1::SeekConsumersRequest>,
+    ) -> Result<Response<v1::SeekConsumersResponse>, Status> {
+        self.consumers_sought(request).await
     }
 
     async fn delete_queue(

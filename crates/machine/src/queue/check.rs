@@ -57,6 +57,14 @@ impl Queue {
             rule(held.is_none_or(|held| held.first >= end), "a batch is held or retained")?;
         }
         rule(end <= self.ready.next(), "retained batches end where the queue does")?;
+        // A seek makes one of them.
+        let (mut index, mut since) = (0, Millis(0));
+        for batch in self.readable(0) {
+            let in_order = batch.index >= index && batch.since >= since;
+            rule(in_order, "held and retained batches are in the order of the log")?;
+            (index, since) = (batch.index, batch.since);
+        }
+        rule(since <= self.now, "no batch is younger than the queue")?;
         let wanted = self.settings.retains()
             || self.retained.oldest().is_none_or(|oldest| self.slots.need(oldest));
         rule(wanted, "what is retained is wanted by the settings or a slot")
@@ -105,7 +113,7 @@ impl Queue {
         rule(held == self.backlog.messages(), "every message held has a batch")
     }
 
-    /// A group has one head, which has its place, and all others of it come after that and are blocked.
+    /// A group has one head, which has its place, and all others of it are blocked.
     fn check_groups(&self) -> Check {
         if self.groups.is_empty() {
             return Ok(());
@@ -120,7 +128,8 @@ impl Queue {
         let mut count = 0;
         for (group, first, run) in self.groups.blocked() {
             let head = self.groups.head(group);
-            rule(head.is_some_and(|head| head < first), "what is blocked waits for a head")?;
+            let other = head.is_some_and(|head| !(first..first + run.count).contains(&head));
+            rule(other, "what is blocked waits for a head")?;
             count += run.count;
         }
         rule(count == self.groups.len(), "blocked messages are counted")
@@ -177,7 +186,8 @@ impl Queue {
             gone.dead_lettered,
         ];
         let sum = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
-        rule(sum == Some(self.ready.next()), "every message published is held or gone")
+        let came = self.ready.next().checked_add(gone.replayed);
+        rule(came.is_some() && sum == came, "every message published is held or gone")
     }
 
     /// Only messages that are held have times of their own, and those of lapsed runs are leased, or blocked.

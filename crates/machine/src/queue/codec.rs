@@ -29,6 +29,7 @@
 //!     target       1 session, 2 name, 3 everyone        what   1 pause, 2 resume, 3 kick
 //! 18 PurgeBefore   offset u64
 //! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
+//! 20 Seek          to u64 | runs (length u32, run*)        run   first u64 | property
 //! slot             length u32, name
 //! x?               0, or 1 and x
 //! ```
@@ -36,10 +37,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::command::{
-    Attach, Command, Producer, Properties, Publish, PublishMoved, Receive, SettleItem, SettleKind,
+    Again, Attach, Command, Producer, Properties, Publish, PublishMoved, Receive, SettleItem,
+    SettleKind,
 };
 use super::control::{Control, Target};
 use super::ids::{Attachment, MessageId, Offset, ProducerId, Session, Token};
+use super::seeking::SEEK_RUNS_MAX;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
 use crate::wire::{self, DecodeError};
@@ -67,6 +70,7 @@ const MOVED: u8 = 16;
 const CONTROL_CONSUMER: u8 = 17;
 const PURGE_BEFORE: u8 = 18;
 const RECEIVE: u8 = 19;
+const SEEK: u8 = 20;
 
 /// The length of the consumer's leases follows.
 const HAS_LEASE: u8 = 1;
@@ -130,6 +134,16 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
         Command::PurgeBefore { before } => {
             out.put_u8(PURGE_BEFORE);
             out.put_u64_le(before.0);
+        }
+        Command::Seek { to, again } => {
+            out.put_u8(SEEK);
+            out.put_u64_le(to.0);
+            let bytes: usize = again.iter().map(|run| 8 + property_bytes(&run.of)).sum();
+            out.put_u32_le(bytes as u32);
+            for run in again {
+                out.put_u64_le(run.first.0);
+                encode_property(&run.of, out);
+            }
         }
         Command::LeaderChanged { node } => {
             out.put_u8(LEADER_CHANGED);
@@ -354,6 +368,7 @@ pub(super) fn decode(buf: &mut Bytes) -> Result<Command, DecodeError> {
         TICK => Command::Tick,
         PURGE => Command::Purge,
         PURGE_BEFORE => Command::PurgeBefore { before: Offset(wire::u64(buf)?) },
+        SEEK => Command::Seek { to: Offset(wire::u64(buf)?), again: decode_again(buf)? },
         LEADER_CHANGED => Command::LeaderChanged { node: NodeId(wire::u64(buf)?) },
         CREATE_SLOT => Command::CreateSlot(CreateSlot {
             name: slot_name(buf)?,
@@ -467,6 +482,17 @@ fn decode_properties(mut encoded: Bytes) -> Result<Vec<Properties>, DecodeError>
     Ok(properties)
 }
 
+fn decode_again(buf: &mut impl Buf) -> Result<Vec<Again>, DecodeError> {
+    let limit = SEEK_RUNS_MAX * (8 + PROPERTY_BYTES);
+    let mut encoded = wire::bytes(buf, "runs that come back", limit)?;
+    let mut again = Vec::new();
+    while encoded.has_remaining() {
+        let first = Offset(wire::u64(&mut encoded)?);
+        again.push(Again { first, of: decode_property(&mut encoded)? });
+    }
+    Ok(again)
+}
+
 fn decode_property(buf: &mut Bytes) -> Result<Properties, DecodeError> {
     let count = wire::u32(buf)?;
     let flags = wire::u8(buf)?;
@@ -573,7 +599,8 @@ pub fn body(
         if take == 0 {
             break;
         }
-        let Some(publish) = publish_within(command?)? else {
+        // Where a body is does not depend on the properties.
+        let Some(publish) = publish_within(command?, |_| Ok(Vec::new()))? else {
             continue;
         };
         if skip >= publish.count {
@@ -589,6 +616,40 @@ pub fn body(
     }
     match take {
         0 => Ok(frames),
+        _ => Err(DecodeError::Invalid { what: "entry", why: "it holds too few messages" }),
+    }
+}
+
+/// What the messages of a [`super::Run`] were published with, run by run; as [`body`].
+///
+/// # Errors
+/// When the entry is damaged or holds fewer messages.
+pub fn properties(
+    entry_payload: &Bytes,
+    ordinal: u32,
+    mut skip: u32,
+    mut take: u32,
+) -> Result<Vec<Properties>, DecodeError> {
+    let (_, commands) = entry::decode_entry(entry_payload.clone())?;
+    let mut found = Vec::new();
+    for command in commands.skip(ordinal as usize) {
+        if take == 0 {
+            break;
+        }
+        let Some(publish) = publish_within(command?, decode_properties)? else {
+            continue;
+        };
+        let plain = Properties { count: publish.count, ..Properties::default() };
+        let of_each = if publish.properties.is_empty() { vec![plain] } else { publish.properties };
+        for of in of_each {
+            let passed = skip.min(of.count);
+            let count = take.min(of.count - passed);
+            found.extend((count > 0).then_some(Properties { count, ..of }));
+            (skip, take) = (skip - passed, take - count);
+        }
+    }
+    match take {
+        0 => Ok(found),
         _ => Err(DecodeError::Invalid { what: "entry", why: "it holds too few messages" }),
     }
 }
@@ -615,15 +676,15 @@ pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
     Ok(blank.freeze(now))
 }
 
-/// The publish that a command is, if it is one.
-fn publish_within(mut command: Bytes) -> Result<Option<Publish>, DecodeError> {
+/// The publish that a command is, if it is one; `properties` makes of the encoded ones what is wanted of them.
+fn publish_within(
+    mut command: Bytes,
+    properties: impl FnOnce(Bytes) -> Result<Vec<Properties>, DecodeError>,
+) -> Result<Option<Publish>, DecodeError> {
     wire::expect_version(&mut command, "queue command", VERSION)?;
     let kind = wire::u8(&mut command)?;
-    // Where a body is does not depend on the properties.
     let publish = match kind {
-        PUBLISH | PUBLISH_WITH | PUBLISH_IF => {
-            decode_publish(&mut command, kind, |_| Ok(Vec::new()))?
-        }
+        PUBLISH | PUBLISH_WITH | PUBLISH_IF => decode_publish(&mut command, kind, properties)?,
         PUBLISH_MOVED => {
             let PublishMoved { count, layout, frame, .. } = decode_moved(&mut command)?;
             Publish { layout, ..Publish::plain(count, frame) }

@@ -51,6 +51,14 @@ pub enum Command {
         /// The first offset that stays. Beyond the end of the queue it is like its end.
         before: Offset,
     },
+    /// Sets the consumers to a place: what is ready before it leaves as if acked, and settled messages from there on that
+    /// are named are ready again.
+    Seek {
+        /// The place.
+        to: Offset,
+        /// What is to come back, by offset; what of it is not settled, or has outlived its time, stays as it is.
+        again: Vec<Again>,
+    },
     /// A leader takes up office: every stream that the last one knew of counts as broken.
     LeaderChanged {
         /// The new leader.
@@ -159,6 +167,21 @@ pub struct Properties {
     pub priority: u8,
     /// To be delivered one after the other: what the broker hashed their key to.
     pub group: Option<u64>,
+}
+
+/// Neighbouring messages that were published alike, and are to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Offset of the first.
+    pub first: Offset,
+    /// How many, and what they were published with.
+    pub of: Properties,
+}
+
+impl Again {
+    pub(super) fn end(&self) -> u64 {
+        self.first.0.saturating_add(self.of.count.into())
+    }
 }
 
 /// The highest priority.

@@ -99,6 +99,17 @@ impl Delayed {
         }
     }
 
+    /// Takes the message at `offset`, if it is here and has never been delivered, and says when it is due.
+    pub fn take_never_delivered(&mut self, offset: u64) -> Option<(Millis, Span)> {
+        let (_, &(due, span)) = self.runs.range(..=offset).next_back()?;
+        if span.end() <= offset || span.attempts > 0 {
+            return None;
+        }
+        let mut taken = Vec::new();
+        self.cut(offset, offset + 1, &mut taken);
+        taken.pop().map(|span| (due, span))
+    }
+
     /// When the next run is due.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.dues.first().map(|&(due, _)| due)

@@ -79,7 +79,7 @@ impl Queue {
     }
 
     /// When the messages of a batch have outlived the queue's time to live.
-    fn expires(&self, batch: &Batch, ttl_ms: u64) -> Millis {
+    pub(super) fn expires(&self, batch: &Batch, ttl_ms: u64) -> Millis {
         batch.since.max(self.expiry.since).plus(ttl_ms)
     }
 

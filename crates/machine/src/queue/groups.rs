@@ -11,6 +11,9 @@
 //! more than one message of a group is ever outside of this module, no two of them can be in flight, and whatever
 //! becomes of the head (a nack, a lease that ends, a delay, a back-off) holds back its own group and nothing else.
 //!
+//! Where consumers were set back (`seeking`), what comes back may be before the head: a consumer may have that one, so they wait
+//! for it all the same.
+//!
 //! A head is a record, as its group has to be known when it leaves; messages without a key are not known here at all.
 
 use std::collections::BTreeMap;
@@ -41,6 +44,10 @@ pub(super) struct Blocked {
 }
 
 impl Blocked {
+    fn is_due(&self, now: Millis) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
     fn span(self, first: u64) -> Span {
         Span { first, count: self.count, attempts: 0, priority: self.priority }
     }
@@ -56,6 +63,8 @@ pub(super) struct Groups {
     /// By group and first offset.
     blocked: BTreeMap<(u64, u64), Blocked>,
     count: u64,
+    /// Some that are blocked may come before their head; not part of the state.
+    has_early: bool,
 }
 
 impl Groups {
@@ -99,6 +108,19 @@ impl Groups {
         self.heads.range(from..to).next().map(|(&offset, _)| offset)
     }
 
+    /// The lowest offset that is blocked, if one may come before its head; then it looks at all that are.
+    pub fn first_early(&self) -> Option<u64> {
+        let all = self.blocked.keys().filter(|_| self.has_early);
+        all.map(|&(_, first)| first).min()
+    }
+
+    /// Runs that are blocked before `before`, and would be ready if they were not.
+    pub fn waiting_before(&self, before: u64, now: Millis) -> impl Iterator<Item = Span> {
+        let early =
+            self.blocked().filter(move |(_, first, run)| *first < before && run.is_due(now));
+        early.map(move |(_, first, run)| run.span(first).cut(0, before).0)
+    }
+
     /// Makes a message the head of a group that has none.
     pub fn lead(&mut self, group: u64, offset: u64) {
         let before = self.by_group.insert(group, offset);
@@ -106,9 +128,22 @@ impl Groups {
         self.heads.insert(offset, group);
     }
 
-    /// Adds messages behind all others of their group.
-    pub fn block(&mut self, group: u64, first: u64, run: Blocked) {
+    /// A head is none any more: what becomes of it is for the caller to say.
+    pub fn behead(&mut self, group: u64) {
+        let offset = self.by_group.remove(&group).expect("it had a head");
+        self.heads.remove(&offset);
+    }
+
+    /// Adds messages to those of their group that wait.
+    pub fn block(&mut self, group: u64, first: u64, mut run: Blocked) {
         self.count += run.count;
+        self.has_early |= self.head(group).is_some_and(|head| first < head);
+        let is_alike = |other: &Blocked| (other.due, other.priority) == (run.due, run.priority);
+        let end = first + run.count;
+        if self.blocked.get(&(group, end)).is_some_and(is_alike) {
+            let after = self.blocked.remove(&(group, end));
+            run.count += after.map_or(0, |after| after.count);
+        }
         let last = self.blocked.range_mut((group, 0)..(group, first)).next_back();
         if let Some((&(_, before), last)) = last
             && before + last.count == first
@@ -136,12 +171,28 @@ impl Groups {
             self.blocked.insert((group, first + 1), Blocked { count: run.count - 1, ..run });
         }
         self.count -= 1;
+        self.has_early &= self.count > 0;
         Some((first, Blocked { count: 1, ..run }))
     }
 
     /// Takes all that are blocked before `before`.
     pub fn take_before(&mut self, before: u64, taken: &mut Vec<Span>) {
-        let runs = self.blocked.iter().filter(|((_, first), _)| *first < before);
+        self.take_where(before, |_| true, taken);
+    }
+
+    /// Takes those that [`waiting_before`](Self::waiting_before) tells of.
+    pub fn take_waiting_before(&mut self, before: u64, now: Millis, taken: &mut Vec<Span>) {
+        self.take_where(before, |run| run.is_due(now), taken);
+    }
+
+    fn take_where(
+        &mut self,
+        before: u64,
+        is_meant: impl Fn(&Blocked) -> bool,
+        taken: &mut Vec<Span>,
+    ) {
+        let is_meant = |first: u64, run: &Blocked| first < before && is_meant(run);
+        let runs = self.blocked.iter().filter(|((_, first), run)| is_meant(*first, run));
         for (key, run) in runs.map(|(&key, &run)| (key, run)).collect::<Vec<_>>() {
             self.blocked.remove(&key);
             let (group, first) = key;
@@ -192,7 +243,7 @@ impl Queue {
     }
 
     /// The next of a group that has no head is its head; those that have outlived their time meanwhile are gone.
-    fn advance_group(&mut self, group: u64) {
+    pub(super) fn advance_group(&mut self, group: u64) {
         let mut left = DUE_MAX;
         while let Some((first, run)) = self.groups.pop_blocked(group) {
             let next = run.span(first);
@@ -236,6 +287,34 @@ mod tests {
         let blocked: Vec<_> = groups.blocked().map(|(group, first, _)| (group, first)).collect();
         assert_eq!(blocked, [(7, 1), (7, 6), (7, 8), (9, 7)]);
         assert_eq!((groups.len(), groups.records()), (8, 5));
+    }
+
+    #[test]
+    fn what_is_blocked_before_its_head_is_known_until_it_has_gone() {
+        let mut groups = Groups::default();
+        groups.lead(7, 10);
+        groups.block(7, 12, run(1, None));
+        assert_eq!(groups.first_early(), None);
+        groups.block(7, 3, run(2, None));
+        groups.block(7, 11, run(1, None));
+        groups.block(7, 8, run(1, Some(50)));
+        let blocked: Vec<_> = groups.blocked().map(|(_, first, run)| (first, run.count)).collect();
+        assert_eq!((blocked, groups.first_early()), (vec![(3, 2), (8, 1), (11, 2)], Some(3)));
+        let mut waiting: Vec<_> = groups.waiting_before(12, Millis(9)).collect();
+        let mut taken = Vec::new();
+        groups.take_waiting_before(12, Millis(9), &mut taken);
+        for spans in [&mut waiting, &mut taken] {
+            spans.sort_unstable_by_key(|span| span.first);
+        }
+        assert_eq!(
+            taken.iter().map(|span| (span.first, span.count)).collect::<Vec<_>>(),
+            [(3, 2), (11, 1)]
+        );
+        assert_eq!((taken, groups.len()), (waiting, 2));
+        assert_eq!(groups.pop_head(0, 20), Some(7));
+        assert_eq!(groups.pop_blocked(7).map(|(first, _)| first), Some(8));
+        assert_eq!(groups.pop_blocked(7).map(|(first, _)| first), Some(12));
+        assert_eq!(groups.first_early(), None);
     }
 
     #[test]

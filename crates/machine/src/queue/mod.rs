@@ -14,6 +14,8 @@
 //! What is ready or delayed also leaves when its time to live is over (`expiry`), or to make room (`overflow`). With a
 //! dead-letter queue what is rejected, exhausted or expired is `dead` instead, until it has been moved there.
 //!
+//! Where settled messages are kept for readers, consumers can be set back, and what was settled is ready once more (`seeking`).
+//!
 //! Every message is in exactly one of these places or was purged; that is asserted after every
 //! command. Memory is one record a batch (`backlog`) and one a run of messages that differ from
 //! the rest (`ready`, `delayed`, `leased`, `dead`).
@@ -56,6 +58,7 @@ mod reply;
 mod retained;
 mod retry;
 mod sections;
+mod seeking;
 mod sessions;
 mod settings;
 mod settle;
@@ -64,9 +67,9 @@ mod snapshot;
 mod sources;
 mod stats;
 
-pub use codec::{body, without_bodies};
+pub use codec::{body, properties, without_bodies};
 pub use command::{
-    Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
+    Again, Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
     SettleItem, SettleKind,
 };
 pub use consumers::CONSUMERS_MAX;
@@ -84,6 +87,7 @@ pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
 pub use retry::UNCHARGED_MAX;
+pub use seeking::{Place, SEEK_RUNS_MAX};
 pub use settings::{
     IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, RETRY_MAX_MS_DEFAULT, RETRY_MS_MAX, Settings,
 };
@@ -135,6 +139,8 @@ struct Gone {
     expired: u64,
     dropped: u64,
     dead_lettered: u64,
+    /// Of these, so many have come back.
+    replayed: u64,
 }
 
 impl Queue {
@@ -163,6 +169,7 @@ impl Queue {
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
             Command::PurgeBefore { before } => self.purge_before(before),
+            Command::Seek { to, again } => self.seek(to, &again),
             Command::LeaderChanged { node: _ } => self.leader_changed(),
             Command::CreateSlot(create) => self.create_slot(at.index, create),
             Command::AdvanceSlot { name, made_at, to } => self.advance_slot(&name, made_at, to),
@@ -217,11 +224,11 @@ impl Queue {
     fn assert_conservation(&self) {
         let waiting = self.ready.len() + self.delayed.len() + self.groups.len();
         let held = waiting + self.leased.len() + self.dead.len();
-        let Gone { acked, rejected, exhausted, purged, expired, dropped, dead_lettered } =
+        let Gone { acked, rejected, exhausted, purged, expired, dropped, dead_lettered, replayed } =
             self.gone;
         let given_up = rejected + exhausted + expired + dropped + dead_lettered;
         assert_eq!(
-            self.ready.next(),
+            self.ready.next() + replayed,
             held + acked + given_up + purged,
             "every message published is held or gone"
         );

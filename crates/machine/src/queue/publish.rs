@@ -106,14 +106,18 @@ impl Queue {
         if !self.settings.priorities && properties.iter().any(|of| of.priority > 0) {
             return Err(Rejection::NoPriorities);
         }
-        let waiting = self.delayed.iter().len() + self.ready.runs();
-        let held = waiting + self.expiry.lives.len() + self.groups.records();
         let more: usize = properties.iter().map(|of| self.runs_of(of)).sum();
-        within(Limit::Delayed, Some(DELAYED_MAX), held as u64, more as u64)
+        within(Limit::Delayed, Some(DELAYED_MAX), self.records() as u64, more as u64)
+    }
+
+    /// Runs that are held of messages that were set apart, or parted.
+    pub(super) fn records(&self) -> usize {
+        let waiting = self.delayed.iter().len() + self.ready.runs();
+        waiting + self.expiry.lives.len() + self.groups.records()
     }
 
     /// Records that a run of messages takes at most: of a group, a head, its place, and a run that is blocked.
-    fn runs_of(&self, of: &Properties) -> usize {
+    pub(super) fn runs_of(&self, of: &Properties) -> usize {
         let lives = of.expires.is_some() || (of.due.is_some() && self.settings.ttl_ms.is_some());
         let places = if of.group.is_some() { 1 + of.count.min(2) as usize } else { 1 };
         places + usize::from(lives)

@@ -98,7 +98,7 @@ impl Queue {
     }
 }
 
-fn piece(batch: &Batch, first: u64, count: u32) -> Piece {
+pub(super) fn piece(batch: &Batch, first: u64, count: u32) -> Piece {
     let run = Run {
         first_offset: Offset(first),
         count,

@@ -104,6 +104,15 @@ impl Ready {
         all.filter_map(|runs| runs.first_key_value()).map(|(&first, _)| first).min()
     }
 
+    /// All that are before `to`, in no order.
+    pub fn before(&self, to: u64) -> impl Iterator<Item = Span> {
+        let (first, end) = (self.cursor, to.min(self.next));
+        let fresh =
+            (first < end).then(|| Span { first, count: end - first, attempts: 0, priority: 0 });
+        let runs = self.returned().chain(self.urgent()).filter(move |span| span.first < to);
+        runs.map(move |span| span.cut(0, to).0).chain(fresh)
+    }
+
     /// All runs, the one first that is delivered last: that is, the lowest priority first, but of each in order.
     pub fn by_worth(&self) -> impl Iterator<Item = Span> {
         let (first, count) = (self.cursor, self.fresh());

@@ -48,6 +48,13 @@ pub enum Reply {
         /// As it is now.
         slot: SlotInfo,
     },
+    /// The consumers are at the place.
+    Sought {
+        /// Settled messages that are ready again, or wait for another of their group or for their time.
+        again: u64,
+        /// Messages before the place that left.
+        left: u64,
+    },
     /// Consumers were paused, resumed or ended.
     Controlled {
         /// How many were meant.
@@ -239,6 +246,40 @@ pub enum Rejection {
     NotDead {
         /// The number that the next dead message will have.
         next: u64,
+    },
+    /// Consumers never go beyond the end of the queue.
+    #[error("the queue ends at {}", .next.0)]
+    SeekBeyondEnd {
+        /// The offset that the next message will have.
+        next: Offset,
+    },
+    /// Messages after the place are not there any more.
+    #[error("messages before {} are not all there any more", .first.0)]
+    SeekForgotten {
+        /// The first offset from which on all messages are there.
+        first: Offset,
+    },
+    /// The queue keeps nothing that is settled.
+    #[error("the queue does not keep settled messages: what it holds begins at {}", .first.0)]
+    SeekNotRetained {
+        /// Offset of the oldest message held, or that of the next one.
+        first: Offset,
+    },
+    /// More would be held than may be.
+    #[error("{limit} is {max}, and {held} would be held")]
+    SeekNoRoom {
+        /// The setting that it would exceed.
+        limit: Limit,
+        /// Value of the setting.
+        max: u64,
+        /// What would be held, in the same unit.
+        held: u64,
+    },
+    /// What is to come back is not named by offset, from the place on.
+    #[error("messages are to be named in order, from the place on: {} is not", .at.0)]
+    SeekOutOfOrder {
+        /// The first that is not.
+        at: Offset,
     },
     /// Settings older than the queue's.
     #[error("settings are older than version {version}")]

@@ -62,6 +62,14 @@ impl Retained {
         self.batches.insert(batch.first, batch);
     }
 
+    /// Takes out the one that begins at `first`.
+    pub fn remove(&mut self, first: u64) -> Option<Batch> {
+        let batch = self.batches.remove(&first)?;
+        self.messages -= u64::from(batch.count);
+        self.bytes -= u64::from(batch.bytes);
+        Some(batch)
+    }
+
     /// The one with the lowest offsets.
     pub fn oldest(&self) -> Option<&Batch> {
         self.batches.first_key_value().map(|(_, batch)| batch)
@@ -69,10 +77,8 @@ impl Retained {
 
     /// Lets go of the oldest.
     pub fn pop_oldest(&mut self) -> Option<Batch> {
-        let (_, oldest) = self.batches.pop_first()?;
-        self.messages -= u64::from(oldest.count);
-        self.bytes -= u64::from(oldest.bytes);
-        Some(oldest)
+        let (&first, _) = self.batches.first_key_value()?;
+        self.remove(first)
     }
 
     /// When the oldest is to go at the latest.

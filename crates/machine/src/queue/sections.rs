@@ -21,6 +21,7 @@
 //! unstarted = session | first (of a lease)
 //! uncharged = first | count | times
 //! 8 receivers = count | (session | wants | until) ...
+//! 9 seeks     = replayed, not 0
 //! ```
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ const DEAD: u8 = 5;
 const SOURCES: u8 = 6;
 const CONSUMERS: u8 = 7;
 const RECEIVERS: u8 = 8;
+const SEEKS: u8 = 9;
 
 /// Flags of a consumer, of which the queue has the first.
 const PAUSED: u8 = 1;
@@ -78,6 +80,7 @@ pub(super) fn all(queue: &Queue) -> Vec<Section> {
         (SOURCES, (queue.sources.len() > 0).then(|| sources(&queue.sources))),
         (CONSUMERS, write_extras(queue)),
         (RECEIVERS, write_receivers(&queue.consumers)),
+        (SEEKS, write_seeks(queue.gone.replayed)),
     ];
     sections.into_iter().filter_map(|(tag, section)| Some((tag, section?))).collect()
 }
@@ -92,9 +95,16 @@ fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         SOURCES => read_sources(buf, &mut queue.sources)?,
         CONSUMERS => read_extras(buf, queue)?,
         RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
+        SEEKS => queue.gone.replayed = counter(buf, "replayed messages")?,
         kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
     }
     Ok(())
+}
+
+fn write_seeks(replayed: u64) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    put_varint(&mut out, replayed);
+    (replayed > 0).then_some(out)
 }
 
 fn write_groups(groups: &Groups) -> Option<Vec<u8>> {

@@ -269,6 +269,13 @@ impl Slots {
         }
     }
 
+    /// A batch is not retained any more, as some of it is held again.
+    pub fn held_again(&mut self, batch: &Batch) {
+        for slot in self.slots.values_mut().filter(|slot| slot.needs(batch)) {
+            slot.pinned -= u64::from(batch.bytes);
+        }
+    }
+
     /// A batch is gone: slots that needed it are lost.
     pub fn gone(&mut self, batch: &Batch) {
         for slot in self.slots.values_mut().filter(|slot| slot.needs(batch)) {

@@ -7,11 +7,13 @@ use super::ids::{Offset, ProducerId, Session, Token};
 use super::slots::SlotInfo;
 use crate::{Millis, NodeId};
 
-/// Figures of a queue. `published` is the sum of the twelve counts after it.
+/// Figures of a queue. `published` and `replayed` are together the sum of the twelve counts after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Messages ever accepted.
     pub published: u64,
+    /// Times that a settled message was made ready again, as consumers were set back.
+    pub replayed: u64,
     /// Messages that wait for a consumer.
     pub ready: u64,
     /// Messages that a consumer holds.
@@ -94,6 +96,7 @@ impl Queue {
     pub fn stats(&self) -> Stats {
         Stats {
             published: self.ready.next(),
+            replayed: self.gone.replayed,
             ready: self.ready.len(),
             leased: self.leased.len(),
             delayed: self.delayed.len(),
@@ -156,12 +159,12 @@ impl Queue {
     }
 
     /// Never delivered messages begin at the cursor; everything else held is before it. What is blocked comes after the
-    /// head of its group, which is looked at.
-    fn first_offset(&self) -> u64 {
+    /// head of its group, which is looked at, unless consumers were set back.
+    pub(super) fn first_offset(&self) -> u64 {
         let leased = self.leased.iter().map(|(_, first, _)| first);
         let dead = self.dead.iter().map(|died| died.span.first);
         let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
-        let lowest = waiting.chain(leased).chain(dead).min();
+        let lowest = waiting.chain(leased).chain(dead).chain(self.groups.first_early()).min();
         lowest.unwrap_or(self.ready.cursor())
     }
 

@@ -14,6 +14,7 @@
 //!           [single=true] [version=N] [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
 //!           [dead_letter=NAME|none]
 //! moved-in SOURCE FIRST COUNT [timeline=N] [bytes=N]   moved TO
+//! seek OFFSET [again=FIRST@RUN,...]      a run as of `publish`; left out: all that is settled, as plain messages
 //! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
@@ -26,9 +27,9 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset, Producer,
-    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run, Session, SettleItem,
-    SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
+    Again, Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset,
+    Piece, Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run,
+    Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -64,6 +65,7 @@ impl Script {
             "tick" => Command::Tick,
             "purge" => Command::Purge,
             "purge_before" => Command::PurgeBefore { before: Offset(words.number(0)) },
+            "seek" => self.seek(&words),
             "leader" => Queue::leader_changed(words.number(0)),
             "slot" => slot(&words),
             "moved-in" => moved_in(&words),
@@ -78,6 +80,29 @@ impl Script {
         (session, words.get("attachment").map_or(latest, Attachment))
     }
 
+    /// What whoever asks reads in the log is not there to be read in a script.
+    fn seek(&self, words: &Words) -> Command {
+        let to = Offset(words.number(0));
+        let again = match words.text("again") {
+            Some(runs) => {
+                let runs = runs.split(',').filter(|run| !run.is_empty()).map(|named| {
+                    let (first, of) = named.split_once('@').expect("FIRST@RUN");
+                    Again { first: Offset(first.parse().unwrap()), of: run(of) }
+                });
+                runs.collect()
+            }
+            None => {
+                let settled = self.log.machine.settled_from(to).into_iter();
+                let plain = settled.map(|Piece { run, .. }| Again {
+                    first: run.first_offset,
+                    of: Properties { count: run.count, ..Properties::default() },
+                });
+                plain.collect()
+            }
+        };
+        Command::Seek { to, again }
+    }
+
     fn configure(&self, words: &Words) -> Command {
         let mut settings = self.log.machine.settings().clone();
         let or = |key, old| words.get(key).unwrap_or(old);
@@ -90,7 +115,7 @@ impl Script {
         settings.dedup_age_ms = words.get("age").unwrap_or(settings.dedup_age_ms);
         settings.message_id_window = or("ids", settings.message_id_window);
         settings.retain_bytes = words.get("retain_bytes").or(settings.retain_bytes);
-        settings.retain_ms = words.get("retain_ms").or(settings.retain_ms);
+        settings.retain_ms = words.get("retain_ms").or(settings.retain_ms).filter(|&ms| ms > 0);
         settings.retry_ms = or("retry", settings.retry_ms);
         settings.retry_max_ms = or("retry_max", settings.retry_max_ms);
         settings.single_active = or_flag(words, "single", settings.single_active);
@@ -325,6 +350,7 @@ fn show_reply(index: u64, reply: &Reply, output: &mut String) {
             format!("settled {settled}{lost}")
         }
         Reply::Purged { count } => format!("purged {count}"),
+        Reply::Sought { again, left } => format!("{again} ready again, {left} left"),
         Reply::SlotCreated { slot, created } => {
             let how = if *created { "created" } else { "exists" };
             format!("slot {how} at {}", slot.position.0)
@@ -386,6 +412,9 @@ fn show_stats(queue: &Queue, output: &mut String) {
     .unwrap();
     if s.dead + s.dead_lettered > 0 {
         writeln!(output, "+ dead {} + dead-lettered {}", s.dead, s.dead_lettered).unwrap();
+    }
+    if s.replayed > 0 {
+        writeln!(output, "replayed {}", s.replayed).unwrap();
     }
     if s.paused {
         writeln!(output, "paused").unwrap();

@@ -29,7 +29,7 @@ impl Invariant for Conservation {
                 let settled = counts.acked + counts.rejected + counts.exhausted;
                 let dropped = counts.purged + counts.expired + counts.dropped;
                 let gone = settled + dropped + counts.dead_lettered;
-                must(held + gone == counts.published, || {
+                must(held + gone == counts.published + counts.replayed, || {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")
                 })?;
                 let entered = self.entered.get(group).copied().unwrap_or(0);

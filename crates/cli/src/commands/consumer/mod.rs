@@ -3,6 +3,7 @@
 mod control;
 mod describe;
 mod list;
+mod seek;
 
 use clap::Subcommand;
 use quorate_client::{ConsumerControl, ConsumerDescription, Consumers};
@@ -25,6 +26,8 @@ pub enum Command {
     Pause(control::Args),
     /// Hand them messages again.
     Resume(control::Args),
+    /// Set all consumers of a queue back to what has been settled, or forward beyond what has not.
+    Seek(seek::Args),
     /// End them at once: what they have goes to others, and they do not come back by themselves.
     Kick(control::Args),
 }
@@ -36,6 +39,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Describe(args) => describe::run(&args, global).await,
         Command::Pause(args) => control::run(&args, ConsumerControl::Pause, global).await,
         Command::Resume(args) => control::run(&args, ConsumerControl::Resume, global).await,
+        Command::Seek(args) => seek::run(&args, global).await,
         Command::Kick(args) => control::run(&args, ConsumerControl::Kick, global).await,
     }
 }

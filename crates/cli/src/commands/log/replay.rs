@@ -233,6 +233,7 @@ fn queue_stats(queue: &Queue) -> Vec<(&'static str, Value)> {
         ("dropped", stats.dropped.into()),
         ("dead", stats.dead.into()),
         ("dead_lettered", stats.dead_lettered.into()),
+        ("replayed", stats.replayed.into()),
         ("retained", stats.retained.into()),
         ("batches", stats.batches.into()),
         ("producers", stats.producers.into()),

@@ -189,6 +189,11 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
         Command::PurgeBefore { before } => {
             Shown::of("purge messages before", facts! { "offset": before.0 })
         }
+        Command::Seek { to, again } => {
+            let messages: u64 = again.iter().map(|run| u64::from(run.of.count)).sum();
+            let facts = facts! { "to": to.0, "runs": again.len(), "messages": messages };
+            Shown::of("seek", facts)
+        }
         Command::LeaderChanged { node } => Shown::of("leader changed", facts! { "node": node.0 }),
         Command::CreateSlot(create) => {
             let from = match create.from {

@@ -179,6 +179,7 @@ fn counts(queue: &QueueDescription, facts: &mut Facts) {
         .fact("dropped", units::count(counts.dropped))
         .fact("dead", units::count(counts.dead))
         .fact("dead-lettered", units::count(counts.dead_lettered))
+        .fact("replayed", units::count(counts.replayed))
         .fact("size", units::bytes(counts.bytes))
         .fact(
             "retained",
@@ -255,7 +256,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "retained": counts.retained, "retained_bytes": counts.retained_bytes,
             "first_readable_offset": counts.first_readable_offset,
             "expired": counts.expired, "dropped": counts.dropped,
-            "dead": counts.dead, "dead_lettered": counts.dead_lettered,
+            "dead": counts.dead, "dead_lettered": counts.dead_lettered, "replayed": counts.replayed,
         })),
         "replicas": queue.replicas.iter().map(|replica| json!({
             "node_id": replica.node_id, "address": replica.address, "role": role(replica.role()),

@@ -5,7 +5,7 @@
 
 use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Condition, Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
+use super::op::{Condition, Entry, From, Kind, Names, Numbered, Op, Pick, Target, Whom};
 use super::{dead_letter, settings};
 
 const A: u8 = 1;
@@ -21,6 +21,7 @@ pub fn alphabet() -> Vec<Entry> {
         retain_bytes: Some(40),
         ..settings()
     };
+    let keeping = Settings { retain_ms: Some(10_000), ..settings() };
     let single = Settings { single_active: true, ..settings() };
     let lively = Settings {
         max_messages: Some(2),
@@ -92,6 +93,15 @@ pub fn alphabet() -> Vec<Entry> {
             restore: true,
             ops: vec![publish(2, None), Op::PurgeBefore { back: 1 }, publish(1, None)],
         },
+        after(1, seek(3, Names::Settled)),
+        after(1, seek(1, Names::All)),
+        after(1, seek(0, Names::Nothing)),
+        Entry {
+            after_ms: 1,
+            restore: true,
+            ops: vec![publish(1, None), seek(2, Names::Settled), publish(1, None)],
+        },
+        after(1, Op::Configure { settings: keeping, stale: false }),
         after(1, Op::Configure { settings: limited, stale: false }),
         after(1, Op::Configure { settings: single, stale: false }),
         after(1, Op::Configure { settings: lively, stale: false }),
@@ -125,7 +135,17 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
         after(1, publish(3, None)),
         after(1, settle(A, SettleKind::Start, Target::Held, 1)),
     ];
+    let keeping = Settings { retain_ms: Some(10_000), priorities: true, ..settings() };
+    let settled = vec![
+        after(1, Op::Configure { settings: keeping, stale: false }),
+        after(1, attach(A, 1, 2)),
+        after(1, set_apart(3, &[grouped(1), Kind { priority: 9, ..plain() }])),
+        after(1, settle(A, SettleKind::Ack, Target::Held, 2)),
+        after(1, set_apart(1, &[Kind { ttl: 60, ..grouped(1) }])),
+        after(1, settle(A, SettleKind::Ack, Target::Held, 1)),
+    ];
     vec![
+        ("what is settled and kept", settled),
         ("an empty queue", Vec::new()),
         ("leases", leased.concat()),
         ("second deliveries", expired.concat()),
@@ -171,6 +191,10 @@ fn started_anew(count: u32) -> Op {
 
 fn create_slot(from: From, max_retained_bytes: u64, max_idle_ms: u64) -> Op {
     Op::CreateSlot { slot: 0, from, max_retained_bytes, max_idle_ms }
+}
+
+fn seek(back: i64, names: Names) -> Op {
+    Op::Seek { back, names }
 }
 
 fn moved(shift: i64, count: u32) -> Op {

@@ -3,9 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer, ProducerId,
-    Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem, SettleKind,
-    SlotName, SlotStart, Token,
+    Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
+    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
+    SettleKind, SlotName, SlotStart, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId, queue};
 
@@ -68,6 +68,11 @@ pub enum Op {
     PurgeBefore {
         back: i64,
     },
+    /// To so many messages from the end; below 0 is beyond it.
+    Seek {
+        back: i64,
+        names: Names,
+    },
     LeaderChanged,
     CreateSlot {
         slot: u8,
@@ -99,6 +104,18 @@ pub enum Op {
     Moved {
         by: i64,
     },
+}
+
+/// What a seek says is to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    Nothing,
+    /// What is settled, as whoever asks sees it.
+    Settled,
+    /// All that there is, held or not, of before the last message.
+    All,
+    /// Something before the place.
+    Wrong,
 }
 
 /// Whom an administrator means.
@@ -232,6 +249,11 @@ impl Op {
                 let next = now.messages.len() as u64;
                 Command::PurgeBefore { before: Offset(next.saturating_add_signed(-back)) }
             }
+            Self::Seek { back, names } => {
+                let next = now.messages.len() as u64;
+                let to = next.saturating_add_signed(-back);
+                Command::Seek { to: Offset(to), again: again(now, to, *names) }
+            }
             Self::LeaderChanged => Queue::leader_changed(1),
             Self::CreateSlot { slot, from, max_retained_bytes, max_idle_ms } => {
                 let next = now.messages.len() as u64;
@@ -336,6 +358,9 @@ impl Op {
                 let configure = |settings| Self::Configure { settings, stale: *stale };
                 simpler_settings(settings).map(configure).collect()
             }
+            Self::Seek { back, names } if *back > 1 => {
+                vec![Self::Seek { back: *back / 2, names: *names }]
+            }
             Self::AdvanceSlot { slot, by } if *by != 0 => {
                 vec![Self::AdvanceSlot { slot: *slot, by: *by / 2 }]
             }
@@ -361,6 +386,32 @@ fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
         match runs.last_mut() {
             Some(last) if Properties { count: 1, ..*last } == run => last.count += 1,
             _ => runs.push(run),
+        }
+    }
+    runs
+}
+
+/// Messages from `to` on that are to come back, with what they were published with.
+fn again(now: &Reference, to: u64, names: Names) -> Vec<Again> {
+    let mut runs: Vec<Again> = Vec::new();
+    let from = if names == Names::Wrong { to.saturating_sub(1) } else { to };
+    for (at, message) in (0..).zip(&now.messages).skip(from as usize) {
+        let is_named = match names {
+            Names::Nothing => false,
+            Names::Settled => message.state.is_gone(),
+            Names::All | Names::Wrong => true,
+        };
+        if !is_named {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(last)
+                if last.first.0 + u64::from(last.of.count) == at
+                    && Properties { count: 1, ..last.of } == message.of =>
+            {
+                last.of.count += 1;
+            }
+            _ => runs.push(Again { first: Offset(at), of: message.of }),
         }
     }
     runs

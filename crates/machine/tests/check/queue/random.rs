@@ -6,12 +6,12 @@
 
 use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Condition, Entry, From, Kind, Numbered, Op, Pick, Target, Whom};
+use super::op::{Condition, Entry, From, Kind, Names, Numbered, Op, Pick, Target, Whom};
 use super::{Rng, dead_letter, settings};
 
 struct Mood {
     /// Of the ops, in the order of `op`.
-    weights: [u64; 17],
+    weights: [u64; 18],
     kinds: [u64; 6],
     targets: [u64; 4],
     /// One in so many entries comes after a restore.
@@ -39,7 +39,7 @@ struct Mood {
 impl Mood {
     fn new(rng: &mut Rng) -> Self {
         let mut weight = |usual: u64| usual * rng.pick(&[0, 1, 1, 4]);
-        let weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6, 4, 3, 4, 2];
+        let weights = [24, 8, 3, 3, 60, 3, 3, 1, 2, 3, 6, 1, 6, 4, 3, 4, 2, 5];
         let mut weights = weights.map(&mut weight);
         let mut kinds = [4, 3, 1, 2, 2, 3].map(&mut weight);
         let mut targets = [9, 3, 1, 1].map(&mut weight);
@@ -70,7 +70,7 @@ impl Mood {
     fn hoard(rng: &mut Rng, settles: bool) -> Self {
         let (publish, settle) = if settles { (1, 16) } else { (16, 1) };
         Self {
-            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0],
+            weights: [publish, 0, 0, 0, settle, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0],
             kinds: [8, 0, 1, 0, 0, 0],
             targets: [1, 0, 0, 0],
             restore: 50,
@@ -196,8 +196,19 @@ fn op(rng: &mut Rng, mood: &Mood) -> Op {
             padding: rng.pick(&[0, 7]),
         },
         15 => Op::Moved { by: rng.pick(&[0, 1, 1, 2, 3, 200, -1]) },
-        _ => Op::PurgeBefore { back: rng.pick(&[-1, 0, 1, 1, 2, 3, 5, 8, 20]) },
+        16 => Op::PurgeBefore { back: rng.pick(&[-1, 0, 1, 1, 2, 3, 5, 8, 20]) },
+        _ => seek(rng),
     }
+}
+
+fn seek(rng: &mut Rng) -> Op {
+    let names = match rng.below(12) {
+        0 => Names::Wrong,
+        1 | 2 => Names::Nothing,
+        3 | 4 => Names::All,
+        _ => Names::Settled,
+    };
+    Op::Seek { back: rng.pick(&[-1, 0, 1, 2, 3, 5, 8, 20, 100]), names }
 }
 
 /// A consumer's or, now and then, a receiver's.

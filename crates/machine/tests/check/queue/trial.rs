@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_machine::queue::{
-    Cause, CloseReason, Command, ConsumerInfo, DeadRun, Effect, Offset, Piece, Queue, Rejection,
-    Reply, Run, Session, Settled, SlotInfo, SlotState, Token, body,
+    Cause, CloseReason, Command, ConsumerInfo, DeadRun, Effect, Limit, Offset, Piece, Queue,
+    Rejection, Reply, Run, Session, Settled, SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -220,19 +220,20 @@ impl<'a> Trial<'a> {
         served
     }
 
-    /// Whatever the reference has come to: one of a group is in flight, the first of it that is held; and no message
-    /// is ready for ever where one consumer at a time is handed some.
+    /// Whatever the reference has come to: one of a group is in flight, the first of it that is held but for what came back
+    /// since; and no message is ready for ever where one consumer at a time is handed some.
     fn check_ordering(&self) {
         let mut groups = BTreeMap::new();
         let held = self.reference.messages.iter().filter(|message| reference::lives(message));
         for message in held {
             let Some(group) = message.group else { continue };
-            let before = groups.insert(group, message.id);
-            let is_in_flight = matches!(message.state, State::Leased { .. });
-            assert!(
-                !is_in_flight || before.is_none(),
-                "what is in flight is the first of its group"
-            );
+            let (before, in_flight) = groups.entry(group).or_insert((0, 0));
+            if matches!(message.state, State::Leased { .. }) {
+                *in_flight += 1;
+                assert_eq!(*before, 0, "what is in flight is the first of its group");
+            }
+            assert!(*in_flight <= 1, "one of a group is in flight");
+            *before += u64::from(!message.came_back);
         }
         let sessions = self.reference.consumers.keys();
         let idle = sessions.clone().any(|&session| self.reference.credit(session) > 0);
@@ -254,6 +255,7 @@ impl<'a> Trial<'a> {
         let (stats, reference) = (self.leader.stats(), &self.reference);
         assert_eq!(stats.published, reference.messages.len() as u64, "published");
         assert_eq!(stats.next_offset.0, stats.published, "offsets are dense");
+        assert_eq!(stats.replayed, reference.replayed(), "messages that came back");
         let counts = [
             stats.ready,
             stats.delayed,
@@ -407,12 +409,22 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Controlled { consumers } => tally.add("controlled", (*consumers).into()),
         Reply::AlreadyMoved => tally.add("moved again", 1),
         Reply::Moved { count } => tally.add("moved", *count),
+        Reply::Sought { again, left } => {
+            tally.add("replayed", *again);
+            tally.add("skipped", *left);
+        }
         Reply::Rejected(rejection) => {
             tally.add("refused", 1);
             match rejection {
                 Rejection::MovedInPart { .. } => tally.add("moved in part", 1),
                 Rejection::MessageIdConflict { .. } => tally.add("id conflicts", 1),
                 Rejection::UnexpectedOffset { .. } => tally.add("unexpected offsets", 1),
+                Rejection::SeekNotRetained { .. } => tally.add("nothing kept to seek", 1),
+                Rejection::SeekForgotten { .. } => tally.add("forgotten places", 1),
+                Rejection::SeekNoRoom { limit: Limit::MaxBytes, .. } => {
+                    tally.add("no room to seek, bytes", 1);
+                }
+                Rejection::SeekNoRoom { .. } => tally.add("no room to seek", 1),
                 _ => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use quorate_machine::queue::{Cause, Publish, PublishMoved, Rejection, Reply};
 
-use super::{Message, Reference, State, lives};
+use super::{Reference, State};
 
 impl Reference {
     /// A message ends without an ack.
@@ -23,16 +23,7 @@ impl Reference {
     /// Who waited for this one waits for no other, but dies too if its time is over.
     pub(super) fn left(&mut self, at: usize) {
         let Some(group) = self.messages[at].group else { return };
-        let mut behind = at + 1..self.messages.len();
-        let is_next = |message: &Message| message.group == Some(group) && lives(message);
-        let Some(next) = behind.find(|&next| is_next(&self.messages[next])) else { return };
-        let message = &self.messages[next];
-        let State::Blocked { due } = message.state else { return };
-        if self.expires(message).is_some_and(|expires| expires <= self.now) {
-            return self.die(next, Cause::Expired);
-        }
-        let is_due = due <= self.now;
-        self.messages[next].state = if is_due { State::Ready } else { State::Delayed { due } };
+        self.next_of(group);
     }
 
     pub(super) fn deadline(&self, at: usize) -> Option<u64> {

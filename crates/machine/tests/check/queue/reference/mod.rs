@@ -3,13 +3,13 @@
 //!
 //! Here is how the state changes; `publish` has what a batch goes through, `overflow` what makes room for it, `retry` what
 //! comes back, `expiry` what does not live so long, `dead` what becomes of what was given up, `slots` what is kept for whom,
-//! `questions` what can be asked.
+//! `seeking` what comes back when consumers are set back, `questions` what can be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{
-    Attach, Attachment, Cause, CloseReason, Command, Offset, Receive, Rejection, Reply, Run,
-    Session, Settings, SettleItem, SettleKind, Settled, SlotName,
+    Attach, Attachment, Cause, CloseReason, Command, Offset, Properties, Receive, Rejection, Reply,
+    Run, Session, Settings, SettleItem, SettleKind, Settled, SlotName,
 };
 
 mod dead;
@@ -18,6 +18,7 @@ mod overflow;
 mod publish;
 mod questions;
 mod retry;
+mod seeking;
 mod slots;
 
 pub use questions::STATES;
@@ -57,7 +58,14 @@ pub enum State {
     DeadLettered,
 }
 
-#[derive(Debug)]
+impl State {
+    pub fn is_gone(self) -> bool {
+        use State::{Blocked, Dead, Delayed, Leased, Ready};
+        !matches!(self, Ready | Delayed { .. } | Blocked { .. } | Leased { .. } | Dead { .. })
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct Message {
     pub state: State,
     pub deliveries: u32,
@@ -71,6 +79,10 @@ pub struct Message {
     due: Option<u64>,
     batch: usize,
     pub group: Option<u64>,
+    /// As it was published.
+    pub of: Properties,
+    /// It was settled once, and consumers were set back.
+    pub came_back: bool,
 }
 
 /// Neighbouring publish commands of one entry.
@@ -172,6 +184,8 @@ pub struct Reference {
     last_publish_accepted: bool,
     /// Since when the queue has a time to live.
     ttl_since: u64,
+    /// Messages that came back, by the state that they were in, in the order of [`STATES`].
+    came_back: [u64; 12],
 }
 
 impl Reference {
@@ -227,9 +241,14 @@ impl Reference {
         self.take_back(leased, died);
     }
 
-    /// The first of each group that is held waits for no other.
+    /// The first of each group of which none is out waits for no other.
     pub(super) fn let_go(&mut self) {
-        let (mut groups, now) = (BTreeSet::new(), self.now);
+        let now = self.now;
+        let out = self
+            .messages
+            .iter()
+            .filter(|message| lives(message) && !matches!(message.state, State::Blocked { .. }));
+        let mut groups: BTreeSet<u64> = out.filter_map(|message| message.group).collect();
         for at in 0..self.messages.len() {
             let message = &self.messages[at];
             if !lives(message) || message.group.is_some_and(|group| groups.contains(&group)) {
@@ -298,6 +317,7 @@ impl Reference {
             Command::Tick => Reply::Done,
             Command::Purge => self.purge(),
             Command::PurgeBefore { before } => self.purge_before(before.0),
+            Command::Seek { to, again } => self.seek(to.0, again),
             Command::LeaderChanged { .. } => {
                 for session in self.consumers.keys().copied().collect::<Vec<_>>() {
                     self.start_grace(session);
@@ -567,6 +587,5 @@ pub fn lives(message: &Message) -> bool {
 }
 
 fn is_held(message: &Message) -> bool {
-    use State::{Blocked, Dead, Delayed, Leased, Ready};
-    matches!(message.state, Ready | Delayed { .. } | Blocked { .. } | Leased { .. } | Dead { .. })
+    !message.state.is_gone()
 }

@@ -75,6 +75,8 @@ impl Reference {
                 due,
                 batch,
                 group,
+                of: Properties { count: 1, ..of },
+                came_back: false,
             });
         }
         self.let_go();

@@ -10,6 +10,26 @@ use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
 /// The states, in the order in which they are counted.
 pub const STATES: &str = "ready, delayed, blocked, leased, acked, rejected, exhausted, purged, expired, dropped, dead, dead_lettered";
 
+impl State {
+    /// Its place in [`STATES`].
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::Ready => 0,
+            Self::Delayed { .. } => 1,
+            Self::Blocked { .. } => 2,
+            Self::Leased { .. } => 3,
+            Self::Acked => 4,
+            Self::Rejected => 5,
+            Self::Exhausted => 6,
+            Self::Purged => 7,
+            Self::Expired => 8,
+            Self::Dropped => 9,
+            Self::Dead { .. } => 10,
+            Self::DeadLettered => 11,
+        }
+    }
+}
+
 impl Reference {
     /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
     pub fn due_deliveries(&self) -> Vec<u64> {
@@ -110,26 +130,18 @@ impl Reference {
         times.chain(expiries).chain(graces).chain(idle.filter(|&at| at > self.now)).min()
     }
 
-    /// Messages by state, in the order of [`STATES`].
+    /// Messages by state, in the order of [`STATES`]; those that came back also where they were before.
     pub fn counts(&self) -> [u64; 12] {
-        let mut counts = [0; 12];
+        let mut counts = self.came_back;
         for message in &self.messages {
-            counts[match message.state {
-                State::Ready => 0,
-                State::Delayed { .. } => 1,
-                State::Blocked { .. } => 2,
-                State::Leased { .. } => 3,
-                State::Acked => 4,
-                State::Rejected => 5,
-                State::Exhausted => 6,
-                State::Purged => 7,
-                State::Expired => 8,
-                State::Dropped => 9,
-                State::Dead { .. } => 10,
-                State::DeadLettered => 11,
-            }] += 1;
+            counts[message.state.number()] += 1;
         }
         counts
+    }
+
+    /// How many messages came back after they were settled.
+    pub fn replayed(&self) -> u64 {
+        self.came_back.iter().sum()
     }
 
     pub fn held(&self) -> u64 {

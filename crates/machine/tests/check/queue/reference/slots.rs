@@ -91,7 +91,7 @@ impl Reference {
     }
 
     /// From here on all batches are there.
-    fn gapless_from(&self) -> u64 {
+    pub(super) fn gapless_from(&self) -> u64 {
         let held = self.held_batches();
         let there = |at: usize| self.batches[at].kept || held.contains(&at);
         let missing = (0..self.batches.len()).rev().find(|at| !there(*at));
