@@ -170,6 +170,10 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["dead", "dead of age", "moved", "moved again", "moved in part"]);
     happened(&figures, &["ids repeated", "id conflicts", "conditions met", "unexpected offsets"]);
     happened(&figures, &["purged before"]);
+    happened(&figures, &["explained blocked", "explained dead", "explained gone"]);
+    happened(&figures, &["queue paused in the way", "no consumer in the way", "credit in the way"]);
+    happened(&figures, &["consumers away in the way", "consumers paused in the way"]);
+    happened(&figures, &["active one in the way", "others in the way"]);
 }
 
 #[test]

@@ -78,6 +78,12 @@ impl Leased {
             .map(|(&(_, first), &lease)| (first, lease))
     }
 
+    /// The lease of a message: whose, where it begins, and what else it is. Looks at all of them.
+    pub fn holder(&self, offset: u64) -> Option<(Session, u64, Lease)> {
+        self.iter()
+            .find(|&(_, first, lease)| (first..first + u64::from(lease.count)).contains(&offset))
+    }
+
     /// Takes messages `from..to` out of the lease that begins at `first` and covers them.
     pub fn cut(&mut self, session: Session, first: u64, from: u64, to: u64) {
         let lease = self.held.remove(&(session, first)).expect("the lease was found before");

@@ -40,6 +40,7 @@ mod delayed;
 mod delivery;
 mod effect;
 mod expiry;
+mod explain;
 mod groups;
 mod holding;
 mod ids;
@@ -75,6 +76,7 @@ pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
+pub use explain::{Crowd, Explanation, Holder, Kept, Obstacle, Place, Standing, Waiting, Way};
 pub use groups::group_of;
 pub use ids::{
     Attachment, MessageId, MessageIdError, Offset, ProducerId, ProducerIdError, Session, Token,

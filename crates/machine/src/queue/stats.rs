@@ -157,7 +157,7 @@ impl Queue {
 
     /// Never delivered messages begin at the cursor; everything else held is before it. What is blocked comes after the
     /// head of its group, which is looked at.
-    fn first_offset(&self) -> u64 {
+    pub(super) fn first_offset(&self) -> u64 {
         let leased = self.leased.iter().map(|(_, first, _)| first);
         let dead = self.dead.iter().map(|died| died.span.first);
         let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
@@ -177,7 +177,16 @@ impl Queue {
 
     /// Sessions beyond `after`, by id.
     pub fn consumers_after(&self, after: Option<Session>) -> impl Iterator<Item = ConsumerInfo> {
-        self.consumers.after(after).map(|(session, consumer)| ConsumerInfo {
+        self.consumers.after(after).map(|(session, consumer)| self.info(session, consumer))
+    }
+
+    /// A session, if it is known.
+    pub(super) fn consumer_info(&self, session: Session) -> Option<ConsumerInfo> {
+        self.consumers.get(session).map(|consumer| self.info(session, consumer))
+    }
+
+    fn info(&self, session: Session, consumer: &Consumer) -> ConsumerInfo {
+        ConsumerInfo {
             session,
             name: consumer.name.clone(),
             node: consumer.node,
@@ -187,7 +196,7 @@ impl Queue {
             active: self.is_active(session, consumer),
             paused: consumer.paused,
             tells_starts: consumer.tells_starts,
-        })
+        }
     }
 
     /// Whether nobody is handed anything until everyone is resumed.
