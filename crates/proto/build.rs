@@ -2,11 +2,12 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "quorate/v1/queue.proto",
     "quorate/v1/consumer.proto",
     "quorate/v1/reader.proto",
     "quorate/v1/topic.proto",
+    "quorate/v1/explain.proto",
     "quorate/v1/admin.proto",
     "quorate/v1/cluster.proto",
     "quorate/internal/peer.proto",

@@ -358,3 +358,27 @@ fn a_redrive_that_is_killed_loses_nothing_and_what_has_nowhere_to_go_stays() {
         assert_eq!(counts(&client, DEAD).await.ready, 1);
     });
 }
+
+#[test]
+fn a_message_that_is_sent_back_has_its_group_key_and_holds_back_the_others_of_it() {
+    turn::beside_others(HEAVY, async {
+        let cluster = Cluster::start(1).await;
+        let client = queues(&cluster, QueueSettings::default(), QueueSettings::default()).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for number in 0..4 {
+            let message = Message::new(number.to_string()).group_key("order 7");
+            producer.publish(message).await.expect("confirmed");
+        }
+        reject(&client, QUEUE, 4).await;
+        until(&client, DEAD, SOON, |counts| counts.ready == 4).await;
+        let (code, said) = redrive(&cluster, &[]).await;
+        assert_eq!((code, &said["redriven"]), (Some(0), &4.into()), "{said}");
+        for message in read(&client, QUEUE).await {
+            assert_eq!(header(&message, "quorate-group-key"), Some("order 7".to_owned()));
+            assert_eq!(header(&message, "quorate-dead-cause"), None);
+        }
+        // It is a key again, and no header alone: one after the other.
+        let back = counts(&client, QUEUE).await;
+        assert_eq!((back.ready, back.blocked), (1, 3), "{back:?}");
+    });
+}

@@ -39,6 +39,7 @@ mod client;
 mod consumer;
 mod consumers;
 mod error;
+mod explain;
 mod fault;
 mod link;
 mod message;
@@ -65,14 +66,19 @@ pub use producer::{Batch, Pending, Producer, ProducerBuilder, Receipt};
 pub use pull_consumer::{Held, HeldError, PullConsumer, Received, Settlement};
 pub use purge::PurgeBefore;
 pub use quorate_proto::frame::{FrameError, HeaderIter, Headers};
+pub use quorate_proto::v1::blocked_message::Head as BlockingMessage;
+pub use quorate_proto::v1::explain_message_response::Place as MessagePlace;
 pub use quorate_proto::v1::{
-    AckLevel, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,
-    ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, Leader,
-    LogPosition, NodeDescription, Overflow, PlacedNode, PlacedRole, PlacementFinding,
-    PlacementFindingKind, PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts,
-    QueueDescription, QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReceiptVerdict,
-    Receiver, ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaProgress,
-    ReplicaRole, ReplicaState, Sharding, SlotDescription, SlotState, SurvivingReplica,
+    AckLevel, BlockedMessage, ChangeReplicasRequest, ConsumerControl, ConsumerDescription,
+    DeadMessage, DelayedMessage, DeliveryObstacle, ExplainMessageResponse as MessageExplanation,
+    ExplainPlacementResponse as PlacementExplanation, GetStatusResponse as ClusterStatus, GoneBy,
+    GoneMessage, KeptMessage, Leader, LeasedMessage, LogPosition, MessageFacts, MessageHolder,
+    NodeDescription, Overflow, PlacedNode, PlacedRole, PlacementFinding, PlacementFindingKind,
+    PlacementReason, PlacementStep, PreferredLeaderReason, QueueCounts, QueueDescription,
+    QueueRecovery, QueueReplication, QueueSettings, ReadPosition, ReadyMessage, ReceiptVerdict,
+    Receiver, ReceiverState, RecoverQueuesRequest, RecoverQueuesResponse, Replica, ReplicaPresence,
+    ReplicaProgress, ReplicaRole, ReplicaState, Sharding, SlotDescription, SlotState,
+    SurvivingReplica, WayGone,
 };
 pub use quorate_proto::{dead_letter, reason, settings};
 pub use reader::{ReadMessage, Reader, ReaderBuilder};

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use fake::{Cluster, QUEUE};
 use quorate_client::{
-    Client, ConnectError, ConsumerControl, Consumers, Error, PurgeBefore, QueueSettings, SeekTo,
-    SlotSettings, Sought, reason,
+    Client, ConnectError, ConsumerControl, Consumers, Error, MessagePlace, PurgeBefore,
+    QueueSettings, SeekTo, SlotSettings, Sought, reason,
 };
 
 #[tokio::test]
@@ -139,6 +139,17 @@ async fn connecting_says_what_was_tried() {
     ));
     let none: [&str; 0] = [];
     assert!(matches!(Client::connect(none).await.unwrap_err(), ConnectError::NoAddress));
+}
+
+#[tokio::test]
+async fn a_message_is_explained_by_another_node_where_one_cannot() {
+    let cluster = Cluster::start(2);
+    let client = cluster.client().await;
+    let explained = client.explain_message(QUEUE, 7).await.unwrap();
+    assert!(matches!(explained.place, Some(MessagePlace::Unpublished(_))), "{explained:?}");
+    assert!(explained.confirmed && explained.offset == 7, "{explained:?}");
+    let missing = client.explain_message("no-such-queue", 0).await.unwrap_err();
+    assert_eq!(missing.reason(), Some(reason::QUEUE_NOT_FOUND));
 }
 
 #[tokio::test]

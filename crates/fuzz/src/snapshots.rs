@@ -8,9 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, CreateSharded, PlaceQueue, RegisterNode,
 };
 use quorate_machine::queue::{
-    Again, Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Piece, Place, Producer,
-    ProducerId, Properties, Publish, Queue, Session, Settings, SettleItem, SettleKind, SlotName,
-    SlotStart, Target, Token,
+    Again, Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Piece, Producer,
+    ProducerId, Properties, Publish, Queue, SeekTo, Session, Settings, SettleItem, SettleKind,
+    SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -191,7 +191,7 @@ fn settle_all(queue: Queue) {
     let retain_ms = Some(u64::MAX);
     let keeping = Settings { retain_ms, version: u64::MAX, ..life.queue.settings().clone() };
     life.step(0, Command::Configure(Box::new(keeping)));
-    for place in [Place::Next, Place::First] {
+    for place in [SeekTo::Next, SeekTo::First] {
         let to = life.queue.offset_of(place);
         let again = life.queue.settled_from(to).into_iter();
         let again = again.map(|Piece { run, .. }| Again {

@@ -176,6 +176,10 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["purged before"]);
     happened(&figures, &["replayed", "skipped", "stepped back", "nothing kept to seek"]);
     happened(&figures, &["forgotten places", "no room to seek", "no room to seek, bytes"]);
+    happened(&figures, &["explained blocked", "explained dead", "explained gone"]);
+    happened(&figures, &["queue paused in the way", "no consumer in the way", "credit in the way"]);
+    happened(&figures, &["consumers away in the way", "consumers paused in the way"]);
+    happened(&figures, &["active one in the way", "others in the way"]);
 }
 
 #[test]

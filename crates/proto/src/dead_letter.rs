@@ -18,3 +18,6 @@ pub const ALL: [&str; 5] = [CAUSE, SOURCE, OFFSET, DELIVERIES, MOVED_AT_MS];
 
 /// `QUEUE/OFFSET` in the dead-letter queue that a message was sent back from.
 pub const REDRIVEN_FROM: &str = "quorate-redriven-from";
+
+/// `QUEUE/OFFSET` in the queue that a message was moved from by an operator.
+pub const MOVED_FROM: &str = "quorate-moved-from";

@@ -579,6 +579,13 @@ impl v1::admin_service_server::AdminService for Services {
         Ok(Response::new(self.node.explain_placement(&request.into_inner(), hops).await?))
     }
 
+    async fn explain_message(
+        &self,
+        request: Request<v1::ExplainMessageRequest>,
+    ) -> Result<Response<v1::ExplainMessageResponse>, Status> {
+        self.message_explained(request).await
+    }
+
     async fn list_consumers(
         &self,
         request: Request<v1::ListConsumersRequest>,

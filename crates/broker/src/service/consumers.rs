@@ -48,7 +48,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     }
 }
 
-fn session_bytes(session: Session) -> bytes::Bytes {
+pub(super) fn session_bytes(session: Session) -> bytes::Bytes {
     session.0.to_be_bytes().to_vec().into()
 }
 

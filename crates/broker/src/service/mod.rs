@@ -5,6 +5,7 @@ pub(crate) mod at_follower;
 pub(crate) mod cluster;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
+mod explaining;
 mod inlet;
 mod pattern;
 mod placement;

@@ -1,5 +1,5 @@
 //! Queues that have lost the majority of their replicas: what is left of them, and going on with it. Runs where the
-//! catalog is led.
+//! catalog is led. Here it is decided, by what was seen (`looking`).
 //!
 //! ```text
 //!  holders, by the catalog ─► Holdings of each node that is reached ─► a majority? refused
@@ -9,14 +9,14 @@
 //!                       ─► queue by queue: is it still as it was looked at? else it is left as it is
 //! ```
 
+mod looking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use quorate_group::Peers;
 use quorate_group::recovery::timeline_of;
 use quorate_machine::NodeId;
-use quorate_machine::catalog::{self, Command, GroupId, Rejection, Reply};
+use quorate_machine::catalog::{self, Command, Rejection, Reply};
 use quorate_proto::internal as pb;
 use quorate_proto::{reason, v1};
 use tonic::Status;
@@ -25,11 +25,8 @@ use crate::member::{Member, RECOVERY_VERSION};
 use crate::peers::HOLDINGS_MAX;
 use crate::refusal::Refusal;
 use crate::routing::queue_name;
+use looking::Told;
 
-/// How long a node that is not reached is waited for: longer than the longest pause between two attempts.
-const CONNECT_WAIT: Duration = Duration::from_millis(2_500);
-/// How long a node may take to tell what it has.
-const HOLDINGS_WAIT: Duration = Duration::from_secs(5);
 /// Pause before one that did not tell is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -40,35 +37,6 @@ const HEARD_LATELY: u64 = 4;
 /// A node that is given up was gone for at least so long, by what the catalog's leader has seen: one that starts
 /// again, or a link that breaks for a moment, must not cost what was confirmed.
 const GONE_AT_LEAST: Duration = Duration::from_secs(10);
-
-/// What the nodes say that they have.
-#[derive(Default)]
-struct Told {
-    /// By node, of those that answered, and group.
-    held: BTreeMap<u64, BTreeMap<u64, pb::Holding>>,
-    /// By node, of those that answered: which others they reach.
-    reached: BTreeMap<u64, BTreeSet<u64>>,
-    /// Nodes that were asked, and did not answer in time or failed.
-    silent: BTreeSet<u64>,
-}
-
-impl Told {
-    fn of(&self, node: NodeId, group: GroupId) -> Option<&pb::Holding> {
-        self.held.get(&node.0).and_then(|held| held.get(&group.0))
-    }
-
-    fn answered(&self, node: u64) -> bool {
-        self.held.contains_key(&node)
-    }
-
-    /// A node that answered, and reaches one that did not: that one is not lost, but only cut off from here, and may
-    /// be led with others that are.
-    fn reached_by(&self, node: u64) -> Option<u64> {
-        let reaches =
-            |(by, reached): (&u64, &BTreeSet<u64>)| reached.contains(&node).then_some(*by);
-        self.reached.iter().find_map(reaches).filter(|_| !self.answered(node))
-    }
-}
 
 impl Member {
     /// Shows what is left of queues without a majority and, if the loss is accepted, has them go on with it.
@@ -208,67 +176,6 @@ impl Member {
         })
     }
 
-    /// Nodes that are not reached may just not be connected yet, after a start.
-    async fn wait_for_holders(&self, queues: &[catalog::Queue]) {
-        let holders = queues.iter().flat_map(catalog::Queue::holders);
-        let missing: BTreeSet<u64> =
-            holders.filter(|node| !self.is_there(*node)).map(|node| node.0).collect();
-        let until_there = missing.iter().map(|node| self.connections.until_there(*node));
-        let _ = tokio::time::timeout(CONNECT_WAIT, join_all(until_there)).await;
-    }
-
-    /// Asks the nodes that are reached what they have, and all of them, holders or not, whom they reach.
-    async fn ask_nodes(&self, queues: &[catalog::Queue]) -> Told {
-        let nodes: Vec<NodeId> =
-            self.catalog.read(|catalog| catalog.nodes().map(|node| node.id).collect());
-        let nodes = nodes.into_iter().filter(|node| self.is_there(*node));
-        let mut groups: BTreeMap<u64, Vec<u64>> = nodes.map(|node| (node.0, Vec::new())).collect();
-        for queue in queues {
-            for node in queue.holders().filter(|node| self.is_there(*node)) {
-                groups.entry(node.0).or_default().push(queue.group.0);
-            }
-        }
-        let asked = groups.into_iter().map(|(node, groups)| async move {
-            let told = tokio::time::timeout(HOLDINGS_WAIT, self.ask_for_holdings(node, groups));
-            match told.await {
-                Ok(Ok(held)) => (node, Some(held)),
-                Ok(Err(error)) => {
-                    tracing::warn!(node, error, "ask a node what it has of queues");
-                    (node, None)
-                }
-                Err(_) => {
-                    tracing::warn!(node, "ask a node what it has of queues: no answer in time");
-                    (node, None)
-                }
-            }
-        });
-        let mut told = Told::default();
-        for (node, answer) in join_all(asked).await {
-            match answer {
-                Some(pb::HoldingsResponse { replicas, reached }) => {
-                    let held = replicas.into_iter().map(|held| (held.group, held)).collect();
-                    told.held.insert(node, held);
-                    told.reached.insert(node, reached.into_iter().collect());
-                }
-                None => {
-                    told.silent.insert(node);
-                }
-            }
-        }
-        told
-    }
-
-    /// A node that is there, or was when it was asked, and that does not tell what it has of a queue: it may have the
-    /// most, or be led.
-    fn does_not_tell(&self, queue: &catalog::Queue, told: &Told) -> Option<NodeId> {
-        let is_unknown = |node: &NodeId| match told.answered(node.0) {
-            true => told.of(*node, queue.group).is_some_and(|held| held.unreadable),
-            // It may have come back meanwhile.
-            false => told.silent.contains(&node.0) || self.is_there(*node),
-        };
-        queue.holders().find(is_unknown)
-    }
-
     /// Refuses while a holder that did not answer is reached by another node, or gone for a moment only.
     fn expect_others_lost(&self, queue: &catalog::Queue, told: &Told) -> Result<(), Refusal> {
         let unheard = queue.holders().map(|node| node.0).filter(|node| !told.answered(*node));
@@ -303,28 +210,6 @@ impl Member {
             return Err(refusal.with("queue", &queue.name).with("node", node));
         }
         Ok(())
-    }
-
-    /// For how long a node is gone, in both directions; `None` if that is not known.
-    fn gone_for(&self, node: u64) -> Option<Duration> {
-        let connected = [self.connections.away_for(node), self.versions.said_ago(node)];
-        gone_at_least(self.absences.gone_for(node), connected)
-    }
-
-    async fn ask_for_holdings(
-        &self,
-        node: u64,
-        groups: Vec<u64>,
-    ) -> Result<pb::HoldingsResponse, String> {
-        if node == self.id() {
-            let replicas = self.holdings_of(groups).await;
-            return Ok(pb::HoldingsResponse { replicas, reached: self.reached() });
-        }
-        let channel = self.connections.channel(node).map_err(|error| error.to_string())?;
-        let mut client = pb::peer_client::PeerClient::new(channel);
-        let request = pb::HoldingsRequest { hello: Some(self.hello()), groups };
-        let answer = client.holdings(request).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     /// What is left of a queue, or why it is not to be recovered.
@@ -482,11 +367,6 @@ fn may_be_led(queue: &catalog::Queue, held: &pb::Holding, lately: u64, told: &To
     !answered && (heard || (held.leader > 0 && held.leader_reached))
 }
 
-/// The looks at who is there miss one that was back for a moment in between; its connections do not.
-fn gone_at_least(by_looks: Option<Duration>, connected: [Option<Duration>; 2]) -> Option<Duration> {
-    by_looks.map(|gone| connected.into_iter().flatten().fold(gone, Duration::min))
-}
-
 /// Timelines of a queue that are left to each timeline of the catalog.
 const TIMELINES_EACH: u64 = 1 << 16;
 
@@ -537,6 +417,7 @@ fn has_majority(queue: &catalog::Queue, holdings: &[(u64, &pb::Holding)]) -> boo
 
 #[cfg(test)]
 mod tests {
+    use quorate_machine::catalog::GroupId;
 
     use super::super::placed;
     use super::*;
@@ -600,18 +481,6 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_another_node_reaches_is_not_lost() {
-        let mut told = Told::default();
-        let reaches = |node: u64, others: &[u64]| (node, others.iter().copied().collect());
-        // The catalog's leader, 4, and holder 3 reach each other; 1 and 2 are reached by 5 only.
-        told.held.extend([3, 4, 5].map(|node| (node, BTreeMap::new())));
-        told.reached.extend([reaches(3, &[4]), reaches(4, &[3, 5]), reaches(5, &[1, 2, 4])]);
-        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [Some(5), Some(5), None]);
-        told.reached.extend([reaches(5, &[4])]);
-        assert_eq!([1, 2, 3].map(|node| told.reached_by(node)), [None; 3]);
-    }
-
-    #[test]
     fn one_that_heard_from_a_leader_lately_may_be_led_also_while_it_follows_none() {
         let mut told = Told::default();
         told.held.extend([1, 4].map(|node| (node, BTreeMap::new())));
@@ -631,16 +500,6 @@ mod tests {
         assert!(may(held(2, None, true)), "a parked leader is not heard");
         assert!(!may(held(2, None, false)));
         assert!(may(held(4, Some(100), true)), "it has moved there, and was not asked");
-    }
-
-    #[test]
-    fn a_node_is_gone_since_it_was_connected_last_also_if_no_look_saw_it() {
-        let s = |s| Some(Duration::from_secs(s));
-        assert_eq!(gone_at_least(s(12), [None, None]), s(12));
-        assert_eq!(gone_at_least(s(12), [s(3), None]), s(3), "it was back between two looks");
-        assert_eq!(gone_at_least(s(12), [s(11), s(1)]), s(1), "it reaches this node");
-        assert_eq!(gone_at_least(s(2), [s(40), s(40)]), s(2));
-        assert_eq!(gone_at_least(None, [s(40), s(40)]), None, "this node leads for a moment only");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use quorate_machine::Millis;
 use quorate_machine::queue::{
-    Again, Command, Offset, Piece, Place, Properties, Rejection, Reply, SEEK_RUNS_MAX, properties,
+    Again, Command, Offset, Piece, Properties, Rejection, Reply, SEEK_RUNS_MAX, SeekTo, properties,
 };
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
@@ -22,13 +22,13 @@ const ATTEMPTS: usize = 3;
 const ENTRIES_AT_ONCE: usize = 64;
 
 /// The place that a request means.
-pub(crate) fn place_of(request: &v1::SeekConsumersRequest) -> Result<Place, Refusal> {
+pub(crate) fn place_of(request: &v1::SeekConsumersRequest) -> Result<SeekTo, Refusal> {
     use v1::seek_consumers_request::To;
     match request.to {
-        Some(To::First(true)) => Ok(Place::First),
-        Some(To::Next(true)) => Ok(Place::Next),
-        Some(To::Offset(offset)) => Ok(Place::Offset(Offset(offset))),
-        Some(To::TimeMs(time)) => Ok(Place::Time(Millis(time))),
+        Some(To::First(true)) => Ok(SeekTo::First),
+        Some(To::Next(true)) => Ok(SeekTo::Next),
+        Some(To::Offset(offset)) => Ok(SeekTo::Offset(Offset(offset))),
+        Some(To::TimeMs(time)) => Ok(SeekTo::Time(Millis(time))),
         Some(To::First(false) | To::Next(false)) | None => Err(Refusal::invalid(
             "say where to: `offset`, `time_ms`, `first` = true or `next` = true",
         )),
@@ -106,7 +106,7 @@ impl Member {
     async fn seek(
         &self,
         queue: &Queue,
-        place: Place,
+        place: SeekTo,
         dry_run: bool,
     ) -> Result<v1::SeekConsumersResponse, Refusal> {
         self.expect_known(FILTERS_VERSION, "seeks of consumers")?;
@@ -134,7 +134,7 @@ impl Member {
                     return Ok(v1::SeekConsumersResponse { offset, replayed, skipped });
                 }
                 Err(rejection @ Rejection::SeekForgotten { .. })
-                    if !matches!(place, Place::Offset(_)) =>
+                    if !matches!(place, SeekTo::Offset(_)) =>
                 {
                     last = Some(rejection);
                 }

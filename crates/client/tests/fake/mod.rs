@@ -663,6 +663,28 @@ impl AdminService for Node {
         Err(Status::unimplemented("explain"))
     }
 
+    async fn explain_message(
+        &self,
+        request: Request<v1::ExplainMessageRequest>,
+    ) -> Result<Response<v1::ExplainMessageResponse>, Status> {
+        use v1::explain_message_response::Place;
+        let v1::ExplainMessageRequest { queue, offset } = request.into_inner();
+        self.exists(&queue)?;
+        // A node that is not the leader, and cannot ask it: another one is asked.
+        if self.number == 0 {
+            return Err(refusal(reason::NOT_LEADER));
+        }
+        let place = Some(Place::Unpublished(v1::UnpublishedMessage {}));
+        let confirmed = true;
+        Ok(Response::new(v1::ExplainMessageResponse {
+            queue,
+            offset,
+            confirmed,
+            place,
+            ..<_>::default()
+        }))
+    }
+
     async fn delete_queue(
         &self,
         request: Request<v1::DeleteQueueRequest>,

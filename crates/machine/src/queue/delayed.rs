@@ -39,6 +39,12 @@ impl Delayed {
         self.runs.first_key_value().map(|(&first, _)| first)
     }
 
+    /// The run that a message is in, and when it is due.
+    pub fn find(&self, offset: u64) -> Option<(Millis, Span)> {
+        let (_, &run) = self.runs.range(..=offset).next_back()?;
+        Some(run).filter(|(_, span)| offset < span.end())
+    }
+
     /// Holds messages back until `due`.
     pub fn insert(&mut self, due: Millis, mut span: Span) {
         self.count += span.count;

@@ -111,6 +111,21 @@ impl Queue {
         }
     }
 
+    /// Until when the message at `at`, which is held and not dead, is delivered.
+    pub(super) fn expires_at(&self, at: u64) -> Option<Millis> {
+        let (_, life) = self.life_at(at, at + 1);
+        let by_queue = self.settings.ttl_ms.and_then(|ttl_ms| match life.and_then(|it| it.due) {
+            Some(due) => Some(due.plus(ttl_ms)),
+            None => Some(self.expires(self.backlog.from(at).next()?, ttl_ms)),
+        });
+        self.own_expiry(at).into_iter().chain(by_queue).min()
+    }
+
+    /// The same by its own time to live alone.
+    pub(super) fn own_expiry(&self, at: u64) -> Option<Millis> {
+        self.life_at(at, at + 1).1.and_then(|life| life.expires)
+    }
+
     /// Whether the message at `at` has outlived its time, and up to where that goes for those after it, at most `to`.
     fn verdict(&self, at: u64, to: u64) -> (u64, bool) {
         let (to, life) = self.life_at(at, to);

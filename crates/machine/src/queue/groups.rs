@@ -98,6 +98,16 @@ impl Groups {
         self.blocked().map(|(_, first, run)| run.span(first))
     }
 
+    /// Of a message that is blocked: its group, the run that it is in, until when that is held back for itself, and how many of
+    /// the group are blocked before it.
+    pub fn find(&self, offset: u64) -> Option<(u64, Span, Option<Millis>, u64)> {
+        let holds =
+            |&(_, first, run): &(u64, u64, Blocked)| (first..first + run.count).contains(&offset);
+        let (group, first, run) = self.blocked().find(holds)?;
+        let before = self.blocked.range((group, 0)..(group, first)).map(|(_, run)| run.count);
+        Some((group, run.span(first), run.due, before.sum::<u64>() + (offset - first)))
+    }
+
     /// The head of a group.
     pub fn head(&self, group: u64) -> Option<u64> {
         self.by_group.get(&group).copied()

@@ -84,6 +84,12 @@ impl Leased {
         behind.next().map(|(_, &held)| held).filter(|&(first, _)| first < to)
     }
 
+    /// The lease of a message: whose, where it begins, and what else it is. Looks at all of them.
+    pub fn holder(&self, offset: u64) -> Option<(Session, u64, Lease)> {
+        self.iter()
+            .find(|&(_, first, lease)| (first..first + u64::from(lease.count)).contains(&offset))
+    }
+
     /// Takes messages `from..to` out of the lease that ends at `end` and covers them.
     pub fn cut(&mut self, session: Session, end: u64, from: u64, to: u64) {
         let Entry::Occupied(mut entry) = self.held.entry((session, end)) else {

@@ -42,6 +42,7 @@ mod delayed;
 mod delivery;
 mod effect;
 mod expiry;
+mod explain;
 mod groups;
 mod holding;
 mod ids;
@@ -78,6 +79,7 @@ pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
 pub use delayed::DELAYED_MAX;
 pub use effect::{CloseReason, Effect, Run};
+pub use explain::{Crowd, Explanation, Holder, Kept, Obstacle, Place, Standing, Waiting, Way};
 pub use groups::group_of;
 pub use ids::{
     Attachment, MessageId, MessageIdError, Offset, ProducerId, ProducerIdError, Session, Token,
@@ -87,7 +89,7 @@ pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;
 pub use retry::UNCHARGED_MAX;
-pub use seeking::{Place, SEEK_RUNS_MAX};
+pub use seeking::{SEEK_RUNS_MAX, SeekTo};
 pub use settings::{
     IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, RETRY_MAX_MS_DEFAULT, RETRY_MS_MAX, Settings,
 };

@@ -120,6 +120,21 @@ impl Ready {
         self.returned().chain(fresh).chain(self.urgent())
     }
 
+    /// The run that a message is in, if it is ready; how many are delivered before it, and of those how many of a higher
+    /// priority.
+    pub fn find(&self, offset: u64) -> Option<(Span, u64, u64)> {
+        let span = self.by_worth().find(|span| (span.first..span.end()).contains(&offset))?;
+        let (mut by_priority, mut before) = (0, offset - span.first);
+        for other in self.by_worth() {
+            if other.priority > span.priority {
+                by_priority += other.count;
+            } else if other.priority == span.priority && other.first < span.first {
+                before += other.count;
+            }
+        }
+        Some((span, by_priority + before, by_priority))
+    }
+
     /// Adds new messages.
     pub fn append(&mut self, count: u32) {
         self.next = self.next.checked_add(count.into()).expect("offsets do not reach 2^64");

@@ -32,7 +32,7 @@ pub const SEEK_RUNS_MAX: usize = 1 << 17;
 
 /// Where consumers are to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum SeekTo {
     /// At the first offset from which on all messages are there, settled or not.
     First,
     /// Behind the last message.
@@ -75,17 +75,17 @@ impl Plan {
 impl Queue {
     /// The offset of a place, as of the last entry.
     #[must_use]
-    pub fn offset_of(&self, place: Place) -> Offset {
+    pub fn offset_of(&self, place: SeekTo) -> Offset {
         let first = || match self.settings.retains() {
             true => Offset(self.gapless_from()),
             false => Offset(self.first_offset()),
         };
         match place {
-            Place::First => first(),
-            Place::Next => Offset(self.ready.next()),
-            Place::Offset(offset) => offset,
-            Place::Time(time) if self.settings.retains() => self.offset_at(time).max(first()),
-            Place::Time(time) => self.offset_at(time),
+            SeekTo::First => first(),
+            SeekTo::Next => Offset(self.ready.next()),
+            SeekTo::Offset(offset) => offset,
+            SeekTo::Time(time) if self.settings.retains() => self.offset_at(time).max(first()),
+            SeekTo::Time(time) => self.offset_at(time),
         }
     }
 

@@ -180,7 +180,16 @@ impl Queue {
 
     /// Sessions beyond `after`, by id.
     pub fn consumers_after(&self, after: Option<Session>) -> impl Iterator<Item = ConsumerInfo> {
-        self.consumers.after(after).map(|(session, consumer)| ConsumerInfo {
+        self.consumers.after(after).map(|(session, consumer)| self.info(session, consumer))
+    }
+
+    /// A session, if it is known.
+    pub(super) fn consumer_info(&self, session: Session) -> Option<ConsumerInfo> {
+        self.consumers.get(session).map(|consumer| self.info(session, consumer))
+    }
+
+    fn info(&self, session: Session, consumer: &Consumer) -> ConsumerInfo {
+        ConsumerInfo {
             session,
             name: consumer.name.clone(),
             node: consumer.node,
@@ -190,7 +199,7 @@ impl Queue {
             active: self.is_active(session, consumer),
             paused: consumer.paused,
             tells_starts: consumer.tells_starts,
-        })
+        }
     }
 
     /// Whether nobody is handed anything until everyone is resumed.

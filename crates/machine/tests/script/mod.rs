@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
 pub mod catalog;
+mod explain;
 pub mod queue;
 
 /// Runs the lines of a script.

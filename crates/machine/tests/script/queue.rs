@@ -18,7 +18,7 @@
 //! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
-//! read   stats   live   outstanding   dead
+//! read   stats   live   outstanding   dead   explain OFFSET ...
 //! ```
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ use quorate_machine::queue::{
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
-use super::{Log, Runner, Words};
+use super::{Log, Runner, Words, explain};
 
 pub struct Script {
     log: Log<Queue>,
@@ -140,6 +140,11 @@ impl Script {
             }
             "read" => show_view(&self.log.machine, output),
             "dead" => show_dead(&self.log.machine, output),
+            _ if verb.starts_with("explain ") => {
+                for offset in verb.split_whitespace().skip(1) {
+                    explain::show(&self.log.machine, offset.parse().unwrap(), output);
+                }
+            }
             "live" => writeln!(output, "live {:?}", self.log.machine.live()).unwrap(),
             "outstanding" => {
                 let mut effects = Vec::new();

@@ -1,4 +1,6 @@
-//! `quorate queue explain NAME`: why its replicas are where they are.
+//! `quorate queue explain NAME`: why its replicas are where they are; with an offset, where that message is (`message`).
+
+mod message;
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,17 +20,24 @@ use crate::units;
 /// Options of `queue explain`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Placement chooses one node after the other: of those that are there and neither drained nor leaving, one \
+    after_help = "With an offset: where that message is and why nobody gets it, from the queue's leader with a majority \
+behind it, or from the replica of some node, marked so.\n\nWithout one: placement. It chooses one node after the other: of those that are there and neither drained nor leaving, one \
 in the zone that the queue uses least so far, then the one that carries the fewest replicas, then the lowest id. The rules are \
 asked again now: this tells what holds today, no history is kept. others, leads: replicas of other queues that the \
 node carries, and of how many of them it is the preferred leader."
 )]
 pub struct Args {
+    /// The queue.
     name: String,
+    /// A message of it.
+    offset: Option<u64>,
 }
 
-/// Explains one queue.
+/// Explains one queue, or one message.
 pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
+    if let Some(offset) = args.offset {
+        return message::run(&args.name, offset, global).await;
+    }
     let client = session::connect(global).await?;
     let asking = client.explain_placement(args.name.as_str());
     let explained = session::within(global, "explain the placement", asking).await?;

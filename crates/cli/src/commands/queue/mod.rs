@@ -11,7 +11,9 @@ mod pause;
 mod peek;
 mod purge;
 mod redrive;
+mod relocate;
 mod replica;
+mod transfer;
 mod update;
 
 use clap::Subcommand;
@@ -32,7 +34,7 @@ pub enum Command {
     Peek(peek::Args),
     /// Show one queue: settings, replicas, counts, consumers.
     Describe(describe::Args),
-    /// Say why a queue's replicas are where they are, and what would mend it.
+    /// Say where a message is and why nobody gets it; or why a queue's replicas are where they are.
     Explain(explain::Args),
     /// Change which nodes hold a queue.
     #[command(subcommand)]
@@ -43,6 +45,8 @@ pub enum Command {
     Resume(pause::Args),
     /// Send messages of a dead-letter queue back to where they died.
     Redrive(redrive::Args),
+    /// Take the ready messages of a queue to another one, once each.
+    Move(relocate::Args),
     /// Drop every message of a queue, or those before an offset or a time.
     Purge(purge::Args),
     /// Remove a queue and its messages.
@@ -62,6 +66,7 @@ pub async fn run(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Pause(args) => pause::run(&args, true, global).await,
         Command::Resume(args) => pause::run(&args, false, global).await,
         Command::Redrive(args) => redrive::run(args, global).await,
+        Command::Move(args) => relocate::run(args, global).await,
         Command::Purge(args) => purge::run(&args, global).await,
         Command::Delete(args) => delete::run(&args, global).await,
     }

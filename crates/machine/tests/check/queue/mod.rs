@@ -6,6 +6,7 @@ use quorate_machine::queue::Settings;
 use super::{Rng, Subject, Tally};
 
 mod alphabet;
+mod explained;
 pub mod op;
 mod random;
 mod reference;

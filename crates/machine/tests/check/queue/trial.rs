@@ -15,7 +15,7 @@ use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
 use super::op::{Entry, Handed, Op, ids_of};
 use super::reference::{self, Notice, Reference, STATES, State};
-use super::{Tally, settings};
+use super::{Tally, explained, settings};
 
 pub struct Trial<'a> {
     leader: Queue,
@@ -284,6 +284,7 @@ impl<'a> Trial<'a> {
         assert!(due <= reference.next_deadline().unwrap_or(u64::MAX), "no deadline is missed");
         self.check_view();
         self.check_dead();
+        explained::check(&self.leader, &self.reference, self.index, self.tally);
         assert_eq!(stats.slots, reference_slots, "slots");
         count_slots(self.tally, &reference_slots);
         assert_eq!(stats.paused, self.reference.paused, "whether the queue is paused");

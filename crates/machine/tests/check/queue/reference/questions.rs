@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use quorate_machine::queue::Session;
 
-use super::{Batch, Consumer, Message, Notice, Reference, State, is_held};
+use super::{Batch, Consumer, Message, Notice, Reference, State, is_held, lives};
 
 /// The states, in the order in which they are counted.
 pub const STATES: &str = "ready, delayed, blocked, leased, acked, rejected, exhausted, purged, expired, dropped, dead, dead_lettered";
@@ -192,6 +192,43 @@ impl Reference {
         };
         let seen = (0..).zip(&self.messages).filter(|(_, message)| is_seen(message));
         seen.map(|(offset, message)| (offset, message.id)).collect()
+    }
+
+    /// When a message came in, if anything of its batch is there.
+    pub fn since(&self, offset: u64) -> Option<u64> {
+        let at = self.messages[offset as usize].batch;
+        let is_there = self.batches[at].kept || self.held_batches().contains(&at);
+        is_there.then_some(self.batches[at].since)
+    }
+
+    /// Until when a message is delivered that is held, and by its own time to live alone.
+    pub fn expiries(&self, offset: u64) -> [Option<u64>; 2] {
+        let message = &self.messages[offset as usize];
+        match lives(message) {
+            true => [self.expires(message), message.expires],
+            false => [None, None],
+        }
+    }
+
+    /// Ready messages that go out before a ready one: in all, and of those the ones of a higher priority.
+    pub fn before(&self, offset: u64) -> (u64, u64) {
+        let priority = self.messages[offset as usize].priority;
+        let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
+        let (mut all, mut by_priority) = (0, 0);
+        for (other, message) in ready {
+            by_priority += u64::from(message.priority > priority);
+            all += u64::from((Reverse(message.priority), other) < (Reverse(priority), offset));
+        }
+        (all, by_priority)
+    }
+
+    /// The first of a message's group that is held, and how many of the group are before it.
+    pub fn group_before(&self, offset: u64) -> (u64, u64) {
+        let group = self.messages[offset as usize].group;
+        let of_group = |message: &Message| message.group == group && lives(message);
+        let before = (0..offset).filter(|&other| of_group(&self.messages[other as usize]));
+        let before: Vec<u64> = before.collect();
+        (before[0], before.len() as u64)
     }
 
     pub fn producers(&self) -> u64 {

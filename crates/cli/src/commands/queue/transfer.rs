@@ -1,0 +1,680 @@
+//! Taking messages out of one queue and publishing them to others, once each: what `queue redrive` and `queue move` have
+//! in common.
+//!
+//! ```text
+//!  choose (a reader, only by header) ─► take ─► look up ─► publish ─► receipt ─► ack ─► its answer
+//!                                         │  priority and time to live,  │          └ not known: asked, or it comes again
+//!                                         │  where they go along         └ under an id made of where it was
+//!                                         └ not chosen, or not taken there: held, put back untouched at the end
+//! ```
+//!
+//! A message is acknowledged once a majority of the other queue has it, so whoever dies, at whatever moment, it is in
+//! one of the two. One that is there and was not acknowledged comes again, to this run or the next: then it is published
+//! under the same id, and enters once as long as the other queue remembers that. Those are the last [`AHEAD`] of
+//! a run, which fit into any window of ids that is allowed here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_client::{
+    Batch, Client, Consumer, Delivery, Error, Headers, Message, MessagePlace, Producer,
+    PublishError, QueueCounts,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::args::Global;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::{self, Reasoned};
+use crate::units;
+
+/// Messages taken ahead, and sent without a receipt yet.
+pub const AHEAD: u32 = 256;
+/// Most messages that are passed over to come to others: they are leased meanwhile.
+const PASSED_MAX: u64 = 65_000;
+/// Most headers that a message may have.
+const HEADERS_MAX: usize = 64;
+/// The longest lease that is asked for: how long a message waits whose run was killed.
+const LEASE_MAX: Duration = Duration::from_secs(15);
+/// Without a message for so long, it is asked whether any is ready.
+const DRAINED_AFTER: Duration = Duration::from_secs(2);
+/// Time between two questions about a message while there is no leader.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two lines about how far it is, where there is no progress bar.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// A header that a message has to have.
+pub type Filter = (String, String);
+
+/// Reads `HEADER=VALUE`.
+pub fn filter(text: &str) -> Result<Filter, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a filter is HEADER=VALUE".to_owned()),
+    }
+}
+
+/// Reads messages a second.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("a rate is a number above 0, e.g. 100/s".to_owned()),
+    }
+}
+
+/// Whether a message has all of these headers.
+pub fn matches(filters: &[Filter], headers: &Headers) -> bool {
+    let has = |(key, value): &Filter| {
+        headers.iter().any(|(found, is)| found == key && is == value.as_bytes())
+    };
+    filters.iter().all(has)
+}
+
+/// What sets a message apart that its frame does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    pub priority: u8,
+    /// What is left of its own time to live.
+    pub ttl: Option<Duration>,
+}
+
+/// What a command wants done.
+pub trait Errand {
+    /// The queue that is emptied.
+    fn from(&self) -> &str;
+    /// What it is called among the consumers of that queue.
+    fn name(&self) -> &'static str;
+    /// What ids of messages begin with.
+    fn id_prefix(&self) -> &'static str;
+    /// How a message is called that is through: "redriven".
+    fn done(&self) -> &'static str;
+    /// Messages a second at most.
+    fn rate(&self) -> Option<f64>;
+    /// What a message is counted under.
+    fn class(&self, headers: &Headers) -> String;
+    /// Where a message goes, or why nowhere.
+    fn target(&self, headers: &Headers) -> Result<String, String>;
+    /// Whether priority and time to live go along.
+    fn looks_up(&self) -> bool;
+    /// The message as it is published.
+    fn message(&self, delivery: &Delivery, properties: Properties) -> Message;
+}
+
+/// Which messages are taken.
+#[derive(Debug)]
+pub struct Plan {
+    /// Raft group of the queue, which a queue of the same name that is created anew does not have.
+    pub group: u64,
+    /// Those before this offset,
+    pub end: u64,
+    /// at most so many,
+    pub total: u64,
+    /// and of those only these, in order.
+    pub chosen: Option<Vec<u64>>,
+    /// Others before the last of them.
+    pub passed: u64,
+    /// How long a lease is asked for.
+    pub lease: Duration,
+}
+
+impl Plan {
+    /// The messages that `counted` counts, before the end of the queue as it is now.
+    pub async fn of(
+        client: &Client,
+        queue: &str,
+        global: &Global,
+        counted: impl Fn(&QueueCounts) -> u64,
+    ) -> Result<Self, Failure> {
+        let described = session::within(global, "describe queue", client.describe_queue(queue));
+        let described = described.await?;
+        let counts = described.counts.unwrap_or_default();
+        let lease_ms = described.settings.map_or(0, |settings| settings.lease_ms);
+        let lease = Duration::from_millis(lease_ms.into());
+        Ok(Self {
+            group: described.group_id,
+            end: counts.next_offset,
+            total: counted(&counts),
+            chosen: None,
+            passed: 0,
+            lease: if lease.is_zero() { LEASE_MAX } else { lease.min(LEASE_MAX) },
+        })
+    }
+
+    /// Reads all that is there, which takes nothing, and chooses by header. Tells each that was chosen to `found`.
+    pub async fn choose(
+        &mut self,
+        client: &Client,
+        queue: &str,
+        filters: &[Filter],
+        most: Option<u64>,
+        mut found: impl FnMut(&Headers),
+    ) -> Result<(), Failure> {
+        let doing = format!("read {queue:?}");
+        let mut reader = client.reader(queue).linearizable().build();
+        let (mut chosen, mut passed) = (Vec::new(), 0);
+        while let Some(message) = reader.next().await {
+            let message = message.map_err(|error| session::failure(&doing, &error))?;
+            if message.offset >= self.end || most.is_some_and(|most| chosen.len() as u64 >= most) {
+                break;
+            }
+            if !matches(filters, &message.headers) {
+                passed += 1;
+                continue;
+            }
+            found(&message.headers);
+            chosen.push(message.offset);
+            self.passed = passed;
+        }
+        self.total = chosen.len() as u64;
+        self.chosen = Some(chosen);
+        Ok(())
+    }
+
+    fn has(&self, offset: u64) -> bool {
+        let chosen =
+            self.chosen.as_ref().is_none_or(|chosen| chosen.binary_search(&offset).is_ok());
+        chosen && offset < self.end
+    }
+}
+
+/// What names a message for the queue that it goes to. The digest is for a queue that was recovered from a replica
+/// without all of its log, and has another message at the offset.
+fn message_id(prefix: &str, group: u64, offset: u64, headers: &Headers, body: &[u8]) -> String {
+    let digest = headers.iter().fold(crc32c::crc32c(body), |digest, (key, value)| {
+        crc32c::crc32c_append(crc32c::crc32c_append(digest, key.as_bytes()), &value)
+    });
+    format!("{prefix}/{group}/{offset}/{digest:08x}")
+}
+
+/// A message with the headers that it had, but for those in `without`, and the one that says where from, for which it may
+/// have no room.
+pub fn carried(delivery: &Delivery, without: &[&str], says: &str, from: &str) -> Message {
+    // It says the group key, is refused of who gives it as a header, and counts among them.
+    const GROUP_KEY: &str = "quorate-group-key";
+    let key = delivery.group_key().unwrap_or_default();
+    let room = HEADERS_MAX - usize::from(!key.is_empty());
+    let mut message = Message::new(delivery.body.clone()).group_key(key);
+    for (key, value) in &delivery.headers {
+        if !without.contains(&key) && key != says && key != GROUP_KEY {
+            message = message.header(key, value);
+        }
+    }
+    match message.headers().len() < room {
+        true => message.header(says, format!("{from}/{}", delivery.offset)),
+        false => message,
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    Interrupted,
+    /// No more came, though there was more when it began.
+    Drained,
+}
+
+/// Messages of one class.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub sent: u64,
+    pub left: u64,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    pub ended: Ended,
+    pub total: u64,
+    pub by_class: BTreeMap<String, Tally>,
+    /// Queues that refused one, and why.
+    pub refused: BTreeMap<String, (String, Exit)>,
+    /// Messages that are in the other queue and perhaps in this one still.
+    pub owed: u64,
+}
+
+impl Outcome {
+    pub fn sent(&self) -> u64 {
+        self.by_class.values().map(|tally| tally.sent).sum()
+    }
+
+    pub fn left(&self) -> u64 {
+        self.by_class.values().map(|tally| tally.left).sum()
+    }
+
+    /// Messages that did not come.
+    pub fn missing(&self) -> u64 {
+        self.total.saturating_sub(self.sent() + self.left())
+    }
+
+    /// Why it is not done, if that is for another reason than messages that did not come.
+    pub fn failure(&self, from: &str) -> Option<Failure> {
+        if self.ended == Ended::Interrupted {
+            let what = format!("interrupted after {} of {}", self.sent(), self.total);
+            return Some(
+                Failure::new(Exit::Failed, what).cure("the same again goes on from there"),
+            );
+        }
+        if let Some((to, (why, exit))) = self.refused.first_key_value() {
+            let what = format!("{} messages stay in {from}: {to}: {why}", self.left());
+            return Some(Failure::new(*exit, what).cure("the same again once that is mended"));
+        }
+        let what = format!(
+            "{} messages were published and may be in {from} still: there was no answer to their acks",
+            self.owed
+        );
+        let failure = Failure::new(Exit::Unavailable, what);
+        (self.owed > 0).then(|| failure.cure("the same again: none of them enters twice"))
+    }
+}
+
+/// A message on its way.
+enum Sent {
+    /// It is in the other queue; whether it has left this one.
+    In {
+        offset: u64,
+        class: Option<String>,
+        acked: bool,
+    },
+    Refused(Box<NotTaken>),
+}
+
+/// A message that the other queue has refused.
+struct NotTaken {
+    delivery: Delivery,
+    class: String,
+    to: String,
+    error: PublishError,
+}
+
+/// What a message is looked up as; none if it is not here any more.
+type LookedUp = (Delivery, Result<Option<Properties>, (String, Exit)>);
+
+/// A run.
+pub struct Work<E> {
+    client: Client,
+    errand: E,
+    plan: Plan,
+    consumer: Option<Consumer>,
+    /// By the queue that they publish to.
+    producers: BTreeMap<String, Producer>,
+    refused: BTreeMap<String, (String, Exit)>,
+    /// In the order in which they came, which is that in which they are published.
+    looked_up: FuturesOrdered<BoxFuture<'static, LookedUp>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Sent>>,
+    /// Taken and not published; given back at the end, so that they do not come again at once.
+    held: Vec<Delivery>,
+    /// Offsets that were looked at: one whose lease ended comes again.
+    seen: BTreeSet<u64>,
+    /// Of those, what is in the other queue,
+    confirmed: BTreeSet<u64>,
+    /// and of that, what may be in this one still.
+    owed: BTreeSet<u64>,
+    by_class: BTreeMap<String, Tally>,
+    bar: ProgressBar,
+    told: Instant,
+    /// When the last one came.
+    came: Instant,
+    /// When the next may be sent.
+    next_at: Instant,
+}
+
+impl<E: Errand> Work<E> {
+    pub fn new(client: Client, errand: E, plan: Plan) -> Self {
+        // Hidden by itself when standard error is no terminal.
+        let bar = ProgressBar::new(plan.total);
+        let style =
+            format!("{} {{bar:32}} {{human_pos}}/{{human_len}}  {{per_sec}}", errand.done());
+        if let Ok(style) = ProgressStyle::with_template(&style) {
+            bar.set_style(style);
+        }
+        Self {
+            client,
+            errand,
+            plan,
+            consumer: None,
+            producers: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            looked_up: FuturesOrdered::new(),
+            under_way: FuturesUnordered::new(),
+            held: Vec::new(),
+            seen: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            owed: BTreeSet::new(),
+            by_class: BTreeMap::new(),
+            bar,
+            told: Instant::now(),
+            came: Instant::now(),
+            next_at: Instant::now(),
+        }
+    }
+
+    /// Takes and publishes until all is through, nothing more comes, or Ctrl-C.
+    pub async fn carry_out(mut self, global: &Global) -> Result<(E, Outcome), Failure> {
+        let outcome = tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => Ok(Ended::Interrupted),
+            outcome = self.run(global) => outcome,
+        };
+        self.finish(global).await;
+        let outcome = Outcome {
+            ended: outcome?,
+            total: self.plan.total,
+            by_class: self.by_class,
+            refused: self.refused,
+            owed: self.owed.len() as u64,
+        };
+        Ok((self.errand, outcome))
+    }
+
+    async fn run(&mut self, global: &Global) -> Result<Ended, Failure> {
+        if self.plan.total == 0 {
+            return Ok(Ended::Done);
+        }
+        if self.plan.passed > PASSED_MAX {
+            return Err(self.too_many_passed());
+        }
+        let doing = format!("consume from {:?}", self.errand.from());
+        let building = self.client.consumer(self.errand.from()).name(self.errand.name());
+        let building = building.prefetch(AHEAD + self.plan.passed as u32).lease(self.plan.lease);
+        self.consumer = Some(session::within(global, "open consumer", building.build()).await?);
+        self.came = Instant::now();
+        let mut is_over = false;
+        loop {
+            let all_seen = self.seen.len() as u64 >= self.plan.total;
+            let on_the_way = self.under_way.len() + self.looked_up.len();
+            let wants = !is_over && (!all_seen || !self.owed.is_empty());
+            if !wants && on_the_way == 0 {
+                return Ok(if is_over { Ended::Drained } else { Ended::Done });
+            }
+            let (consumer, next_at) = (&mut self.consumer, self.next_at);
+            let next = async {
+                sleep_until(next_at).await;
+                match consumer {
+                    Some(consumer) => timeout(DRAINED_AFTER, consumer.next()).await.map_err(|_| ()),
+                    None => Ok(None),
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(sent) = self.under_way.next(), if !self.under_way.is_empty() => self.settle(sent),
+                Some(looked_up) = self.looked_up.next(), if !self.looked_up.is_empty() => {
+                    self.send(looked_up).await;
+                }
+                next = next, if wants && on_the_way < AHEAD as usize => match next {
+                    Ok(Some(Ok(delivery))) => self.take(delivery, global),
+                    Ok(Some(Err(error))) => return Err(session::failure(&doing, &error)),
+                    Ok(None) => is_over = true,
+                    Err(()) => is_over = on_the_way == 0 && self.is_drained(global).await,
+                },
+            }
+        }
+    }
+
+    fn too_many_passed(&self) -> Failure {
+        let (passed, most) = (units::count(self.plan.passed), units::count(PASSED_MAX));
+        let what = format!(
+            "{passed} messages that stay are before others that are taken, at most {most} can be passed over"
+        );
+        Failure::new(Exit::Failed, what)
+            .cure("take or consume the older ones first, with a lower count or another filter")
+    }
+
+    /// Nothing has come for a while: whether nothing is ready either. A queue that changes its leader has more to come.
+    async fn is_drained(&self, global: &Global) -> bool {
+        if self.came.elapsed() > global.timeout.max(DRAINED_AFTER) {
+            return true;
+        }
+        let describing = self.client.describe_queue(self.errand.from());
+        match timeout(DRAINED_AFTER, describing).await {
+            Ok(Ok(described)) => described.counts.is_some_and(|counts| counts.ready == 0),
+            _ => false,
+        }
+    }
+
+    /// Looks a message up that is to be published, or keeps it to the end.
+    fn take(&mut self, delivery: Delivery, global: &Global) {
+        self.came = Instant::now();
+        let offset = delivery.offset;
+        if self.confirmed.contains(&offset) {
+            // Its lease had ended before its ack was there.
+            self.owed.insert(offset);
+            let client = self.client.clone();
+            let ack = acked(client, self.errand.from().to_owned(), delivery);
+            let again = async move { Sent::In { offset, class: None, acked: ack.await } };
+            return self.under_way.push(Box::pin(again));
+        }
+        let is_full = self.seen.len() as u64 >= self.plan.total && !self.seen.contains(&offset);
+        if is_full || !self.plan.has(offset) {
+            return self.hold(delivery);
+        }
+        self.seen.insert(offset);
+        if let Some(rate) = self.errand.rate() {
+            // What was not sent in time is not made up for.
+            self.next_at = Instant::now() + Duration::from_secs_f64(1.0 / rate);
+        }
+        let (client, queue) = (self.client.clone(), self.errand.from().to_owned());
+        let (looks_up, patience) = (self.errand.looks_up(), global.timeout);
+        self.looked_up.push_back(Box::pin(async move {
+            let found = match looks_up {
+                true => properties(&client, &queue, delivery.offset, patience).await,
+                false => Ok(Some(Properties::default())),
+            };
+            (delivery, found)
+        }));
+    }
+
+    /// Sends a message on its way.
+    async fn send(&mut self, (delivery, found): LookedUp) {
+        let class = self.errand.class(&delivery.headers);
+        let to = match self.errand.target(&delivery.headers) {
+            Ok(to) => to,
+            Err(why) => return self.leave(delivery, &class, "unknown", why, Exit::Failed),
+        };
+        if self.refused.contains_key(&to) {
+            self.by_class.entry(class).or_default().left += 1;
+            return self.hold(delivery);
+        }
+        let properties = match found {
+            Ok(Some(properties)) => properties,
+            // Its lease had ended, and another consumer was done with it.
+            Ok(None) => return self.hold(delivery),
+            Err((why, exit)) => return self.leave(delivery, &class, &to, why, exit),
+        };
+        let message = self.errand.message(&delivery, properties);
+        let prefix = self.errand.id_prefix();
+        let Delivery { offset, headers, body, .. } = &delivery;
+        let id = message_id(prefix, self.plan.group, *offset, headers, body);
+        let batch = Batch::from(message).id(id);
+        let sent = match self.producer(&to).await {
+            Ok(producer) => producer.send_batch(batch).await.map_err(|e| (e.to_string(), e.exit())),
+            Err(error) => Err((error.to_string(), error.exit())),
+        };
+        match sent {
+            Ok(mut sent) => {
+                let pending = sent.pop().expect("a message has a receipt");
+                let (client, from) = (self.client.clone(), self.errand.from().to_owned());
+                self.under_way.push(Box::pin(async move {
+                    if let Err(error) = pending.await {
+                        return Sent::Refused(Box::new(NotTaken { delivery, class, to, error }));
+                    }
+                    let offset = delivery.offset;
+                    let acked = acked(client, from, delivery).await;
+                    Sent::In { offset, class: Some(class), acked }
+                }));
+            }
+            Err((why, exit)) => self.leave(delivery, &class, &to, why, exit),
+        }
+    }
+
+    async fn producer(&mut self, to: &str) -> Result<&Producer, Error> {
+        if !self.producers.contains_key(to) {
+            let producer = self.client.producer(to).build().await?;
+            self.producers.insert(to.to_owned(), producer);
+        }
+        Ok(&self.producers[to])
+    }
+
+    fn settle(&mut self, sent: Sent) {
+        match sent {
+            Sent::In { offset, class, acked } => {
+                if let Some(class) = class {
+                    self.by_class.entry(class).or_default().sent += 1;
+                    self.bar.inc(1);
+                }
+                self.confirmed.insert(offset);
+                match acked {
+                    true => self.owed.remove(&offset),
+                    false => self.owed.insert(offset),
+                };
+                self.tell();
+            }
+            Sent::Refused(not_taken) => {
+                let NotTaken { delivery, class, to, error } = *not_taken;
+                let (why, exit) = (error.to_string(), error.exit());
+                self.leave(delivery, &class, &to, why, exit);
+            }
+        }
+    }
+
+    fn leave(&mut self, delivery: Delivery, class: &str, to: &str, why: String, exit: Exit) {
+        self.by_class.entry(class.to_owned()).or_default().left += 1;
+        self.refused.entry(to.to_owned()).or_insert((why, exit));
+        self.hold(delivery);
+    }
+
+    /// Without what it takes memory for.
+    fn hold(&mut self, mut delivery: Delivery) {
+        delivery.body = Bytes::new();
+        delivery.headers = Headers::default();
+        self.held.push(delivery);
+    }
+
+    fn tell(&mut self) {
+        if !std::io::stderr().is_terminal() && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let (sent, total) = (self.confirmed.len() as u64, self.plan.total);
+            eprintln!("{} {} of {}", self.errand.done(), units::count(sent), units::count(total));
+        }
+    }
+
+    /// Waits for what is on its way, and gives the rest back untouched.
+    async fn finish(&mut self, global: &Global) {
+        let settle = async {
+            while let Some(sent) = self.under_way.next().await {
+                self.settle(sent);
+            }
+        };
+        let _ = timeout(global.timeout, settle).await;
+        let mut looked_up = std::mem::take(&mut self.looked_up);
+        let not_sent = async {
+            while let Some((delivery, _)) = looked_up.next().await {
+                self.hold(delivery);
+            }
+        };
+        let _ = timeout(DRAINED_AFTER, not_sent).await;
+        // Nothing was begun with them: their deliveries do not count.
+        self.held.drain(..).for_each(Delivery::put_back_later);
+        if let Some(consumer) = self.consumer.take() {
+            let _ = timeout(global.timeout, consumer.close()).await;
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Acknowledges a message; true if it is known to have left. Where the answer is lost, the queue is asked.
+async fn acked(client: Client, queue: String, delivery: Delivery) -> bool {
+    let offset = delivery.offset;
+    if delivery.ack().await.is_ok() {
+        return true;
+    }
+    let asked = client.explain_message(queue, offset).await;
+    asked.is_ok_and(|it| it.confirmed && matches!(it.place, Some(MessagePlace::Gone(_))))
+}
+
+/// What the queue knows of a message beside what its frame says; asked until a majority stands behind the answer, or the
+/// time is over.
+async fn properties(
+    client: &Client,
+    queue: &str,
+    offset: u64,
+    patience: Duration,
+) -> Result<Option<Properties>, (String, Exit)> {
+    let until = Instant::now() + patience;
+    loop {
+        let why = match client.explain_message(queue, offset).await {
+            Ok(explained) if explained.confirmed => {
+                let facts = explained.facts.unwrap_or_default();
+                if matches!(explained.place, Some(MessagePlace::Gone(_))) {
+                    return Ok(None);
+                }
+                let left = |at: u64| Duration::from_millis(at.saturating_sub(explained.now_ms));
+                return Ok(Some(Properties {
+                    priority: facts.priority.unwrap_or(0).min(9) as u8,
+                    ttl: facts.own_expires_at_ms.map(left),
+                }));
+            }
+            Ok(explained) => (explained.unconfirmed, Exit::Unavailable),
+            Err(error) => (error.to_string(), error.exit()),
+        };
+        if Instant::now() >= until {
+            return Err(why);
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_the_same_id_whenever_it_is_sent_back_and_no_other_has_it() {
+        let none = Headers::default();
+        let id = message_id("quorate-redrive", 3, 7, &none, b"body");
+        assert_eq!(id, message_id("quorate-redrive", 3, 7, &none, b"body"));
+        assert_ne!(id, message_id("quorate-move", 3, 7, &none, b"body"));
+        for other in [(4, 7, "body"), (3, 8, "body"), (3, 7, "bodies")] {
+            let (group, offset, body) = other;
+            let other_id = message_id("quorate-redrive", group, offset, &none, body.as_bytes());
+            assert_ne!(id, other_id, "{other:?}");
+        }
+        let longest = message_id("quorate-redrive", u64::MAX, u64::MAX, &none, &[0; 64]);
+        assert!(longest.len() <= 128, "{longest}");
+    }
+
+    #[test]
+    fn rates_and_filters_are_read_as_they_are_written() {
+        assert_eq!(rate("100/s"), Ok(100.0));
+        assert_eq!(rate("0.5"), Ok(0.5));
+        for wrong in ["0/s", "-1/s", "fast", "inf", "10/m"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(filter("k=v=w"), Ok(("k".to_owned(), "v=w".to_owned())));
+        assert!(filter("k").is_err() && filter("=v").is_err());
+    }
+
+    #[test]
+    fn what_was_published_and_not_acknowledged_is_said_and_can_be_run_again() {
+        let mut outcome = Outcome {
+            ended: Ended::Done,
+            total: 3,
+            by_class: BTreeMap::from([(String::new(), Tally { sent: 2, left: 1 })]),
+            refused: BTreeMap::new(),
+            owed: 0,
+        };
+        assert!(outcome.failure("a").is_none());
+        assert_eq!((outcome.sent(), outcome.left(), outcome.missing()), (2, 1, 0));
+        outcome.owed = 1;
+        assert!(outcome.failure("a").is_some_and(|failure| failure.exit() == Exit::Unavailable));
+        outcome.ended = Ended::Interrupted;
+        assert!(outcome.failure("a").is_some_and(|failure| failure.exit() == Exit::Failed));
+    }
+}
