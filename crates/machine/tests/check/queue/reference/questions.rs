@@ -222,13 +222,17 @@ impl Reference {
         (all, by_priority)
     }
 
-    /// The first of a message's group that is held, and how many of the group are before it.
+    /// The one of a blocked message's group that all others wait for, which is behind it if it was handed out before
+    /// this one came back, and how many of the group are let go on before it.
     pub fn group_before(&self, offset: u64) -> (u64, u64) {
         let group = self.messages[offset as usize].group;
-        let of_group = |message: &Message| message.group == group && lives(message);
-        let before = (0..offset).filter(|&other| of_group(&self.messages[other as usize]));
-        let before: Vec<u64> = before.collect();
-        (before[0], before.len() as u64)
+        let of_group = self.messages.iter().enumerate();
+        let of_group = of_group.filter(|(_, message)| message.group == group && lives(message));
+        let is_blocked = |message: &Message| matches!(message.state, State::Blocked { .. });
+        let (blocked, free): (Vec<_>, Vec<_>) =
+            of_group.partition(|(_, message)| is_blocked(message));
+        let ahead = blocked.iter().filter(|(other, _)| (*other as u64) < offset).count();
+        (free[0].0 as u64, 1 + ahead as u64)
     }
 
     pub fn producers(&self) -> u64 {
