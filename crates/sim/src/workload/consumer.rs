@@ -70,6 +70,7 @@ async fn handle(shared: Arc<Shared>, group: u64, consumer: u32, delivery: Delive
         None | Some(0..=3) => Settle::Ack,
         Some(4..=5) => Settle::Nack(0),
         Some(6..=7) => Settle::Nack(thread_rng().gen_range(1..3_000)),
+        Some(8) => Settle::PutBack,
         Some(_) => Settle::Reject,
     };
     let record = shared.cluster.record();
@@ -80,6 +81,7 @@ async fn handle(shared: Arc<Shared>, group: u64, consumer: u32, delivery: Delive
         Settle::Nack(0) => delivery.nack(None).await,
         Settle::Nack(delay) => delivery.nack(Some(Duration::from_millis(delay.into()))).await,
         Settle::Reject => delivery.reject().await,
+        Settle::PutBack => delivery.put_back().await,
     };
     let error = outcome.err().map(|error| error.to_string());
     let error = error.as_deref();
