@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use madsim::rand::seq::SliceRandom;
 use madsim::rand::{Rng, thread_rng};
 use quorate_client::{Client, PurgeBefore, QueueSettings};
 use tokio::time::sleep;
@@ -59,14 +60,12 @@ async fn update(shared: &Shared, client: &Client) {
 
 /// Drops the first messages of a queue that is purged now and then.
 async fn purge(shared: &Shared, client: &Client) {
-    let queue = &shared.queues[thread_rng().gen_range(0..shared.queues.len())];
-    if !queue.habits.purged {
-        return;
-    }
+    let purged: Vec<_> = shared.queues.iter().filter(|queue| queue.habits.purged).collect();
+    let Some(queue) = purged.choose(&mut thread_rng()) else { return };
     let name = queue.name.as_str();
     let counts = client.describe_queue(name).await.ok().and_then(|description| description.counts);
     let Some(counts) = counts else { return };
-    let offset = counts.first_offset + thread_rng().gen_range(0..30);
+    let offset = thread_rng().gen_range(counts.first_offset..=counts.next_offset);
     let purged = client.purge_queue_before(name, PurgeBefore::Offset(offset)).await;
     let what = format!("purged {name} before {offset}: {:?}", purged.ok());
     shared.cluster.record().tell(Event::Note(&what));

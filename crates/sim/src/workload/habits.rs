@@ -19,8 +19,10 @@ pub struct Habits {
     pub claimed: bool,
     /// It is consumed from without streams, too.
     pub pulled: bool,
-    /// Its first messages are dropped now and then.
+    /// Its first messages are purged now and then.
     pub purged: bool,
+    /// Its consumers take little at a time, and their time: messages wait for them.
+    pub slow: bool,
     /// Others' dead messages are moved to it; nobody else publishes to it.
     pub dead_letters: bool,
 }
@@ -58,7 +60,8 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         named: random.gen_bool(0.35),
         claimed: random.gen_bool(0.12),
         pulled: random.gen_bool(0.35),
-        purged: random.gen_bool(0.25),
+        purged: random.gen_bool(0.3),
+        slow: random.gen_bool(0.35),
         dead_letters: false,
     };
     // Now and then others publish too, and the claims have to be made anew.
