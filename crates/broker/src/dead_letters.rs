@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_machine::frame as frames;
+use quorate_machine::planted::{self, Bug};
 use quorate_machine::queue::{Command, DeadRun, PublishMoved, Rejection, Reply};
 use quorate_proto::frame::{
     FrameBuilder, LENGTH_BYTES, MAX_HEADERS, MAX_MESSAGE_BYTES, MessageView, message_bytes,
@@ -191,6 +192,7 @@ async fn step(
     };
     let limit = member.config.limits.request_timeout();
     let taken = match tokio::time::timeout(3 * limit, member.take_moved(request)).await {
+        Ok(Err(_)) if planted::is(Bug::LetGoOfDead) => first + u64::from(count),
         Ok(taken) => taken.map_err(|status| {
             let is_full = status
                 .get_details_error_info()

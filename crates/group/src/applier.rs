@@ -124,6 +124,7 @@ impl<M: Machine> Running<M> {
         &self,
         at: At,
         entry: &Bytes,
+        machine: &M,
         replies: &Vec<M::Reply>,
         effects: &Vec<M::Effect>,
         hash: Option<u64>,
@@ -132,7 +133,8 @@ impl<M: Machine> Running<M> {
         let Ok((_, commands)) = decode_entry(entry.clone()) else { return };
         let commands: Vec<Bytes> = commands.flatten().collect();
         let (index, now_ms) = (at.index, at.now.0);
-        let made = crate::sim::Made { index, now_ms, commands: &commands, replies, effects, hash };
+        let commands = &commands[..];
+        let made = crate::sim::Made { index, now_ms, commands, replies, effects, machine, hash };
         observer.made(self.node, self.group, made);
     }
 }
@@ -194,7 +196,7 @@ impl<M: Machine> Applier for Running<M> {
         #[cfg(madsim)]
         let hash = at.index.is_multiple_of(crate::sim::HASH_EVERY).then(|| machine.hash());
         #[cfg(madsim)]
-        self.tell_world(at, &copy, &replies, &effects, hash);
+        self.tell_world(at, &copy, &machine, &replies, &effects, hash);
         drop(machine);
         if !effects.is_empty() && self.wanted.now() {
             // Bounded by the consumers' credit. The receiver ends only with the group.

@@ -76,6 +76,8 @@ pub struct Made<'a> {
     pub replies: &'a dyn Any,
     /// `Vec<M::Effect>`.
     pub effects: &'a dyn Any,
+    /// The machine as the entry has left it.
+    pub machine: &'a dyn Any,
     /// Digest of the machine's state after the entry, at every [`HASH_EVERY`]th index.
     pub hash: Option<u64>,
 }

@@ -35,11 +35,33 @@ pub enum Bug {
     TrimPastSlots,
     /// A message that is to be delivered again does not hold back those behind it.
     OvertakeInGroup,
+    /// The queue's time to live is over at half its time.
+    ExpireTtlEarly,
+    /// A message that is given back with a delay waits half of it.
+    RetryEarly,
+    /// Messages without a priority are handed out first.
+    IgnorePriority,
+    /// One message more makes room than has to.
+    DropOneMore,
+    /// A purge before an offset takes the message there too.
+    PurgeOneMore,
+    /// A message id is forgotten after a second.
+    ForgetMessageIds,
+    /// A batch enters whatever offset it expects.
+    IgnoreExpectedOffset,
+    /// What has expired is dead as if it had been rejected.
+    MistakeCause,
+    /// A dead-letter queue takes in again what it has.
+    MoveDeadTwice,
+    /// Dead messages leave though the dead-letter queue did not answer.
+    LetGoOfDead,
+    /// A topic brings a queue all but the first message of its part.
+    TearTopicPart,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 25] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -54,6 +76,17 @@ impl Bug {
         Bug::ForgetWhatItHad,
         Bug::TrimPastSlots,
         Bug::OvertakeInGroup,
+        Bug::ExpireTtlEarly,
+        Bug::RetryEarly,
+        Bug::IgnorePriority,
+        Bug::DropOneMore,
+        Bug::PurgeOneMore,
+        Bug::ForgetMessageIds,
+        Bug::IgnoreExpectedOffset,
+        Bug::MistakeCause,
+        Bug::MoveDeadTwice,
+        Bug::LetGoOfDead,
+        Bug::TearTopicPart,
     ];
 
     /// As the command line names it.
@@ -74,6 +107,17 @@ impl Bug {
             Bug::ForgetWhatItHad => "forget_what_it_had",
             Bug::TrimPastSlots => "trim_past_slots",
             Bug::OvertakeInGroup => "overtake_in_group",
+            Bug::ExpireTtlEarly => "expire_ttl_early",
+            Bug::RetryEarly => "retry_early",
+            Bug::IgnorePriority => "ignore_priority",
+            Bug::DropOneMore => "drop_one_more",
+            Bug::PurgeOneMore => "purge_one_more",
+            Bug::ForgetMessageIds => "forget_message_ids",
+            Bug::IgnoreExpectedOffset => "ignore_expected_offset",
+            Bug::MistakeCause => "mistake_cause",
+            Bug::MoveDeadTwice => "move_dead_twice",
+            Bug::LetGoOfDead => "let_go_of_dead",
+            Bug::TearTopicPart => "tear_topic_part",
         }
     }
 }

@@ -7,13 +7,14 @@
 //! ```
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_client::{AckLevel, LogPosition, ReadPosition};
 use quorate_group::sim::{Made, Observer};
 use quorate_machine::Machine;
-use quorate_machine::queue::{Command, Effect, Queue, Reply};
+use quorate_machine::queue::{Command, Effect, Queue, Reply, Stats, Whereabouts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -44,6 +45,8 @@ pub enum Settle {
     Nack(u32),
     /// Never again.
     Reject,
+    /// Again, as if it had not been delivered.
+    PutBack,
 }
 
 /// Something that happened. `group` is the queue's group throughout.
@@ -139,6 +142,24 @@ pub enum Event<'a> {
         id: MessageId,
         /// Why.
         reason: &'a str,
+    },
+    /// What a publish to a topic is to bring to a queue is about to be sent: all of it, or nothing.
+    Part {
+        /// The queue.
+        group: u64,
+        /// The messages for it, in order; no other publish brings any of them.
+        ids: &'a [MessageId],
+    },
+    /// What came of a message that was published on the condition that it gets an offset.
+    Claimed {
+        /// The queue.
+        group: u64,
+        /// The message.
+        id: MessageId,
+        /// The offset.
+        expected: u64,
+        /// The one that it got; or where the queue ended, if it was refused for that.
+        got: Result<u64, u64>,
     },
     /// What became of it is not known.
     Unknown {
@@ -274,6 +295,52 @@ pub struct QueueEntry<'a> {
     pub replies: &'a [Reply],
     /// In order.
     pub effects: &'a [Effect],
+    /// The queue's figures after it.
+    pub stats: &'a Stats,
+    /// Where messages are after it, by offset.
+    pub places: &'a [(Range<u64>, Whereabouts)],
+    /// Messages that are not held any more, by offset; among them those that came with the entry and went with it.
+    pub left: &'a [u64],
+    /// Messages that have left, or wait from now on to be moved to the dead-letter queue; those that waited for that
+    /// before are not among them.
+    pub ended: &'a [u64],
+    /// The queue after it.
+    pub queue: &'a Queue,
+}
+
+impl QueueEntry<'_> {
+    /// Leases that it has granted: offset and attempt. What is held already is repeated to a consumer that comes
+    /// back, under the token that it had.
+    pub fn granted(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let index = self.index;
+        let granted = self.effects.iter().filter_map(move |effect| match effect {
+            Effect::Deliver { token, runs, .. } if token.0 == index => Some(runs),
+            _ => None,
+        });
+        granted.flatten().flat_map(|run| {
+            let first = run.first_offset.0;
+            (first..first + u64::from(run.count)).map(|offset| (offset, run.attempt))
+        })
+    }
+}
+
+/// What is in `before` and not in `after`; both go up.
+fn without(
+    before: impl Iterator<Item = Range<u64>>,
+    after: impl Iterator<Item = Range<u64>>,
+) -> Vec<u64> {
+    let (mut gone, mut after) = (Vec::new(), after.peekable());
+    for range in before {
+        let mut at = range.start;
+        while at < range.end {
+            while after.next_if(|kept| kept.end <= at).is_some() {}
+            let end = after.peek().map_or(range.end, |kept| kept.start.clamp(at, range.end));
+            gone.extend(at..end);
+            let kept_to = after.peek().map_or(range.end, |kept| kept.end.min(range.end));
+            at = end.max(kept_to);
+        }
+    }
+    gone
 }
 
 /// Figures of a run.
@@ -316,6 +383,8 @@ struct State {
     faults: std::collections::BTreeMap<&'static str, u64>,
     /// By group: the last index made known, and where each group's last leader is.
     made: std::collections::BTreeMap<u64, u64>,
+    /// By group: where messages are as of then.
+    places: std::collections::BTreeMap<u64, Vec<(Range<u64>, Whereabouts)>>,
     leaders: std::collections::BTreeMap<u64, (u64, u64)>,
     applied: std::collections::BTreeMap<(u64, u64), u64>,
     parked: std::collections::BTreeSet<(u64, u64)>,
@@ -331,6 +400,7 @@ impl Record {
             counters: Counters::default(),
             faults: Default::default(),
             made: Default::default(),
+            places: Default::default(),
             leaders: Default::default(),
             applied: Default::default(),
             parked: Default::default(),
@@ -476,6 +546,31 @@ impl State {
     }
 }
 
+/// What was held and is not any more, and what has ended: left, or died.
+fn departed(
+    before: &[(Range<u64>, Whereabouts)],
+    after: &[(Range<u64>, Whereabouts)],
+    replies: &[Reply],
+) -> (Vec<u64>, Vec<u64>) {
+    let entered = replies.iter().filter_map(|reply| match reply {
+        Reply::Published { first_offset, count, duplicate: false } => {
+            Some(first_offset.0..first_offset.0 + u64::from(*count))
+        }
+        _ => None,
+    });
+    let entered: Vec<_> = entered.collect();
+    let held = |with_dead: bool| {
+        move |(range, place): &(Range<u64>, Whereabouts)| {
+            (with_dead || *place != Whereabouts::Dead).then(|| range.clone())
+        }
+    };
+    let gone = |with_dead: bool| {
+        let before = before.iter().filter_map(held(with_dead)).chain(entered.iter().cloned());
+        without(before, after.iter().filter_map(held(with_dead)))
+    };
+    (gone(true), gone(false))
+}
+
 impl Observer for Record {
     fn applied(&self, node: u64, group: u64, term: u64, index: u64, body: &[u8]) {
         self.tell(Event::Applied { node, group, term, index, body });
@@ -491,10 +586,15 @@ impl Observer for Record {
             return;
         }
         *last = made.index;
-        drop(state);
         let replies = made.replies.downcast_ref::<Vec<Reply>>();
         let effects = made.effects.downcast_ref::<Vec<Effect>>();
-        let (Some(replies), Some(effects)) = (replies, effects) else { return };
+        let queue = made.machine.downcast_ref::<Queue>();
+        let (Some(replies), Some(effects), Some(queue)) = (replies, effects, queue) else { return };
+        let places = queue.places();
+        let before = state.places.insert(group, places.clone()).unwrap_or_default();
+        drop(state);
+        let (left, ended) = departed(&before, &places, replies);
+        let stats = queue.stats();
         let commands = made.commands.iter().map(|bytes| Queue::decode(&mut bytes.clone()));
         match commands.collect::<Result<Vec<Command>, _>>() {
             Ok(commands) => self.tell(Event::Made(QueueEntry {
@@ -504,6 +604,11 @@ impl Observer for Record {
                 commands: &commands,
                 replies,
                 effects,
+                stats: &stats,
+                places: &places,
+                left: &left,
+                ended: &ended,
+                queue,
             })),
             Err(error) => self.violate(format!("an applied command cannot be read: {error}")),
         }

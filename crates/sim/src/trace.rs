@@ -123,6 +123,14 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "g{group} confirmed {id} at {offset:?}{again} {level:?} {term}/{index}")
         }
         Event::Refused { group, id, reason } => write!(out, "g{group} refused {id}: {reason}"),
+        Event::Part { group, ids } => {
+            let first = ids.first().map(ToString::to_string).unwrap_or_default();
+            write!(out, "g{group} part of {} from {first} on", ids.len())
+        }
+        Event::Claimed { group, id, expected, got } => match got {
+            Ok(offset) => write!(out, "g{group} {id} was to have {expected}, has {offset}"),
+            Err(next) => write!(out, "g{group} {id} was to have {expected}, next was {next}"),
+        },
         Event::Unknown { group, id } => write!(out, "g{group} unknown {id}"),
         Event::Delivered { group, consumer, offset, attempt, token, id } => {
             write!(out, "g{group} c{consumer} got {offset} attempt {attempt} token {token} ")?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use quorate_machine::catalog::{self, Pattern, QueueName, Rejection, Route, Subject, Topic};
+use quorate_machine::planted::{self, Bug};
 use quorate_proto::v1::queue_service_server::QueueService;
 use quorate_proto::{reason, v1};
 use tokio::time::Instant;
@@ -146,9 +147,13 @@ impl Services {
         messages: Vec<u32>,
         request: &v1::PublishToTopicRequest,
     ) -> v1::TopicOutcome {
+        let torn = planted::is(Bug::TearTopicPart) && messages.len() > 1;
         let publish = v1::PublishRequest {
             queue: queue.as_str().to_owned(),
-            messages: messages.iter().map(|&at| request.messages[at as usize].clone()).collect(),
+            messages: messages[usize::from(torn)..]
+                .iter()
+                .map(|&at| request.messages[at as usize].clone())
+                .collect(),
             ack: request.ack,
             message_id: request.message_id.clone(),
             ..Default::default()

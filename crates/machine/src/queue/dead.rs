@@ -20,6 +20,7 @@ use super::Queue;
 use super::effect::Run;
 use super::ready::Span;
 use super::reply::{Rejection, Reply};
+use crate::planted::{self, Bug};
 
 /// Runs of dead messages from which on nothing more is published or handed out: each is part of every checkpoint. A run
 /// grows as long as neighbours die one after the other, of one cause, after equally many deliveries.
@@ -217,6 +218,10 @@ impl Queue {
 
     /// Messages are dead from here on: nothing waits for them any more, and what dies behind one in its group comes next.
     fn lay_out(&mut self, span: Span, cause: Cause) {
+        let cause = match cause {
+            Cause::Expired if planted::is(Bug::MistakeCause) => Cause::Rejected,
+            cause => cause,
+        };
         self.expiry.lives.forget(span.first, span.end());
         self.uncharged.forget(span);
         let mut rest = Span { priority: 0, ..span };

@@ -18,6 +18,7 @@ use super::delayed::DUE_MAX;
 use super::lives::{Life, Lives};
 use super::ready::Span;
 use crate::Millis;
+use crate::planted::{self, Bug};
 
 /// How much later than its time a batch may go when nothing else happens, so that many of them cost one tick: this
 /// part of the time to live, and at most so many milliseconds. None of it is delivered meanwhile.
@@ -80,6 +81,7 @@ impl Queue {
 
     /// When the messages of a batch have outlived the queue's time to live.
     pub(super) fn expires(&self, batch: &Batch, ttl_ms: u64) -> Millis {
+        let ttl_ms = if planted::is(Bug::ExpireTtlEarly) { ttl_ms / 2 } else { ttl_ms };
         batch.since.max(self.expiry.since).plus(ttl_ms)
     }
 

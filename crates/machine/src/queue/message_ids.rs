@@ -13,6 +13,7 @@ use super::ids::{MessageId, Offset};
 use super::reply::Rejection;
 use super::settings::Settings;
 use crate::Millis;
+use crate::planted::{self, Bug};
 
 /// Most ids that a queue remembers, whatever its settings say: they are part of every checkpoint, and of the one
 /// message of at most 64 MiB that a snapshot's state is sent as. At their longest they take 19 MiB of it.
@@ -74,6 +75,7 @@ impl MessageIds {
     /// Forgets what is beyond the window or has the age.
     pub fn evict(&mut self, now: Millis, settings: &Settings) {
         let age_ms = settings.dedup_age_ms;
+        let age_ms = if planted::is(Bug::ForgetMessageIds) { 1_000 } else { age_ms };
         while self.len() > settings.message_ids_max()
             || self.oldest().is_some_and(|since| since.plus(age_ms) <= now)
         {

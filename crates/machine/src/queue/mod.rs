@@ -50,6 +50,7 @@ mod leased;
 mod lives;
 mod message_ids;
 mod overflow;
+mod places;
 mod publish;
 mod purging;
 mod reading;
@@ -85,6 +86,7 @@ pub use ids::{
     Attachment, MessageId, MessageIdError, Offset, ProducerId, ProducerIdError, Session, Token,
 };
 pub use message_ids::MESSAGE_IDS_MAX;
+pub use places::Whereabouts;
 pub use reading::{Piece, View};
 pub use reply::{Limit, Rejection, Reply, Settled};
 pub use retained::RETAINED_MAX;

@@ -12,6 +12,7 @@ use super::Queue;
 use super::backlog::Batch;
 use super::dead::Cause;
 use super::reply::{Limit, Rejection};
+use crate::planted::{self, Bug};
 
 /// Messages and bytes that have to go.
 #[derive(Clone, Copy)]
@@ -43,6 +44,9 @@ impl Queue {
         let Some(mut left) = oldest else {
             return self.is_within(count, bytes);
         };
+        if planted::is(Bug::DropOneMore) {
+            left = self.ready.len().min(left + 1);
+        }
         // All are taken before the first leaves, as another one of its group takes its place.
         let mut spans = Vec::new();
         while left > 0 {

@@ -3,6 +3,7 @@
 use super::Queue;
 use super::ids::Offset;
 use super::reply::Reply;
+use crate::planted::{self, Bug};
 
 impl Queue {
     pub(super) fn purge(&mut self) -> Reply {
@@ -20,6 +21,7 @@ impl Queue {
     }
 
     pub(super) fn purge_before(&mut self, Offset(before): Offset) -> Reply {
+        let before = if planted::is(Bug::PurgeOneMore) { before + 1 } else { before };
         let mut spans = self.dead.take_before(before);
         self.ready.cut(0, before, &mut spans);
         self.delayed.cut(0, before, &mut spans);

@@ -26,6 +26,7 @@ use super::Queue;
 use super::dead::Cause;
 use super::ready::Span;
 use super::settings::Settings;
+use crate::planted::{self, Bug};
 
 /// Times in a row that a message comes back uncharged although nobody said that it was not started.
 pub const UNCHARGED_MAX: u8 = 16;
@@ -69,6 +70,7 @@ impl Queue {
         if self.is_exhausted(span.attempts) {
             return self.die(span, Cause::Exhausted);
         }
+        let delay_ms = if planted::is(Bug::RetryEarly) { delay_ms / 2 } else { delay_ms };
         let due = (delay_ms > 0).then(|| self.now.plus(delay_ms));
         self.uncharged.forget(span);
         for span in self.outlived(span) {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use super::Queue;
 use super::command::{Publish, PublishMoved};
 use super::reply::{Rejection, Reply};
+use crate::planted::{self, Bug};
 
 /// Most queues that a queue remembers as sources, those of names that were deleted among them.
 pub const SOURCES_MAX: usize = 1 << 17;
@@ -69,7 +70,7 @@ impl Sources {
             return Ok(true);
         }
         match end <= known.next {
-            true => Ok(false),
+            true => Ok(planted::is(Bug::MoveDeadTwice)),
             false => Err(Rejection::MovedInPart { next: known.next }),
         }
     }

@@ -1,10 +1,10 @@
 //! Every confirmed message is delivered and settled for good in the end, or has left its queue by a
-//! rule that the queue declares: purged, or exhausted after `max_deliveries`; and the queue's own
+//! rule that the queue declares, which `gone_for_a_reason` judges as it happens; and the queue's own
 //! figures say the same of every message.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_machine::queue::{Command, Effect, Reply, SettleKind};
+use quorate_machine::queue::{Command, Reply, SettleKind};
 
 use super::{Invariant, entered, must};
 use crate::events::{Event, MessageId, QueueEntry};
@@ -18,43 +18,33 @@ pub struct AckedNeverLost {
 struct Queue {
     confirmed: BTreeMap<u64, MessageId>,
     shown: BTreeSet<u64>,
-    /// By offset: how often it was leased.
-    entered: BTreeMap<u64, u32>,
+    entered: BTreeSet<u64>,
+    /// Not held any more.
+    left: BTreeSet<u64>,
     /// Acknowledged or rejected, under a lease that lasted.
     settled: BTreeSet<u64>,
-    max_deliveries: u32,
+    acked: u64,
     counts: quorate_client::QueueCounts,
 }
 
 impl Queue {
     fn made(&mut self, entry: &QueueEntry<'_>) {
-        for (offset, _) in entered(entry) {
-            self.entered.entry(offset).or_default();
-        }
+        self.entered.extend(entered(entry).into_iter().map(|(offset, _)| offset));
+        self.left.extend(entry.left);
         for (command, reply) in entry.commands.iter().zip(entry.replies) {
-            match (command, reply) {
-                (Command::Configure(settings), Reply::Done) => {
-                    self.max_deliveries = settings.max_deliveries;
-                }
-                (Command::Settle { items, .. }, Reply::Settled(settled)) => {
-                    let for_good = items
-                        .iter()
-                        .filter(|item| matches!(item.kind, SettleKind::Ack | SettleKind::Reject));
-                    for item in for_good {
-                        let end = item.first.0.saturating_add(item.count.into());
-                        let offsets = item.first.0..end;
-                        self.settled.extend(offsets.filter(|offset| !settled.has_lost(*offset)));
+            let Command::Settle { items, .. } = command else { continue };
+            let Reply::Settled(settled) = reply else { continue };
+            for item in items {
+                let end = item.first.0.saturating_add(item.count.into());
+                let offsets = (item.first.0..end).filter(|offset| !settled.has_lost(*offset));
+                match item.kind {
+                    SettleKind::Ack => {
+                        let before = self.settled.len();
+                        self.settled.extend(offsets);
+                        self.acked += (self.settled.len() - before) as u64;
                     }
-                }
-                _ => {}
-            }
-        }
-        for effect in entry.effects {
-            let Effect::Deliver { runs, .. } = effect else { continue };
-            for run in runs {
-                for offset in run.first_offset.0..run.first_offset.0 + u64::from(run.count) {
-                    let leased = self.entered.entry(offset).or_default();
-                    *leased = (*leased).max(run.attempt);
+                    SettleKind::Reject => self.settled.extend(offsets),
+                    _ => {}
                 }
             }
         }
@@ -63,22 +53,29 @@ impl Queue {
     /// All that had entered when the queue said that it was empty.
     fn judge(&self) -> Result<(), String> {
         let counts = &self.counts;
-        let there: Vec<_> = self.entered.range(..counts.published).collect();
-        must(there.len() as u64 == counts.published, || {
-            format!("{} messages entered, the queue counts {}", there.len(), counts.published)
+        let there = self.entered.range(..counts.published).count() as u64;
+        must(there == counts.published, || {
+            format!("{there} messages entered, the queue counts {}", counts.published)
         })?;
-        let dropped: Vec<_> =
-            there.into_iter().filter(|(offset, _)| !self.settled.contains(offset)).collect();
-        must(dropped.len() as u64 == counts.exhausted + counts.purged, || {
-            format!("{} messages left without being settled, {counts:?}", dropped.len())
+        let held = self.entered.range(..counts.published);
+        let held = held.copied().find(|offset| !self.left.contains(offset));
+        must(held.is_none(), || format!("offset {held:?} is there still: {counts:?}"))?;
+        must(self.acked >= counts.acked, || {
+            format!("{} messages were acknowledged, the queue counts {counts:?}", self.acked)
         })?;
-        let early = dropped.iter().find(|(_, leased)| **leased < self.max_deliveries);
-        must(counts.purged > 0 || early.is_none(), || {
-            format!("dropped before its last delivery: {early:?} of {}", self.max_deliveries)
+        let settled = self.settled.range(..counts.published).count() as u64;
+        let dropped = there - settled;
+        let most = counts.exhausted
+            + counts.purged
+            + counts.expired
+            + counts.dropped
+            + counts.dead_lettered;
+        must(dropped <= most, || {
+            format!("{dropped} messages left without being settled, {counts:?}")
         })?;
         for (offset, id) in self.confirmed.range(..counts.published) {
-            let dropped = dropped.iter().any(|(other, _)| *other == offset);
-            must(dropped || self.shown.contains(offset), || {
+            let seen = self.shown.contains(offset) || !self.settled.contains(offset);
+            must(seen, || {
                 format!("{id} at offset {offset} was confirmed, and no consumer was ever shown it")
             })?;
         }

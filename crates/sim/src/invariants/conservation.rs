@@ -1,5 +1,5 @@
-//! Every message published is ready, leased, delayed, blocked, or gone in one of the ways there are; and no
-//! more were published than the log says.
+//! Every message published is ready, leased, delayed, blocked, dead, or gone in one of the ways there are, after each entry
+//! as in what clients are told; and no more were published than the log says.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,22 @@ impl Invariant for Conservation {
     fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::Made(entry) => {
-                *self.entered.entry(entry.group).or_default() += entered(entry).len() as u64;
-                Ok(())
+                let published = self.entered.entry(entry.group).or_default();
+                *published += entered(entry).len() as u64;
+                let stats = entry.stats;
+                let mut held = [0; 5];
+                for (range, place) in entry.places {
+                    held[*place as usize] += range.end - range.start;
+                }
+                let told = [stats.ready, stats.delayed, stats.blocked, stats.leased, stats.dead];
+                must(held == told, || format!("group {}: {held:?} of {stats:?}", entry.group))?;
+                let settled = stats.acked + stats.rejected + stats.exhausted;
+                let dropped = stats.purged + stats.expired + stats.dropped;
+                let gone = settled + dropped + stats.dead_lettered;
+                let all = told.iter().sum::<u64>() + gone;
+                must(stats.published == *published && all == *published, || {
+                    format!("group {}: {published} entered, {all} are in {stats:?}", entry.group)
+                })
             }
             Event::Counted { group, counts } => {
                 let waiting = counts.ready + counts.delayed + counts.blocked;

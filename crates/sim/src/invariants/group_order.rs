@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_machine::queue::{Command, Effect, Publish, Reply, Settings, SettleItem, SettleKind};
+use quorate_machine::queue::{Command, Effect, Publish, Reply, SettleItem, SettleKind};
 
 use super::{Invariant, must};
 use crate::events::{Event, QueueEntry};
@@ -15,7 +15,6 @@ pub struct GroupOrder {
 
 #[derive(Default)]
 struct Queue {
-    settings: Settings,
     /// The group of each message that has one.
     group_of: BTreeMap<u64, u64>,
     groups: BTreeMap<u64, Group>,
@@ -25,7 +24,7 @@ struct Queue {
 
 #[derive(Default)]
 struct Group {
-    /// Messages that nothing known of has taken out of the queue: their last attempt.
+    /// Messages that have not ended: their last attempt.
     open: BTreeMap<u64, u32>,
     /// The last that was leased for the first time.
     furthest: Option<u64>,
@@ -66,10 +65,7 @@ impl Queue {
             format!("offset {offset} was leased after {:?}, which is behind it", group.furthest)
         })?;
         group.furthest = Some(offset);
-        // One that was delivered as often as may be has left when its last lease ended; if it had not, it would be
-        // settled or leased again, which is refused above.
-        let most = self.settings.max_deliveries;
-        let before = group.open.range(..offset).find(|(_, attempt)| most == 0 || **attempt < most);
+        let before = group.open.range(..offset).next();
         must(before.is_none(), || {
             format!("offset {offset} was leased, and {before:?} before it is in the queue")
         })?;
@@ -80,16 +76,10 @@ impl Queue {
     fn made(&mut self, entry: &QueueEntry<'_>) -> Result<(), String> {
         for (command, reply) in entry.commands.iter().zip(entry.replies) {
             match (command, reply) {
-                (Command::Configure(settings), Reply::Done) => self.settings = settings.clone(),
                 (
                     Command::Publish(publish),
                     Reply::Published { first_offset, duplicate: false, .. },
                 ) => self.published(first_offset.0, publish),
-                (Command::Purge, _) => {
-                    self.groups.clear();
-                    self.group_of.clear();
-                    self.tokens.clear();
-                }
                 (Command::Settle { items, .. }, Reply::Settled(settled)) => {
                     for item in items {
                         let offsets = item.first.0..item.first.0.saturating_add(item.count.into());
@@ -99,6 +89,13 @@ impl Queue {
                     }
                 }
                 _ => {}
+            }
+        }
+        // Before anything is handed out, and whatever the reason: `gone_for_a_reason` judges that.
+        for offset in entry.ended {
+            let group = self.group_of.get(offset).and_then(|group| self.groups.get_mut(group));
+            if let Some(group) = group {
+                group.open.remove(offset);
             }
         }
         for effect in entry.effects {

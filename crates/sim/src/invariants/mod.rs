@@ -6,18 +6,24 @@ mod acked_never_lost;
 mod acked_stays_gone;
 mod conservation;
 mod corruption_contained;
+mod dead_letters_once;
 mod enters_once;
+mod expected_offset;
+mod gone_for_a_reason;
 mod group_order;
 mod identity;
 mod never_early;
 mod nothing_invented;
 mod offset_is_one_payload;
+mod once_per_message_id;
 mod one_lease_per_message;
 mod order_kept;
+mod priority_order;
 mod raft_safety;
 mod reads_within_bound;
 mod replicas_agree;
 mod slot_never_skips;
+mod topic_parts;
 mod weaker_is_declared;
 
 use quorate_machine::Millis;
@@ -58,13 +64,19 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<replicas_agree::ReplicasAgree>::default(),
         Box::<offset_is_one_payload::OffsetIsOnePayload>::default(),
         Box::<enters_once::EntersOnce>::default(),
+        Box::<once_per_message_id::OncePerMessageId>::default(),
+        Box::<expected_offset::ExpectedOffset>::default(),
+        Box::<topic_parts::TopicParts>::default(),
         Box::<order_kept::OrderKept>::default(),
         Box::<nothing_invented::NothingInvented>::default(),
         Box::<one_lease_per_message::OneLeasePerMessage>::default(),
         Box::<acked_stays_gone::AckedStaysGone>::default(),
         Box::<group_order::GroupOrder>::default(),
+        Box::<priority_order::PriorityOrder>::default(),
         Box::<never_early::NeverEarly>::default(),
         Box::<conservation::Conservation>::default(),
+        Box::<gone_for_a_reason::GoneForAReason>::default(),
+        Box::<dead_letters_once::DeadLettersOnce>::default(),
         Box::<identity::Identity>::default(),
         Box::<acked_never_lost::AckedNeverLost>::default(),
         Box::<reads_within_bound::ReadsWithinBound>::default(),
@@ -96,6 +108,31 @@ fn entered(entry: &QueueEntry<'_>) -> Vec<(u64, Option<MessageId>)> {
         }
     }
     entered
+}
+
+/// The offsets of messages that came from another queue, which does not say that anybody sent them here.
+fn moved_here(entry: &QueueEntry<'_>) -> impl Iterator<Item = u64> {
+    let replies = entry.commands.iter().zip(entry.replies);
+    let ranges = replies.filter_map(|(command, reply)| match (command, reply) {
+        (Command::PublishMoved(_), Reply::Published { first_offset, count, duplicate: false }) => {
+            Some(first_offset.0..first_offset.0 + u64::from(*count))
+        }
+        _ => None,
+    });
+    ranges.flatten()
+}
+
+/// The offsets of messages whose batch has a message id: by its bounds such a batch may enter again.
+fn named(entry: &QueueEntry<'_>) -> impl Iterator<Item = u64> {
+    let replies = entry.commands.iter().zip(entry.replies);
+    let ranges = replies.filter_map(|(command, reply)| match (command, reply) {
+        (
+            Command::Publish(Publish { message_id: Some(_), .. }),
+            Reply::Published { first_offset, count, duplicate: false },
+        ) => Some(first_offset.0..first_offset.0 + u64::from(*count)),
+        _ => None,
+    });
+    ranges.flatten()
 }
 
 /// When each message of a publish is due, if it was for later.

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use quorate_machine::queue::{
-    Attach, Attachment, Command, Control, Effect, Reply, Session, Settings, SettleItem, SettleKind,
-    Target, Token,
+    Attach, Attachment, Command, Control, Effect, Receive, Reply, Session, Settings, SettleItem,
+    SettleKind, Target, Token,
 };
 
 use super::{Invariant, dues, must};
@@ -27,7 +27,10 @@ struct Queue {
 }
 
 struct Attached {
-    lease_ms: u32,
+    /// If not the queue's.
+    lease_ms: Option<u32>,
+    /// It has no stream that could break.
+    receives: bool,
     attachment: Attachment,
     /// When its stream broke, unless it was attached again.
     broken_ms: Option<u64>,
@@ -37,22 +40,25 @@ struct Attached {
 struct Free {
     session: Session,
     token: Token,
+    attempt: u32,
     at_ms: u64,
 }
 
 impl Queue {
     fn applied(&mut self, command: &Command, reply: &Reply) {
         match (command, reply) {
-            (Command::Configure(settings), Reply::Done) => self.settings = settings.clone(),
+            (Command::Configure(settings), Reply::Done) => self.settings = (**settings).clone(),
             (
                 Command::Attach(Attach { session, lease_ms, .. }),
                 Reply::Attached { attachment, .. },
             ) => {
                 self.end_if_grace_is_over(*session);
-                let lease_ms = lease_ms.unwrap_or(self.settings.lease_ms);
-                let attached = Attached { lease_ms, attachment: *attachment, broken_ms: None };
-                self.sessions.insert(*session, attached);
+                self.attached(*session, *lease_ms, *attachment, false);
             }
+            (
+                Command::Receive(Receive { session, lease_ms, .. }),
+                Reply::Attached { attachment, .. },
+            ) => self.attached(*session, *lease_ms, *attachment, true),
             (Command::Disconnect { session, attachment }, _) => {
                 let now_ms = self.now_ms;
                 if let Some(attached) = self.sessions.get_mut(session)
@@ -63,7 +69,7 @@ impl Queue {
             }
             (Command::LeaderChanged { .. }, _) => {
                 let now_ms = self.now_ms;
-                for attached in self.sessions.values_mut() {
+                for attached in self.sessions.values_mut().filter(|of| !of.receives) {
                     attached.broken_ms.get_or_insert(now_ms);
                 }
             }
@@ -80,7 +86,8 @@ impl Queue {
                 let dues = dues(&publish.properties).map(|due| due.unwrap_or_default());
                 for (offset, due) in (first_offset.0..).zip(dues).filter(|(_, due)| due.0 > 0) {
                     let (session, token) = (Session(0), Token(0));
-                    self.free_from.insert(offset, Free { session, token, at_ms: due.0 });
+                    let free = Free { session, token, attempt: 0, at_ms: due.0 };
+                    self.free_from.insert(offset, free);
                 }
             }
             (Command::ControlConsumer { target, what: Control::Kick }, _) => match target {
@@ -100,6 +107,17 @@ impl Queue {
             }
             _ => {}
         }
+    }
+
+    fn attached(
+        &mut self,
+        session: Session,
+        lease_ms: Option<u32>,
+        attachment: Attachment,
+        receives: bool,
+    ) {
+        let attached = Attached { lease_ms, receives, attachment, broken_ms: None };
+        self.sessions.insert(session, attached);
     }
 
     /// Until when a broken session keeps its leases.
@@ -128,10 +146,12 @@ impl Queue {
             return;
         }
         match item.kind {
-            // The least of a back-off: half of its first delay.
+            // The least of a back-off: half of it. It doubles with each delivery.
             SettleKind::Nack { delay_ms: 0 } if self.settings.retry_ms > 0 => {
-                let first = self.settings.retry_ms.min(self.settings.retry_max_ms());
-                free.at_ms = now_ms + u64::from(first).div_ceil(2);
+                let doubled = free.attempt.saturating_sub(1).min(32);
+                let full = u64::from(self.settings.retry_ms) << doubled;
+                let full = full.min(self.settings.retry_max_ms().into());
+                free.at_ms = now_ms + full.div_ceil(2);
             }
             SettleKind::Nack { delay_ms } => free.at_ms = now_ms + u64::from(delay_ms),
             SettleKind::Return => free.at_ms = now_ms,
@@ -149,8 +169,10 @@ impl Queue {
         offset: u64,
         attempt: u32,
     ) -> Result<(), String> {
-        let lease_ms = self.sessions.get(&session).map_or(0, |attached| attached.lease_ms);
-        let next = Free { session, token, at_ms: self.now_ms + u64::from(lease_ms) };
+        let attached = self.sessions.get(&session);
+        let lease_ms =
+            attached.map_or(0, |attached| attached.lease_ms.unwrap_or(self.settings.lease_ms));
+        let next = Free { session, token, attempt, at_ms: self.now_ms + u64::from(lease_ms) };
         let Some(before) = self.free_from.get(&offset).copied() else {
             self.free_from.insert(offset, next);
             return Ok(());

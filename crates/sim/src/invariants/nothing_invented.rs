@@ -1,9 +1,9 @@
 //! Nothing is in a queue, and nothing is delivered, that no producer sent there, or whose publish
-//! was refused for good.
+//! was refused for good. What came from another queue is judged by `dead_letters_once`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Invariant, entered, must};
+use super::{Invariant, entered, moved_here, must};
 use crate::events::{Event, MessageId};
 
 #[derive(Default)]
@@ -13,11 +13,13 @@ pub struct NothingInvented {
     sent: BTreeSet<(u64, MessageId)>,
     refused: BTreeMap<(u64, MessageId), String>,
     entered: BTreeSet<(u64, MessageId)>,
+    /// By group and offset.
+    moved: BTreeSet<(u64, u64)>,
 }
 
 impl NothingInvented {
     fn may_be(&self, group: u64, offset: u64, id: Option<MessageId>) -> Result<(), String> {
-        if !self.groups.contains(&group) {
+        if !self.groups.contains(&group) || self.moved.contains(&(group, offset)) {
             return Ok(());
         }
         let id = id.ok_or_else(|| {
@@ -51,8 +53,11 @@ impl Invariant for NothingInvented {
                 Ok(())
             }
             Event::Made(entry) => {
+                self.moved.extend(moved_here(entry).map(|offset| (entry.group, offset)));
                 for (offset, id) in entered(entry) {
                     self.may_be(entry.group, offset, id)?;
+                    let is_moved = self.moved.contains(&(entry.group, offset));
+                    let id = id.filter(|_| !is_moved);
                     self.entered.extend(id.map(|id| (entry.group, id)));
                 }
                 Ok(())

@@ -1,12 +1,12 @@
 //! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
-//! shown first deliveries in the order of the queue, but for messages that were published for later or with a group key,
-//! and those that came back from a delivery that was not counted.
+//! shown first deliveries in the order of the queue, but for messages that were published for later, with a group key or
+//! with a priority, and those that came back from a delivery that was not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{Command, Effect, Reply};
 
-use super::{Invariant, entered, must};
+use super::{Invariant, entered, moved_here, must, named};
 use crate::events::Event;
 
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub struct OrderKept {
     /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
     /// consumer gave up for lost may be shown to it again.
     shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
-    /// By group and offset: what was published for later or with a key, or leased more than once.
+    /// By group and offset: what was published for later, with a key or with a priority, or leased more than once.
     later: BTreeSet<(u64, u64)>,
     /// By group and offset: the token of the first lease.
     leased: BTreeMap<(u64, u64), u64>,
@@ -39,7 +39,9 @@ impl Invariant for OrderKept {
                         let each = publish.properties.iter();
                         let each = each.flat_map(|of| std::iter::repeat_n(of, of.count as usize));
                         let later = (first_offset.0..).zip(each);
-                        let later = later.filter(|(_, of)| of.due.is_some() || of.group.is_some());
+                        let later = later.filter(|(_, of)| {
+                            of.due.is_some() || of.group.is_some() || of.priority > 0
+                        });
                         self.later.extend(later.map(|(offset, _)| (group, offset)));
                     }
                 }
@@ -54,12 +56,14 @@ impl Invariant for OrderKept {
                         }
                     }
                 }
+                // They are not in the order in which they were sent.
+                let others: BTreeSet<u64> = moved_here(entry).chain(named(entry)).collect();
                 for (offset, id) in entered(entry) {
                     let due = self.next_offset.insert(group, offset + 1).unwrap_or(0);
                     must(offset == due, || {
                         format!("group {group}: offset {offset} was given where {due} was due")
                     })?;
-                    let Some(id) = id else { continue };
+                    let Some(id) = id.filter(|_| !others.contains(&offset)) else { continue };
                     let before = self.entered.insert((group, id.producer), id.sequence);
                     must(before.is_none_or(|before| before < id.sequence), || {
                         format!("group {group}: {id} entered after p{}-{before:?}", id.producer)

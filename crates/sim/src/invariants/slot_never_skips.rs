@@ -1,9 +1,9 @@
 //! A reader of a slot begins where the slot is and sees every message from there on, or is told why not; and a slot
-//! without bounds is never lost.
+//! without bounds is never lost, but by a purge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_machine::queue::{Reply, SlotInfo};
+use quorate_machine::queue::{Command, Reply, SlotInfo};
 use quorate_proto::reason;
 
 use super::{Invariant, must};
@@ -14,6 +14,8 @@ pub struct SlotNeverSkips {
     /// By group and name: where a slot was, in order, over all its lives.
     positions: BTreeMap<(u64, String), Vec<u64>>,
     readers: BTreeMap<u32, Reader>,
+    /// Groups of which something was purged.
+    purged: BTreeSet<u64>,
 }
 
 /// A reader of a slot.
@@ -56,6 +58,11 @@ impl Invariant for SlotNeverSkips {
     fn saw(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::Made(entry) => {
+                let purges =
+                    |of: &Command| matches!(of, Command::Purge | Command::PurgeBefore { .. });
+                if entry.commands.iter().any(purges) {
+                    self.purged.insert(entry.group);
+                }
                 for reply in entry.replies {
                     if let Reply::SlotCreated { slot, .. } | Reply::SlotAdvanced { slot } = reply {
                         self.is_at(entry.group, slot);
@@ -73,7 +80,8 @@ impl Invariant for SlotNeverSkips {
                 self.read(*group, slot, *reader, *offset)
             }
             Event::SlotRefused { group, slot, reason, is_bounded } => {
-                must(*is_bounded || *reason != reason::SLOT_LOST, || {
+                let may_be_lost = *is_bounded || self.purged.contains(group);
+                must(may_be_lost || *reason != reason::SLOT_LOST, || {
                     format!("group {group}: {slot} is lost, which has no bound")
                 })
             }

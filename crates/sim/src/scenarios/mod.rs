@@ -112,6 +112,7 @@ fn steady() -> Load {
             session_grace_ms: 2_000,
             ..QueueSettings::default()
         }),
+        habits: false,
         keys: 0,
         trouble_percent: 5,
         rivals: false,

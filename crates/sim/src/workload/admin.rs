@@ -4,18 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use madsim::rand::seq::SliceRandom;
 use madsim::rand::{Rng, thread_rng};
-use quorate_client::{Client, QueueSettings};
+use quorate_client::{Client, PurgeBefore, QueueSettings};
 use tokio::time::sleep;
 
-use super::Shared;
+use super::{Shared, habits};
 use crate::events::Event;
 
 pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     let mut made = 0;
     while !shared.is_quiet() {
         sleep(Duration::from_millis(thread_rng().gen_range(300..3_000))).await;
-        match thread_rng().gen_range(0..14) {
+        match thread_rng().gen_range(0..if shared.load.habits { 20 } else { 14 }) {
             9..=11 if !shared.load.moves_leaders => {}
             0..=5 => count(&shared, &client).await,
             6 => drop(client.status().await),
@@ -24,6 +25,8 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             9 => transfer(&shared, &client).await,
             10 => drop(client.balance_leaders().await),
             11 => drain(&shared, &client).await,
+            14..=16 => update(&shared, &client).await,
+            17..=19 => purge(&shared, &client).await,
             _ => {
                 made += 1;
                 short_lived(&client, &format!("short-{made}")).await;
@@ -40,6 +43,32 @@ async fn count(shared: &Shared, client: &Client) {
             shared.cluster.record().tell(Event::Counted { group, counts: &counts });
         }
     }
+}
+
+/// Changes a setting of a queue while it is used.
+async fn update(shared: &Shared, client: &Client) {
+    let queue = &shared.queues[thread_rng().gen_range(0..shared.queues.len())];
+    let (settings, fields) = habits::random_update();
+    let name = queue.name.as_str();
+    let updated = client.update_queue(name, settings, &fields, false).await;
+    let what = match updated {
+        Ok(updated) => format!("updated {name}: {:?}", updated.changed),
+        Err(error) => format!("not updated {name}: {error}"),
+    };
+    shared.cluster.record().tell(Event::Note(&what));
+}
+
+/// Drops the first messages of a queue that is purged now and then.
+async fn purge(shared: &Shared, client: &Client) {
+    let purged: Vec<_> = shared.queues.iter().filter(|queue| queue.habits.purged).collect();
+    let Some(queue) = purged.choose(&mut thread_rng()) else { return };
+    let name = queue.name.as_str();
+    let counts = client.describe_queue(name).await.ok().and_then(|description| description.counts);
+    let Some(counts) = counts else { return };
+    let offset = thread_rng().gen_range(counts.first_offset..=counts.next_offset);
+    let purged = client.purge_queue_before(name, PurgeBefore::Offset(offset)).await;
+    let what = format!("purged {name} before {offset}: {:?}", purged.ok());
+    shared.cluster.record().tell(Event::Note(&what));
 }
 
 /// A random queue to a random node, which may refuse.

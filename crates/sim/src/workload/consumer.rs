@@ -14,7 +14,7 @@ use crate::events::{Event, Settle};
 
 pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
     loop {
-        let prefetch = thread_rng().gen_range(1..40);
+        let prefetch = thread_rng().gen_range(1..if queue.habits.slow { 4 } else { 40 });
         let mut consumer = client.consumer(queue.name.as_str()).prefetch(prefetch);
         // Half of them take from whichever replica, which may then lag too much, or stop.
         if thread_rng().gen_bool(0.5) {
@@ -46,7 +46,7 @@ async fn attend(shared: &Arc<Shared>, queue: &Queue, number: u32, mut consumer: 
             token: delivery.token,
             id,
         });
-        tokio::spawn(handle(shared.clone(), queue.group, number, delivery));
+        tokio::spawn(handle(shared.clone(), queue.clone(), number, delivery));
         if !shared.is_draining() && thread_rng().gen_bool(0.3) {
             sleep(Duration::from_millis(thread_rng().gen_range(1..30))).await;
         }
@@ -56,11 +56,12 @@ async fn attend(shared: &Arc<Shared>, queue: &Queue, number: u32, mut consumer: 
     }
 }
 
-async fn handle(shared: Arc<Shared>, group: u64, consumer: u32, delivery: Delivery) {
+async fn handle(shared: Arc<Shared>, queue: Queue, consumer: u32, delivery: Delivery) {
+    let group = queue.group;
     let draining = shared.is_draining();
     let trouble = !draining && thread_rng().gen_range(0..100) < shared.load.trouble_percent;
     let work = match trouble {
-        false => thread_rng().gen_range(0..40),
+        false => thread_rng().gen_range(0..if queue.habits.slow { 400 } else { 40 }),
         true => thread_rng().gen_range(0..4_000),
     };
     if !draining {
@@ -70,6 +71,7 @@ async fn handle(shared: Arc<Shared>, group: u64, consumer: u32, delivery: Delive
         None | Some(0..=3) => Settle::Ack,
         Some(4..=5) => Settle::Nack(0),
         Some(6..=7) => Settle::Nack(thread_rng().gen_range(1..3_000)),
+        Some(8) => Settle::PutBack,
         Some(_) => Settle::Reject,
     };
     let record = shared.cluster.record();
@@ -80,6 +82,7 @@ async fn handle(shared: Arc<Shared>, group: u64, consumer: u32, delivery: Delive
         Settle::Nack(0) => delivery.nack(None).await,
         Settle::Nack(delay) => delivery.nack(Some(Duration::from_millis(delay.into()))).await,
         Settle::Reject => delivery.reject().await,
+        Settle::PutBack => delivery.put_back().await,
     };
     let error = outcome.err().map(|error| error.to_string());
     let error = error.as_deref();

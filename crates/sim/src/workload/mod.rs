@@ -7,19 +7,27 @@
 pub mod body;
 
 mod admin;
+mod claims;
 mod consumer;
+mod habits;
+mod named;
 mod producer;
+mod puller;
 mod reader;
 mod slots;
+mod topics;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use madsim::rand::{Rng, thread_rng};
 use madsim::task::NodeId;
-use quorate_client::{Client, QueueSettings};
+use quorate_client::{Client, QueueSettings, reason};
 use tokio::time::{Instant, sleep};
+
+pub use habits::Habits;
 
 use crate::events::Event;
 use crate::world::Cluster;
@@ -31,6 +39,8 @@ pub struct Queue {
     pub name: String,
     /// Its group.
     pub group: u64,
+    /// What clients do with it.
+    pub habits: Habits,
 }
 
 /// How much is done.
@@ -46,6 +56,8 @@ pub struct Load {
     pub pause: Duration,
     /// Of a queue without a name here, by seed.
     pub settings: Option<QueueSettings>,
+    /// Whether queues without settings here are used in all the ways that there are, by seed: see [`Habits`].
+    pub habits: bool,
     /// Group keys that messages have; 0: none has any.
     pub keys: u32,
     /// Of 100 deliveries, how many are not simply acknowledged.
@@ -73,6 +85,7 @@ impl Load {
             consumers: random.gen_range(1..=3),
             pause: Duration::from_millis(random.gen_range(25..=120)),
             settings: None,
+            habits: true,
             keys: if random.gen_bool(0.5) { random.gen_range(3..30) } else { 0 },
             trouble_percent: random.gen_range(0..=30),
             rivals: true,
@@ -117,9 +130,17 @@ pub(crate) struct Shared {
     producers: AtomicU32,
     consumers: AtomicU32,
     readers: AtomicU32,
+    /// A topic leads to the queues.
+    has_topic: bool,
+    named: Mutex<VecDeque<named::Named>>,
 }
 
 impl Shared {
+    /// What was published under an id, the oldest first.
+    fn named(&self) -> MutexGuard<'_, VecDeque<named::Named>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
     }
@@ -156,10 +177,11 @@ impl Workload {
     /// # Errors
     /// When the queues cannot be created while nothing disturbs.
     pub async fn start(cluster: &Cluster, load: Load) -> Result<Workload, String> {
+        let load = Load { habits: load.habits && load.settings.is_none(), ..load };
         let setup = cluster.client_machine("setup");
         let (creating, wanted) = (cluster.clone(), load.clone());
         let created = setup.spawn(async move { create_queues(&creating, &wanted).await });
-        let queues = created.await.map_err(|error| error.to_string())??;
+        let (queues, has_topic) = created.await.map_err(|error| error.to_string())??;
         let shared = Arc::new(Shared {
             cluster: cluster.clone(),
             load,
@@ -169,6 +191,8 @@ impl Workload {
             producers: AtomicU32::new(0),
             consumers: AtomicU32::new(0),
             readers: AtomicU32::new(0),
+            has_topic,
+            named: Mutex::default(),
         });
         let mut machines = Vec::new();
         for number in 0..MACHINES {
@@ -218,26 +242,68 @@ pub(crate) async fn connect(cluster: &Cluster) -> Client {
     }
 }
 
-async fn create_queues(cluster: &Cluster, load: &Load) -> Result<Vec<Queue>, String> {
+/// The queues, and whether a topic leads to them.
+async fn create_queues(cluster: &Cluster, load: &Load) -> Result<(Vec<Queue>, bool), String> {
     let client = connect(cluster).await;
     let mut queues = Vec::new();
-    for number in 0..load.queues {
-        let name = format!("queue-{number}");
-        let settings = load.settings.clone().unwrap_or_else(random_settings);
-        let mut tries = 0;
-        let created = loop {
-            match client.create_queue(name.as_str(), settings.clone()).await {
-                Ok(created) => break created,
-                Err(error) if tries == 20 => return Err(format!("create {name}: {error}")),
-                Err(_) => sleep(Duration::from_millis(250)).await,
-            }
-            tries += 1;
-        };
-        let what = format!("{name} is group {}: {settings:?}", created.queue.group_id);
-        cluster.record().tell(Event::Note(&what));
-        queues.push(Queue { name, group: created.queue.group_id });
+    let mut last = None;
+    if load.habits && thread_rng().gen_bool(0.5) {
+        let of_the_dead = Habits { dead_letters: true, ..Habits::default() };
+        let settings = habits::of_the_dead(random_settings());
+        last = Some(create(cluster, &client, habits::DEAD_LETTERS, settings, of_the_dead).await?);
     }
-    Ok(queues)
+    for number in 0..load.queues {
+        let settings = load.settings.clone().unwrap_or_else(random_settings);
+        let (settings, habits) = match load.habits {
+            true => habits::random(settings, last.is_some()),
+            false => (settings, Habits::default()),
+        };
+        let name = format!("queue-{number}");
+        queues.push(create(cluster, &client, &name, settings, habits).await?);
+    }
+    // Last, as what it gets comes from the others.
+    queues.extend(last);
+    let has_topic = load.habits && thread_rng().gen_bool(0.4);
+    if has_topic {
+        let routed = queues.iter().enumerate().filter(|(_, queue)| queue.habits.is_routed());
+        let routes = routed.flat_map(|(number, queue)| topics::routes(number, &queue.name));
+        let routes: Vec<_> = routes.collect();
+        let mut tries = 0;
+        while let Err(error) = client.set_topic(topics::TOPIC, 0, routes.clone()).await {
+            if error.reason() == Some(reason::TOPIC_CHANGED) {
+                // By an attempt whose answer was lost.
+                break;
+            }
+            if tries == 20 {
+                return Err(format!("set the topic: {error}"));
+            }
+            sleep(Duration::from_millis(250)).await;
+            tries += 1;
+        }
+    }
+    Ok((queues, has_topic))
+}
+
+async fn create(
+    cluster: &Cluster,
+    client: &Client,
+    name: &str,
+    settings: QueueSettings,
+    habits: Habits,
+) -> Result<Queue, String> {
+    let mut tries = 0;
+    let created = loop {
+        match client.create_queue(name, settings.clone()).await {
+            Ok(created) => break created,
+            Err(error) if tries == 20 => return Err(format!("create {name}: {error}")),
+            Err(_) => sleep(Duration::from_millis(250)).await,
+        }
+        tries += 1;
+    };
+    let group = created.queue.group_id;
+    let what = format!("{name} is group {group}: {settings:?} {habits:?}");
+    cluster.record().tell(Event::Note(&what));
+    Ok(Queue { name: name.to_owned(), group, habits })
 }
 
 async fn client_main(shared: Arc<Shared>, number: usize) {
@@ -245,9 +311,22 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
     let mut tasks = Vec::new();
     for (at, queue) in shared.queues.iter().enumerate() {
         let mine = |index: usize| (at + index) % MACHINES == number;
+        let habits = queue.habits;
         for index in (0..shared.load.producers).filter(|index| mine(*index)) {
             let _ = index;
-            tasks.push(tokio::spawn(producer::run(shared.clone(), client.clone(), queue.clone())));
+            if habits.is_published_to() {
+                let producer = producer::run(shared.clone(), client.clone(), queue.clone());
+                tasks.push(tokio::spawn(producer));
+            }
+        }
+        if habits.claimed {
+            tasks.push(tokio::spawn(claims::run(shared.clone(), client.clone(), queue.clone())));
+        }
+        if habits.named {
+            tasks.push(tokio::spawn(named::run(shared.clone(), client.clone(), queue.clone())));
+        }
+        if habits.pulled {
+            tasks.push(tokio::spawn(puller::run(shared.clone(), client.clone(), queue.clone())));
         }
         // The other machine, so that killing one leaves the other end.
         for _ in (0..shared.load.consumers).filter(|index| !mine(*index)) {
@@ -260,6 +339,9 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
     for queue in shared.queues.iter().filter(|_| shared.load.slots) {
         let slot = slots::run(shared.clone(), client.clone(), queue.clone(), number);
         tasks.push(tokio::spawn(slot));
+    }
+    if shared.has_topic {
+        tasks.push(tokio::spawn(topics::run(shared.clone(), client.clone())));
     }
     if number == 0 {
         tasks.push(tokio::spawn(admin::run(shared.clone(), client.clone())));

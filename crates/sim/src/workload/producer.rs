@@ -15,7 +15,7 @@ use crate::events::{Event, MessageId};
 /// How long a producer of the workload tries.
 pub(super) const DEADLINE: Duration = Duration::from_secs(8);
 
-fn bytes() -> usize {
+pub(super) fn bytes() -> usize {
     let mut random = thread_rng();
     match random.gen_range(0..20) {
         0 => random.gen_range(2_000..12_000),
@@ -24,7 +24,7 @@ fn bytes() -> usize {
 }
 
 /// Mostly what is usual.
-fn random_level() -> AckLevel {
+pub(super) fn random_level() -> AckLevel {
     match thread_rng().gen_range(0..10) {
         0..=1 => AckLevel::Accepted,
         2..=3 => AckLevel::All,
@@ -32,7 +32,7 @@ fn random_level() -> AckLevel {
     }
 }
 
-async fn open(
+pub(super) async fn open(
     client: &Client,
     queue: &Queue,
     name: &str,
@@ -99,17 +99,30 @@ async fn rival(shared: Arc<Shared>, client: Client, queue: Queue, name: String) 
 async fn send(shared: &Arc<Shared>, producer: &Producer, queue: &Queue, id: MessageId) {
     let group = queue.group;
     shared.cluster.record().tell(Event::Sent { group, id });
-    let mut message = Message::new(body::make(id, bytes()));
-    if thread_rng().gen_bool(0.06) {
-        message = message.delay(Duration::from_millis(thread_rng().gen_range(1..3_000)));
-    }
-    if shared.load.keys > 0 && thread_rng().gen_bool(0.5) {
-        message = message.group_key(format!("key {}", thread_rng().gen_range(0..shared.load.keys)));
-    }
+    let message = random_message(shared, queue, id);
     match producer.send(message).await {
         Ok(pending) => drop(tokio::spawn(outcome(shared.clone(), group, id, pending))),
         Err(error) => told(shared, group, id, Err(error)),
     }
+}
+
+/// Mostly plain; now and then for later, of a group, to live for a while, or with a priority.
+pub(super) fn random_message(shared: &Shared, queue: &Queue, id: MessageId) -> Message {
+    let (mut message, habits) = (Message::new(body::make(id, bytes())), queue.habits);
+    let mut random = thread_rng();
+    if random.gen_bool(0.06) {
+        message = message.delay(Duration::from_millis(random.gen_range(1..3_000)));
+    }
+    if shared.load.keys > 0 && random.gen_bool(0.5) {
+        message = message.group_key(format!("key {}", random.gen_range(0..shared.load.keys)));
+    }
+    if random.gen_range(0..100) < habits.ttl_percent {
+        message = message.ttl(Duration::from_millis(random.gen_range(1..4_000)));
+    }
+    if habits.priorities && random.gen_bool(0.4) {
+        message = message.priority(random.gen_range(1..=9));
+    }
+    message
 }
 
 async fn outcome(shared: Arc<Shared>, group: u64, id: MessageId, pending: Pending) {
@@ -117,7 +130,12 @@ async fn outcome(shared: Arc<Shared>, group: u64, id: MessageId, pending: Pendin
     told(&shared, group, id, outcome);
 }
 
-fn told(shared: &Shared, group: u64, id: MessageId, outcome: Result<Receipt, PublishError>) {
+pub(super) fn told(
+    shared: &Shared,
+    group: u64,
+    id: MessageId,
+    outcome: Result<Receipt, PublishError>,
+) {
     let record = shared.cluster.record();
     match outcome {
         Ok(receipt) => {
