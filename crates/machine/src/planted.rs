@@ -57,11 +57,13 @@ pub enum Bug {
     LetGoOfDead,
     /// A topic brings a queue all but the first message of its part.
     TearTopicPart,
+    /// Those who stand by are handed messages too.
+    ServeStandby,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 26] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -87,6 +89,7 @@ impl Bug {
         Bug::MoveDeadTwice,
         Bug::LetGoOfDead,
         Bug::TearTopicPart,
+        Bug::ServeStandby,
     ];
 
     /// As the command line names it.
@@ -118,6 +121,7 @@ impl Bug {
             Bug::MoveDeadTwice => "move_dead_twice",
             Bug::LetGoOfDead => "let_go_of_dead",
             Bug::TearTopicPart => "tear_topic_part",
+            Bug::ServeStandby => "serve_standby",
         }
     }
 }

@@ -41,7 +41,8 @@ impl Queue {
             return;
         }
         let mut grants: Vec<Grant> = Vec::with_capacity(4);
-        let single = self.settings.single_active.then(|| self.consumers.active(self.leased.len()));
+        let is_single = self.settings.single_active && !planted::is(Bug::ServeStandby);
+        let single = is_single.then(|| self.consumers.active(self.leased.len()));
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
             let waiting = match single {
                 None => self.consumers.turn().len(),

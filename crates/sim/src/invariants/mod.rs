@@ -16,6 +16,7 @@ mod never_early;
 mod nothing_invented;
 mod offset_is_one_payload;
 mod once_per_message_id;
+mod one_active;
 mod one_lease_per_message;
 mod order_kept;
 mod priority_order;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<one_lease_per_message::OneLeasePerMessage>::default(),
         Box::<acked_stays_gone::AckedStaysGone>::default(),
         Box::<group_order::GroupOrder>::default(),
+        Box::<one_active::OneActive>::default(),
         Box::<priority_order::PriorityOrder>::default(),
         Box::<never_early::NeverEarly>::default(),
         Box::<conservation::Conservation>::default(),

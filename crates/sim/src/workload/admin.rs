@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use madsim::rand::seq::SliceRandom;
 use madsim::rand::{Rng, thread_rng};
-use quorate_client::{Client, PurgeBefore, QueueSettings};
+use quorate_client::{Client, ConsumerControl, Consumers, PurgeBefore, QueueSettings};
 use tokio::time::sleep;
 
 use super::{Shared, habits};
@@ -16,7 +16,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     let mut made = 0;
     while !shared.is_quiet() {
         sleep(Duration::from_millis(thread_rng().gen_range(300..3_000))).await;
-        match thread_rng().gen_range(0..if shared.load.habits { 20 } else { 14 }) {
+        match thread_rng().gen_range(0..if shared.load.habits { 23 } else { 14 }) {
             9..=11 if !shared.load.moves_leaders => {}
             0..=5 => count(&shared, &client).await,
             6 => drop(client.status().await),
@@ -27,6 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             11 => drain(&shared, &client).await,
             14..=16 => update(&shared, &client).await,
             17..=19 => purge(&shared, &client).await,
+            20..=22 => control(&shared, &client).await,
             _ => {
                 made += 1;
                 short_lived(&client, &format!("short-{made}")).await;
@@ -69,6 +70,25 @@ async fn purge(shared: &Shared, client: &Client) {
     let purged = client.purge_queue_before(name, PurgeBefore::Offset(offset)).await;
     let what = format!("purged {name} before {offset}: {:?}", purged.ok());
     shared.cluster.record().tell(Event::Note(&what));
+}
+
+/// All consumers of a queue wait for a while, or have to begin anew.
+async fn control(shared: &Shared, client: &Client) {
+    let queue = &shared.queues[thread_rng().gen_range(0..shared.queues.len())];
+    let control = |what| client.control_consumers(queue.name.as_str(), Consumers::All, what);
+    if thread_rng().gen_bool(0.4) {
+        let kicked = control(ConsumerControl::Kick).await;
+        let what = format!("kicked all of {}: {:?}", queue.name, kicked.ok());
+        return shared.cluster.record().tell(Event::Note(&what));
+    }
+    // Also if the answer was lost.
+    let paused = control(ConsumerControl::Pause).await;
+    let what = format!("paused all of {}: {:?}", queue.name, paused.ok());
+    shared.cluster.record().tell(Event::Note(&what));
+    sleep(Duration::from_millis(thread_rng().gen_range(50..2_000))).await;
+    while control(ConsumerControl::Resume).await.is_err() {
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// A random queue to a random node, which may refuse.

@@ -75,6 +75,7 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         max_bytes: some(0.1, 16_000..60_000),
         overflow: overflow(),
         priorities: habits.priorities,
+        single_active: random.gen_bool(0.15),
         message_id_window: some(0.5, 3..40) as u32,
         dead_letter: dead_letter.to_owned(),
         ..settings
