@@ -109,7 +109,7 @@ impl ConsumerBuilder {
         let (shown, deliveries) = mpsc::unbounded_channel();
         if let Some(sharding) = queue.sharding {
             let close = self.attach_to_all(&Sharding::of(&sharding)?, session, grace, &shown)?;
-            return Ok(Consumer { close, deliveries });
+            return Ok(Consumer::new(close, deliveries));
         }
         let mut link = self.link(&self.queue, session, self.prefetch)?;
         let answer = link.open_within(self.client.nodes.request_timeout()).await?;
@@ -118,7 +118,7 @@ impl ConsumerBuilder {
         task.attached(answer);
         let (close, closed) = oneshot::channel();
         tokio::spawn(task.run(closed));
-        Ok(Consumer { close: vec![close], deliveries })
+        Ok(Consumer::new(vec![close], deliveries))
     }
 
     /// Begins a stream to each shard, all of which show what they get in one place. None is waited for: those whose shard

@@ -33,7 +33,8 @@ use task::Shown;
 /// the application has been given: if the program dies, the others come back as if they had not been delivered.
 ///
 /// The stream ends after an error that retrying does not cure, such as a queue that was deleted, or `CONSUMER_KICKED`, when
-/// an administrator has ended the consumer.
+/// an administrator has ended the consumer. What is in hand then can still be settled, unless it is of the queue or shard that the error
+/// is about; what was not shown stays leased until the consumer is closed or dropped.
 /// Dropping the consumer is closing it without waiting.
 ///
 /// Of a sharded queue it takes messages from all shards, in the order in which they come; each shard's come in their order. It has a stream to
@@ -58,9 +59,20 @@ pub struct Consumer {
     // Goes first when dropped: the tasks then know that the deliveries dropped next need no settling.
     close: Vec<oneshot::Sender<oneshot::Sender<()>>>,
     deliveries: mpsc::UnboundedReceiver<Shown>,
+    /// One of its streams has ended for good, and the application knows.
+    ended: bool,
+    /// What came right behind that: never shown, and not given back one by one either.
+    unshown: Vec<Shown>,
 }
 
 impl Consumer {
+    fn new(
+        close: Vec<oneshot::Sender<oneshot::Sender<()>>>,
+        deliveries: mpsc::UnboundedReceiver<Shown>,
+    ) -> Self {
+        Self { close, deliveries, ended: false, unshown: Vec::new() }
+    }
+
     /// Waits for a delivery, then takes with it what is there already, at most `most` in all. Empty once the
     /// stream has ended.
     ///
@@ -74,10 +86,13 @@ impl Consumer {
     /// ```
     pub async fn next_batch(&mut self, most: usize) -> Vec<Result<Delivery, ConsumeError>> {
         let mut batch = Vec::new();
+        if self.ended {
+            return batch;
+        }
         self.deliveries.recv_many(&mut batch, most).await;
         if let Some(failed) = batch.iter().position(Result::is_err) {
-            batch.truncate(failed + 1);
-            self.end();
+            self.ended = true;
+            self.unshown = batch.split_off(failed + 1);
         }
         batch.iter().flatten().for_each(|delivery| delivery.handle.started());
         batch
@@ -87,7 +102,7 @@ impl Consumer {
     /// at once, and deliveries still in hand cannot be settled any more. Takes at most 5 s; if no node
     /// answers until then, leases return when the queue's session grace is over.
     pub async fn close(self) {
-        let Self { close, deliveries } = self;
+        let Self { close, deliveries, ended: _, unshown } = self;
         let mut closing = Vec::with_capacity(close.len());
         for close in close {
             let (done, closed) = oneshot::channel();
@@ -95,18 +110,11 @@ impl Consumer {
                 closing.push(closed);
             }
         }
-        drop(deliveries);
+        drop((deliveries, unshown));
         for closed in closing {
             // The task drops its end, which is an error, when it is through.
             let _ = closed.await;
         }
-    }
-
-    /// One of its streams has ended for good, and so do the others.
-    fn end(&mut self) {
-        self.close.clear();
-        self.deliveries.close();
-        while self.deliveries.try_recv().is_ok() {}
     }
 }
 
@@ -114,12 +122,64 @@ impl Stream for Consumer {
     type Item = Result<Delivery, ConsumeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
         let shown = self.deliveries.poll_recv(context);
         match &shown {
             Poll::Ready(Some(Ok(delivery))) => delivery.handle.started(),
-            Poll::Ready(Some(Err(_))) => self.end(),
+            Poll::Ready(Some(Err(_))) => self.ended = true,
             Poll::Ready(None) | Poll::Pending => {}
         }
         shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use quorate_proto::frame::Headers;
+    use tokio::sync::mpsc::error::TryRecvError;
+
+    use super::*;
+    use delivery::{Command, Handle};
+    use ledger::Lease;
+
+    #[tokio::test]
+    async fn what_was_taken_before_a_shard_failed_is_settled_after_it() {
+        let (shown, deliveries) = mpsc::unbounded_channel();
+        let (handle, mut commands) = mpsc::unbounded_channel();
+        let (close, mut closed) = oneshot::channel();
+        let delivery = |offset| Delivery {
+            offset,
+            shard: Some(0),
+            attempt: 1,
+            token: 1,
+            headers: Headers::default(),
+            body: Default::default(),
+            handle: Handle::new(Lease { token: 1, offset }, false, handle.clone()),
+        };
+        let mut consumer = Consumer::new(vec![close], deliveries);
+        for next in
+            [Ok(delivery(0)), Err(ConsumeError::Refused(Default::default())), Ok(delivery(1))]
+        {
+            shown.send(next).unwrap();
+        }
+        let mut batch = consumer.next_batch(10).await;
+        assert_eq!(batch.len(), 2);
+        assert!(batch.pop().unwrap().is_err());
+        shown.send(Ok(delivery(2))).unwrap();
+        assert!(consumer.next_batch(10).await.is_empty());
+        assert!(consumer.next().await.is_none());
+        // The shard's task is there, and nothing has been given back.
+        assert_eq!(closed.try_recv().err(), Some(oneshot::error::TryRecvError::Empty));
+        assert!(matches!(commands.try_recv(), Err(TryRecvError::Empty)));
+        batch.pop().unwrap().unwrap().ack_later();
+        match commands.try_recv() {
+            Ok(Command::Settle(settle)) => assert_eq!(settle.lease.offset, 0),
+            _ => panic!("it is settled"),
+        }
+        drop(consumer);
+        assert_eq!(closed.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
     }
 }
