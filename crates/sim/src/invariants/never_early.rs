@@ -92,8 +92,10 @@ impl Queue {
             }
             (Command::ControlConsumer { target, what: Control::Kick }, _) => match target {
                 Target::Session(session) => self.free_all_of(*session, 0),
-                // Nobody does that here.
-                Target::Named(_) | Target::Everyone => self.free_from.clear(),
+                // What nobody has held yet waits for its time all the same.
+                Target::Named(_) | Target::Everyone => {
+                    self.free_from.retain(|_, free| free.session == Session(0));
+                }
             },
             (Command::Purge, _) => self.free_from.clear(),
             (Command::Settle { session, items }, Reply::Settled(settled)) => {
@@ -199,6 +201,10 @@ impl Queue {
         }
         for effect in entry.effects {
             let Effect::Deliver { session, token, runs, .. } = effect else { continue };
+            // What is held already is repeated under the token that it had, maybe to one that is ended in the same entry.
+            if token.0 != entry.index {
+                continue;
+            }
             for run in runs {
                 for offset in run.first_offset.0..run.first_offset.0 + u64::from(run.count) {
                     self.leased(*session, *token, offset, run.attempt)?;

@@ -34,6 +34,14 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             }
         }
     }
+    // Whoever paused a queue may be gone, and a call that was held up may pause it now.
+    loop {
+        for queue in shared.queues.iter().filter(|_| shared.load.habits) {
+            let resume = ConsumerControl::Resume;
+            let _ = client.control_consumers(queue.name.as_str(), Consumers::All, resume).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 async fn count(shared: &Shared, client: &Client) {
@@ -86,7 +94,7 @@ async fn control(shared: &Shared, client: &Client) {
     let what = format!("paused all of {}: {:?}", queue.name, paused.ok());
     shared.cluster.record().tell(Event::Note(&what));
     sleep(Duration::from_millis(thread_rng().gen_range(50..2_000))).await;
-    while control(ConsumerControl::Resume).await.is_err() {
+    while control(ConsumerControl::Resume).await.is_err() && !shared.is_quiet() {
         sleep(Duration::from_millis(200)).await;
     }
 }
