@@ -472,6 +472,16 @@ fn workers_and_receivers_take_from_all_shards() {
         until(&client, |counts| counts.acked == 18).await;
         // Nothing is there: one waits as long as it was asked to, and no longer.
         assert!(puller.receive(1, Duration::from_millis(100)).await.expect("none").is_empty());
+        // Made again with other shards, the queue is taken from by who knew the ones before.
+        client.delete_queue(QUEUE, false).await.expect("deleted");
+        client.create_sharded_queue(QUEUE, 2, QueueSettings::default()).await.expect("made again");
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        publish(&producer, 9, 0..1).await;
+        for _ in 0..9 {
+            let received = puller.receive(1, SOON).await.expect("received");
+            puller.settle(received[0].held, Settlement::Ack).await.expect("settled");
+        }
+        until(&client, |counts| counts.acked == 9).await;
     });
 }
 

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::v1;
 use quorate_proto::v1::consumer_service_client::ConsumerServiceClient;
+use quorate_proto::{reason, v1};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -24,6 +24,12 @@ const SLICE: Duration = Duration::from_secs(4);
 
 /// How long one of several shards may take to say that it has nothing.
 const SHARD_WAIT: Duration = Duration::from_secs(1);
+/// How long one that has not answered is left out.
+const SILENT: Duration = Duration::from_secs(3);
+/// For how long the list of shards is gone by: a queue that was made again may have others.
+const LEARNED: Duration = Duration::from_secs(10);
+/// How often one call learns the list anew since a shard of it was not there.
+const LISTS: u32 = 3;
 /// Between two rounds over shards that have nothing: the first pause, doubled up to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
@@ -31,6 +37,10 @@ fn no_answer(shard: &str) -> Error {
     let message = format!("shard {shard} did not answer within {SHARD_WAIT:?}");
     let last = Refusal { message, ..Refusal::default() };
     Error::Unavailable { after: SHARD_WAIT, last }
+}
+
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Refused(refusal) if refusal.reason == reason::QUEUE_NOT_FOUND)
 }
 
 fn consumers(channel: Channel) -> ConsumerServiceClient<Channel> {
@@ -66,10 +76,23 @@ pub struct PullConsumer {
     queue: String,
     name: String,
     lease: Option<Duration>,
-    /// Of a sharded queue, once that is known.
-    shards: Arc<OnceLock<Sharding>>,
+    /// Of a sharded queue, once that is known: its shards, and when they were learned.
+    shards: Arc<Mutex<Option<Learned>>>,
     /// The place of the shard that is asked first.
     turn: Arc<AtomicUsize>,
+}
+
+/// When the shards were learned, and which they are.
+type Learned = (Instant, Arc<Sharding>);
+
+/// What came of asking the shards.
+enum Taken {
+    /// None, if they had nothing for long enough.
+    Messages(Vec<Received>),
+    /// A shard is not there, and the list of them is another by now.
+    Missing(Error),
+    /// There is time left, and the list is to be learned anew.
+    Old,
 }
 
 /// A message that was received.
@@ -162,7 +185,8 @@ impl Settlement {
 
 impl PullConsumer {
     pub(crate) fn new(client: Client, queue: String) -> Self {
-        let (shards, turn) = Default::default();
+        // Programs that ask once each come to all shards.
+        let (shards, turn) = (Arc::default(), Arc::new(AtomicUsize::new(random::choice())));
         Self { client, queue, name: String::new(), lease: None, shards, turn }
     }
 
@@ -189,15 +213,21 @@ impl PullConsumer {
     pub async fn receive(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
         let (begun, session) = (Instant::now(), random::session());
         let slice = SLICE.min(self.client.nodes.request_timeout() / 2);
+        let mut lists = 0;
         loop {
             let left = wait.saturating_sub(begun.elapsed());
-            if let Some(sharding) = self.shards.get() {
-                return self.receive_of_any(sharding, session, most, left).await;
+            if let Some(sharding) = self.sharding().await? {
+                match self.receive_of_any(&sharding, session, most, left).await? {
+                    Taken::Messages(messages) => return Ok(messages),
+                    Taken::Missing(error) if lists == LISTS => return Err(error),
+                    Taken::Missing(_) => lists += 1,
+                    Taken::Old => {}
+                }
+                continue;
             }
             let messages = match self.ask(None, session, most, left.min(slice)).await {
                 Err(error) if is_of_sharded(&error) => {
-                    let sharding = self.client.sharding(&self.queue).await?;
-                    self.shards.get_or_init(|| sharding);
+                    self.keep(Some(Arc::new(self.client.sharding(&self.queue).await?)));
                     continue;
                 }
                 messages => messages?,
@@ -208,44 +238,89 @@ impl PullConsumer {
         }
     }
 
-    /// Asks the shards in turn for what they have, until one has something. One that does not answer is left out from
-    /// then on.
+    fn kept(&self) -> Option<Learned> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, sharding: Option<Arc<Sharding>>) {
+        let learned = sharding.map(|sharding| (Instant::now(), sharding));
+        *self.shards.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+    }
+
+    /// The shards, as they were not long ago; none if the queue is not known to be sharded.
+    async fn sharding(&self) -> Result<Option<Arc<Sharding>>, Error> {
+        match self.kept() {
+            Some((learned, _)) if learned.elapsed() >= LEARNED => self.learn().await,
+            kept => Ok(kept.map(|(_, sharding)| sharding)),
+        }
+    }
+
+    /// Learns the shards anew, and goes by those known if no node says in time.
+    async fn learn(&self) -> Result<Option<Arc<Sharding>>, Error> {
+        let told = tokio::time::timeout(SHARD_WAIT, self.client.sharding(&self.queue)).await;
+        let present = match told {
+            Ok(Ok(sharding)) => Some(Arc::new(sharding)),
+            // It is gone, or not sharded any more: asked by its name, it says which.
+            Ok(Err(error)) if is_not_found(&error) => None,
+            Ok(Err(error @ (Error::Refused(_) | Error::Invalid(_)))) => return Err(error),
+            Ok(Err(_)) | Err(_) => self.kept().map(|(_, sharding)| sharding),
+        };
+        self.keep(present.clone());
+        Ok(present)
+    }
+
+    /// Asks the shards in turn for what they have, until one has something. One that does not answer is left out for a
+    /// while. Each is asked once, however short the wait, if the client's request time limit is enough for that.
     async fn receive_of_any(
         &self,
         sharding: &Sharding,
         session: [u8; 16],
         most: u32,
         wait: Duration,
-    ) -> Result<Vec<Received>, Error> {
+    ) -> Result<Taken, Error> {
         let (begun, count) = (Instant::now(), sharding.shards().len());
-        let mut silent = vec![false; count];
+        let mut silent: Vec<Option<Instant>> = vec![None; count];
         let mut pause = PAUSES.0;
+        let mut limit = wait.max(self.client.nodes.request_timeout());
         loop {
             let (from, mut failed) = (self.turn.fetch_add(1, Ordering::Relaxed) % count, None);
             for place in (from..count).chain(0..from) {
-                if silent[place] {
+                if begun.elapsed() >= limit {
+                    break;
+                }
+                silent[place].take_if(|since| since.elapsed() >= SILENT);
+                if silent[place].is_some() {
                     continue;
                 }
                 let shard = sharding.shards()[place].number;
                 let asked = self.ask(Some(shard), session, most, Duration::ZERO);
-                match tokio::time::timeout(SHARD_WAIT, asked).await {
-                    Ok(Ok(messages)) if messages.is_empty() => {}
-                    Ok(Ok(messages)) => return Ok(messages),
-                    Ok(Err(error @ Error::Refused(_))) => return Err(error),
-                    Ok(Err(error)) => (silent[place], failed) = (true, Some(error)),
-                    Err(_) => {
-                        silent[place] = true;
-                        failed = Some(no_answer(&sharding.shards()[place].name));
+                let error = match tokio::time::timeout(SHARD_WAIT, asked).await {
+                    Ok(Ok(messages)) if messages.is_empty() => continue,
+                    Ok(Ok(messages)) => return Ok(Taken::Messages(messages)),
+                    Ok(Err(error)) if is_not_found(&error) => {
+                        let present = self.learn().await?;
+                        if present.is_none_or(|now| now.generation != sharding.generation) {
+                            return Ok(Taken::Missing(error));
+                        }
+                        error
                     }
-                }
+                    Ok(Err(error @ Error::Refused(_))) => return Err(error),
+                    Ok(Err(error)) => error,
+                    Err(_) => no_answer(&sharding.shards()[place].name),
+                };
+                (silent[place], failed) = (Some(Instant::now()), Some(error));
             }
-            if let Some(error) = failed.filter(|_| silent.iter().all(|silent| *silent)) {
+            if let Some(error) = failed.filter(|_| silent.iter().all(Option::is_some)) {
                 return Err(error);
             }
             let left = wait.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Ok(Vec::new());
+                return Ok(Taken::Messages(Vec::new()));
             }
+            if self.kept().is_none_or(|(learned, _)| learned.elapsed() >= LEARNED) {
+                return Ok(Taken::Old);
+            }
+            limit = wait;
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(PAUSES.1);
         }
