@@ -428,6 +428,13 @@ fn without_the_sdk_a_publish_goes_to_the_shard_of_its_key_from_any_node() {
         two.messages = vec![keyed("a"), keyed("order 7")];
         let status = publish(3, two).await.expect_err("of different shards");
         assert_eq!(raw::reason(&status), reason::INVALID_ARGUMENT);
+        // A node that routes by shards which are not those in force: the request is not spoilt by it.
+        for node in 1..=3 {
+            let routed =
+                v1::PublishRequest { queue: shard(0), shards_generation: u64::MAX, ..request("a") };
+            let status = publish(node, routed).await.expect_err("other shards");
+            assert_eq!(raw::reason(&status), reason::NOT_LEADER, "{status:?}");
+        }
     });
 }
 

@@ -60,10 +60,12 @@ impl v1::queue_service_server::QueueService for Services {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let hops = hops(request.metadata());
         let mut request = request.into_inner();
-        let shard = self.shard_to_publish_to(&request)?.map(|shard| shard.as_str().to_owned());
-        if let Some(shard) = &shard {
-            request.queue.clone_from(shard);
+        let routed = self.shard_to_publish_to(&request)?;
+        if let Some(routed) = &routed {
+            request.queue = routed.shard.as_str().to_owned();
+            request.shards_generation = routed.generation;
         }
+        let shard = routed.map(|routed| routed.shard.as_str().to_owned());
         let queue = match self.node.place(&request.queue, hops).await? {
             Place::Here(queue) => queue,
             Place::There(node) => {
@@ -79,6 +81,7 @@ impl v1::queue_service_server::QueueService for Services {
                 return Ok(answer);
             }
         };
+        self.node.check_routed(&queue.name, request.shards_generation)?;
         let (frame, properties) = frame_of(&mut request)?;
         let producer = producer_of(request.producer.take())?;
         let condition = Condition::of(&request.message_id, request.expected_next_offset)?;

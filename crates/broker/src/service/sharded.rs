@@ -27,6 +27,13 @@ use crate::routing::{forwarded, hops, passed_on, queue_name};
 /// Longest wait for a shard that is asked with others: one without a leader does not keep the answers of the others back.
 const SHARD_WAIT: Duration = Duration::from_secs(2);
 
+/// The shard of a request's keys.
+pub(super) struct Routed {
+    pub shard: QueueName,
+    /// Of the list of shards that they were spread over.
+    pub generation: u64,
+}
+
 impl Member {
     /// The sharded queue of that name, if this node's catalog has it.
     pub(crate) fn sharded(&self, name: &str) -> Option<Sharded> {
@@ -50,13 +57,14 @@ impl Member {
     ) -> Result<(), Refusal> {
         let Some((of, _)) = shard.sharded().filter(|_| generation > 0) else { return Ok(()) };
         let present = self.catalog.read(|catalog| Some(catalog.sharded(&of)?.generation));
-        if present.is_none_or(|present| present == generation) {
-            return Ok(());
-        }
-        let message = format!(
-            "queue `{of}` was created again, with other shards: open a new producer, which spreads keys over those"
-        );
-        Err(Refusal::new(reason::SHARDS_CHANGED, message).with("sharded_queue", of))
+        let Some(present) = present.filter(|&present| present != generation) else { return Ok(()) };
+        Err(other_shards(&of, present, generation))
+    }
+
+    /// The same of a request that a node has routed by its keys, whose catalog may be behind as well as this one's: by
+    /// the next attempt it is not.
+    pub(super) fn check_routed(&self, shard: &QueueName, generation: u64) -> Result<(), Refusal> {
+        self.check_generation(shard, generation).map_err(|_| not_informed(shard))
     }
 
     fn shards_of(&self, sharded: &Sharded) -> Vec<catalog::Queue> {
@@ -102,7 +110,7 @@ impl Member {
         &self,
         sharded: &Sharded,
         request: &v1::PublishRequest,
-    ) -> Result<QueueName, Refusal> {
+    ) -> Result<Routed, Refusal> {
         let shards: Vec<QueueName> = sharded.names().collect();
         let name = &sharded.name;
         if request.producer.is_some() || request.expected_next_offset.is_some() {
@@ -117,8 +125,27 @@ impl Member {
             None => self.turns.fetch_add(1, Ordering::Relaxed) % shards.len(),
         };
         tracing::trace!(node = self.id(), queue = %name, place, "publish to a shard");
-        Ok(shards[place].clone())
+        Ok(Routed { shard: shards[place].clone(), generation: sharded.generation })
     }
+}
+
+/// Why keys spread by a list of shards are not taken where another one is known.
+fn other_shards(of: &QueueName, present: u64, generation: u64) -> Refusal {
+    if generation > present {
+        return not_informed(of);
+    }
+    let message = format!(
+        "queue `{of}` was created again, with other shards: open a new producer, which spreads keys over those"
+    );
+    Refusal::new(reason::SHARDS_CHANGED, message).with("sharded_queue", of)
+}
+
+/// Nothing is wrong with the request: some node's catalog is behind.
+fn not_informed(of: &QueueName) -> Refusal {
+    let message = format!(
+        "queue `{of}` was created again, and not all nodes know its present shards yet; retry"
+    );
+    Refusal { message, ..Refusal::not_leader(None) }
 }
 
 /// The place of the shard that all keys of a request have in common; none if it has no key.
@@ -363,7 +390,7 @@ impl Services {
     pub(super) fn shard_to_publish_to(
         &self,
         request: &v1::PublishRequest,
-    ) -> Result<Option<QueueName>, Refusal> {
+    ) -> Result<Option<Routed>, Refusal> {
         match self.node.sharded(&request.queue) {
             Some(sharded) => self.node.shard_for(&sharded, request).map(Some),
             None => Ok(None),
@@ -452,6 +479,13 @@ mod tests {
         assert_eq!(place_of(&framed(vec![run(3, "a")]), 3).unwrap(), Some(2));
         assert_eq!(place_of(&framed(vec![]), 3).unwrap(), Some(0));
         assert!(place_of(&framed(vec![run(2, "a"), run(1, "")]), 3).is_err());
+    }
+
+    #[test]
+    fn who_knows_newer_shards_than_this_node_is_to_retry_and_who_knows_older_ones_is_not() {
+        let of = QueueName::parse("orders").unwrap();
+        assert_eq!(other_shards(&of, 3, 2).reason, reason::SHARDS_CHANGED);
+        assert_eq!(other_shards(&of, 3, 4).reason, reason::NOT_LEADER);
     }
 
     #[test]
