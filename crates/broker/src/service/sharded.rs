@@ -398,7 +398,8 @@ impl Services {
     }
 }
 
-/// Asks each shard, all at a time; what became of it there. An error only if it was done at none.
+/// Asks each shard, all at a time; what became of it there. An error only if it was done at none: the first one, but that a
+/// consumer is not there says nothing while another shard could not be asked.
 async fn at_each<F>(
     sharded: &Sharded,
     ask: impl Fn(QueueName) -> F,
@@ -419,14 +420,18 @@ where
         }
     });
     let answers = join_all(asked).await;
-    let mut first = None;
+    let mut first: Option<Status> = None;
+    let mut absent = true;
     let mut outcomes = Vec::with_capacity(answers.len());
     for (shard, answer) in answers {
         let (count, failure) = match answer {
             Ok(count) => (count, None),
             Err(status) => {
                 let failure = failure_of(&status);
-                first.get_or_insert(status);
+                if first.is_none() || (absent && failure.reason != reason::CONSUMER_NOT_FOUND) {
+                    absent = failure.reason == reason::CONSUMER_NOT_FOUND;
+                    first = Some(status);
+                }
                 (0, Some(failure))
             }
         };
@@ -481,6 +486,16 @@ mod tests {
         assert!(place_of(&framed(vec![run(2, "a"), run(1, "")]), 3).is_err());
     }
 
+    fn orders() -> Sharded {
+        Sharded {
+            name: QueueName::parse("orders").unwrap(),
+            generation: 3,
+            hash: ShardHash::Xxh64,
+            shards: vec![0, 1],
+            created_at: Millis(0),
+        }
+    }
+
     #[test]
     fn who_knows_newer_shards_than_this_node_is_to_retry_and_who_knows_older_ones_is_not() {
         let of = QueueName::parse("orders").unwrap();
@@ -488,15 +503,26 @@ mod tests {
         assert_eq!(other_shards(&of, 3, 4).reason, reason::NOT_LEADER);
     }
 
+    #[tokio::test]
+    async fn a_shard_that_could_not_be_asked_comes_before_one_that_has_no_such_consumer() {
+        let absent = || Status::from(Refusal::new(reason::CONSUMER_NOT_FOUND, "no such consumer"));
+        let orders = orders();
+        for silent in [0, 1] {
+            let outcome = at_each(&orders, |shard| async move {
+                match shard.sharded() {
+                    Some((_, number)) if number == silent => Err(Refusal::no_quorum("ask").into()),
+                    _ => Err(absent()),
+                }
+            });
+            assert_eq!(failure_of(&outcome.await.unwrap_err()).reason, reason::NO_QUORUM);
+        }
+        let outcome = at_each(&orders, |_| async move { Err(absent()) });
+        assert_eq!(failure_of(&outcome.await.unwrap_err()).reason, reason::CONSUMER_NOT_FOUND);
+    }
+
     #[test]
     fn sums_are_known_if_those_of_all_shards_are() {
-        let sharded = Sharded {
-            name: QueueName::parse("orders").unwrap(),
-            generation: 1,
-            hash: ShardHash::Xxh64,
-            shards: vec![0, 1],
-            created_at: Millis(0),
-        };
+        let sharded = orders();
         let shard = |ready| v1::QueueDescription {
             counts: Some(v1::QueueCounts { ready, next_offset: 9, ..Default::default() }),
             ..Default::default()
