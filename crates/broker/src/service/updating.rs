@@ -154,7 +154,10 @@ impl Member {
         };
         // The shards of a queue have the same settings.
         let known = self.catalog.read(|catalog| match catalog.sharded(name) {
-            Some(sharded) => catalog.shards_of(sharded).next().cloned(),
+            // While replicas move, the voters of one may be fewer: all that is set has to hold of it too.
+            Some(sharded) => {
+                catalog.shards_of(sharded).min_by_key(|shard| shard.replicas.len()).cloned()
+            }
             None => catalog.queue(name).cloned(),
         });
         let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
