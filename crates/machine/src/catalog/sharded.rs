@@ -25,8 +25,8 @@ pub const SHARDS_MAX: u16 = 64;
 pub struct Sharded {
     /// Its name, which no queue has beside it.
     pub name: QueueName,
-    /// Which list of shards this is: index of the entry that made it. A client that has learned another one spreads keys by
-    /// a list that is no more.
+    /// Which list of shards this is: the group of its first shard, since groups are never given twice, not by a recovered
+    /// catalog either. A client that has learned another one spreads keys by a list that is no more.
     pub generation: u64,
     /// How a key is hashed.
     pub hash: ShardHash,
@@ -115,7 +115,7 @@ impl Catalog {
         // Whether there are enough nodes does not depend on what they carry: with the first shard all can be placed.
         self.place(&candidates, replicas)?;
         let (numbers, created_at) = ((0..shards).collect(), self.now);
-        let (generation, hash) = (at.index, ShardHash::Xxh64);
+        let (generation, hash) = (self.groups + 1, ShardHash::Xxh64);
         let sharded = Sharded { name: name.clone(), generation, hash, shards: numbers, created_at };
         for shard in sharded.names() {
             let placement = self.place(&candidates, replicas)?;
