@@ -167,7 +167,8 @@ where
         }
     }
 
-    /// Most messages handled at a time, 1 to 65,535; 1 unless set. As many are leased.
+    /// Most messages handled at a time, 1 to 65,535; 1 unless set. As many are leased; of a sharded queue one a shard at least,
+    /// so that a worker of fewer handlers than shards holds messages that it has not begun.
     pub fn concurrency(mut self, handlers: u32) -> Self {
         self.concurrency = handlers;
         self
