@@ -113,7 +113,9 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         }
         "NO_SURVIVOR" => "start a node that holds the queue; `quorate queue describe` shows which",
         "RECOVERING" => "`quorate queue describe` shows when it is done",
-        "UNKNOWN_OUTCOME" => "the message may have entered: consume to see, or publish it again",
+        "UNKNOWN_OUTCOME" => {
+            "it may have been done, or the message have entered: look first (`consumer seek --dry-run`, consume), or do it again"
+        }
         "TOPIC_NOT_FOUND" => {
             "`quorate topic list` shows the topics, `quorate topic create` makes one"
         }

@@ -128,10 +128,11 @@ pub enum Error {
         /// What the last attempt met.
         last: Refusal,
     },
-    /// The call was sent, and no answer came within the time limit: it may have had its effect.
+    /// The call was sent, and no answer came within the time limit, or none to a call that is not repeated, as
+    /// twice would be more than once: it may have had its effect.
     #[error("outcome unknown after {after:?}: {last}")]
     UnknownOutcome {
-        /// The time limit.
+        /// The time limit, or how long a call took that is not repeated.
         after: Duration,
         /// What the last attempt met.
         last: Refusal,

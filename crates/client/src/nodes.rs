@@ -56,6 +56,8 @@ struct State {
 pub(crate) enum Effect {
     Reads,
     Writes,
+    /// Not twice: once it may have had its effect, it is not asked again.
+    Once,
 }
 
 /// A call that was not answered with success in time.
@@ -143,21 +145,42 @@ impl Nodes {
         A: Fn(Channel) -> F,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let after = self.request_timeout;
-        let deadline = Instant::now() + after;
+        self.call_with(effect, ATTEMPT, ask).await
+    }
+
+    /// As [`Self::call`], of what may take a node as long as there is time: it is not begun anew elsewhere while the node
+    /// is at it.
+    pub async fn call_patiently<T, A, F>(&self, effect: Effect, ask: A) -> Result<T, Failed>
+    where
+        A: Fn(Channel) -> F,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_with(effect, self.request_timeout, ask).await
+    }
+
+    async fn call_with<T, A, F>(&self, effect: Effect, most: Duration, ask: A) -> Result<T, Failed>
+    where
+        A: Fn(Channel) -> F,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (begin, after) = (Instant::now(), self.request_timeout);
+        let deadline = begin + after;
         let mut backoff = Backoff::new();
         let mut maybe_done = false;
         let mut told = Refusal::default();
         loop {
             let address = self.current();
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut fault = match self.attempt(&address, left.min(ATTEMPT), &ask).await {
+            let mut fault = match self.attempt(&address, left.min(most), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
             self.failed(&address, &fault);
             let pause = backoff.pause(fault.refusal.retry_after);
-            maybe_done |= effect == Effect::Writes && fault.verdict == Verdict::Unknown;
+            maybe_done |= effect != Effect::Reads && fault.verdict == Verdict::Unknown;
+            if effect == Effect::Once && maybe_done {
+                return Err(Failed { fault, maybe_done, after: begin.elapsed() });
+            }
             if !fault.is_retryable() {
                 return Err(Failed { fault, maybe_done, after });
             }

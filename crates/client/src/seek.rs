@@ -13,13 +13,15 @@ use crate::nodes::Effect;
 /// Where the consumers of a queue are to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekTo {
-    /// At the first offset from which on all messages are there, settled or not.
+    /// At the first offset from which on all messages are there, settled or not, or the first that is held, if that is
+    /// before it.
     First,
     /// Behind the last message.
     Next,
     /// At this offset.
     Offset(u64),
-    /// At the first message published at this time or later, by the clock of the queue's leader; batch by batch.
+    /// At the first message published at this time or later, by the clock of the queue's leader; batch by batch. Not
+    /// before `First`.
     Time(SystemTime),
 }
 
@@ -39,13 +41,15 @@ impl Client {
     /// again, as if never delivered, and ready ones before it leave as if acknowledged. What a consumer has stays its own;
     /// what is for later or dead stays what it is. Once more, it brings back what was settled meanwhile.
     ///
-    /// Of messages that have keys, priorities or times it reads all that is to come back in the log, and answers only then.
+    /// The node reads all that is to come back in the log, and answers only then: the whole of the client's time limit
+    /// for requests is for that. It is not asked twice where the answer is lost, since what has come meanwhile would be
+    /// set to the place as well: look where the consumers are ([`Client::preview_seek`]) before asking again.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; with `NOT_RETAINED` if the queue keeps nothing that is settled, so that
     /// there is no way back; with `OFFSET_GONE`, and `first_offset`, if messages after the place are not there any more;
     /// with `QUEUE_FULL` if more would be held than the queue may hold, or `QUOTA_EXCEEDED` for too many runs of
-    /// messages with keys at a time. [`Error::UnknownOutcome`] when the answer was lost.
+    /// messages at a time. [`Error::UnknownOutcome`] when the answer was lost.
     ///
     /// ```no_run
     /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -88,13 +92,13 @@ impl Client {
             }
         });
         let request = v1::SeekConsumersRequest { queue, to, dry_run };
-        let effect = if dry_run { Effect::Reads } else { Effect::Writes };
+        let effect = if dry_run { Effect::Reads } else { Effect::Once };
         let ask = |channel| {
             let request = request.clone();
             async move { admin(channel).seek_consumers(request).await }
         };
         let v1::SeekConsumersResponse { offset, replayed, skipped } =
-            self.nodes.call(effect, ask).await?;
+            self.nodes.call_patiently(effect, ask).await?;
         Ok(Sought { offset, replayed, skipped })
     }
 }

@@ -5,7 +5,7 @@ mod fake;
 
 use std::time::{Duration, SystemTime};
 
-use fake::{Cluster, QUEUE};
+use fake::{Cluster, QUEUE, Seeking};
 use quorate_client::{
     Client, ConnectError, ConsumerControl, Consumers, Error, MessagePlace, PurgeBefore,
     QueueSettings, SeekTo, SlotSettings, Sought, reason,
@@ -57,6 +57,61 @@ async fn consumers_are_set_to_a_place_and_a_preview_is_told_apart() {
     }
     let gone = client.seek_consumers(QUEUE, SeekTo::Offset(2)).await.unwrap_err();
     assert_eq!(gone.reason(), Some(reason::OFFSET_GONE));
+}
+
+#[tokio::test]
+async fn a_seek_that_may_have_been_done_is_not_done_again_but_looked_at() {
+    let cluster = Cluster::start(2);
+    let addresses = [cluster.address(0), cluster.address(1)];
+    let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(2));
+    let client = client.connect().await.unwrap();
+    for seeking in [
+        Seeking::Lost,
+        Seeking::Refused(reason::UNKNOWN_OUTCOME),
+        Seeking::Slow(Duration::from_secs(60)),
+    ] {
+        cluster.queue().seeks.clear();
+        cluster.queue().seeking = seeking;
+        let unknown = client.seek_consumers(QUEUE, SeekTo::Next).await.unwrap_err();
+        assert!(matches!(unknown, Error::UnknownOutcome { .. }), "{seeking:?}: {unknown}");
+        assert_eq!(cluster.queue().seeks, [false], "{seeking:?}");
+    }
+    cluster.queue().seeks.clear();
+    cluster.queue().seeking = Seeking::Lost;
+    let unseen = client.preview_seek(QUEUE, SeekTo::Next).await.unwrap_err();
+    assert!(matches!(unseen, Error::Unavailable { .. }), "{unseen}");
+    let looks = cluster.queue().seeks.clone();
+    assert!(looks.len() > 1 && looks.iter().all(|only_looks| *only_looks), "{looks:?}");
+}
+
+#[tokio::test]
+async fn a_seek_that_was_not_taken_is_asked_for_again() {
+    let cluster = Cluster::start(2);
+    let client = cluster.client().await;
+    cluster.queue().seeking = Seeking::Refused(reason::NOT_LEADER);
+    let answering = async {
+        while cluster.queue().seeks.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.queue().seeking = Seeking::Answered;
+    };
+    let (sought, ()) = tokio::join!(client.seek_consumers(QUEUE, SeekTo::Offset(5)), answering);
+    assert_eq!(sought.unwrap(), Sought { offset: 5, replayed: 4, skipped: 1 });
+}
+
+/// Longer than other calls wait for one node.
+#[tokio::test]
+async fn a_seek_that_reads_for_long_is_waited_for() {
+    let cluster = Cluster::start(2);
+    let addresses = [cluster.address(0), cluster.address(1)];
+    let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(60));
+    let client = client.connect().await.unwrap();
+    cluster.queue().seeking = Seeking::Slow(Duration::from_secs(6));
+    let sought = client.seek_consumers(QUEUE, SeekTo::Offset(5));
+    let would = client.preview_seek(QUEUE, SeekTo::Offset(5));
+    let (sought, would) = tokio::join!(sought, would);
+    assert_eq!((sought.unwrap().replayed, would.unwrap().replayed), (4, 4));
+    assert_eq!(cluster.queue().seeks.len(), 2, "each was asked for once");
 }
 
 #[tokio::test]

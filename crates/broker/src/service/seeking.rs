@@ -2,10 +2,10 @@
 //! it does not know, what set the messages apart that are to come back, is read in the log here and goes into the command.
 
 use bytes::Bytes;
-use quorate_machine::Millis;
 use quorate_machine::queue::{
     Again, Command, Offset, Piece, Properties, Rejection, Reply, SEEK_RUNS_MAX, SeekTo, properties,
 };
+use quorate_machine::{DecodeError, Millis};
 use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
@@ -20,6 +20,9 @@ const ATTEMPTS: usize = 3;
 
 /// Entries read of the log after which others have their turn.
 const ENTRIES_AT_ONCE: usize = 64;
+
+/// Pieces of entries looked at after which they have it, too.
+const PIECES_AT_ONCE: usize = 4_096;
 
 /// The place that a request means.
 pub(crate) fn place_of(request: &v1::SeekConsumersRequest) -> Result<SeekTo, Refusal> {
@@ -51,8 +54,8 @@ fn add(again: &mut Vec<Again>, first: u64, of: Properties) {
 
 fn too_many(queue: &Queue, reached: Offset, next: Offset) -> Refusal {
     let message = format!(
-        "more than {SEEK_RUNS_MAX} runs of messages with keys, priorities or times of their own would come back: those \
-         from {} to before {} are as many as one seek takes; seek nearer to the end",
+        "more than {SEEK_RUNS_MAX} runs of messages would come back, each alike in key, priority and times and next to each \
+         other: those from {} to before {} are as many as one seek takes; seek nearer to the end",
         reached.0, next.0
     );
     Refusal::new(reason::QUOTA_EXCEEDED, message)
@@ -161,7 +164,8 @@ impl Member {
             Ok(Ok(Reply::Rejected(rejection))) => Ok(Err(rejection)),
             Ok(Ok(_)) => Err(Refusal::unknown_outcome()),
             Ok(Err(error)) => Err(self.redirect(queue, error)),
-            Err(_) => Err(Refusal::no_quorum("set the consumers")),
+            // It is in the log, and may be committed yet.
+            Err(_) => Err(Refusal::unknown_outcome()),
         }
     }
 
@@ -171,10 +175,15 @@ impl Member {
         let pieces = queue.handle.read(|machine| machine.settled_from(to));
         let mut again: Vec<Again> = Vec::new();
         let mut read: Option<(u64, Bytes)> = None;
+        let mut batch: Option<(u64, u32, Published)> = None;
         let mut entries = 0;
-        // From the end, so that a refusal can say how far it would go.
-        for Piece { run, .. } in pieces.into_iter().rev() {
-            let index = run.index.0;
+        // From the end, so that a refusal can say how far it would go, and the first piece of a batch says how far that is
+        // looked at.
+        for (at, Piece { run, .. }) in pieces.into_iter().rev().enumerate() {
+            let (index, ordinal) = (run.index.0, run.ordinal);
+            if at % PIECES_AT_ONCE == PIECES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             let entry = match read.take().filter(|(of, _)| *of == index) {
                 Some((_, entry)) => entry,
                 None => {
@@ -191,15 +200,19 @@ impl Member {
                     }
                 }
             };
-            let found = properties(&entry, run.ordinal, run.skip, run.count);
-            let found = found.map_err(|error| damaged(queue, index, &error))?;
-            read = Some((index, entry));
+            let known = batch.take().filter(|(i, o, _)| (*i, *o) == (index, ordinal));
+            let published = match known {
+                Some((_, _, published)) => published,
+                None => Published::read(&entry, ordinal, run.skip + run.count)
+                    .map_err(|error| damaged(queue, index, &error))?,
+            };
             let mut first = run.first_offset.0;
             let mut here: Vec<Again> = Vec::new();
-            for of in found {
+            for of in published.cut(run.skip, run.count) {
                 add(&mut here, first, of);
                 first += u64::from(of.count);
             }
+            (read, batch) = (Some((index, entry)), Some((index, ordinal, published)));
             prepend(&mut again, here);
             if again.len() > SEEK_RUNS_MAX {
                 let next = queue.handle.read(|machine| machine.next_offset());
@@ -208,6 +221,36 @@ impl Member {
         }
         again.reverse();
         Ok(Some(again))
+    }
+}
+
+/// What the messages of a batch were published with, up to some message.
+struct Published {
+    /// Each run with its first message, counted within the batch.
+    runs: Vec<(u32, Properties)>,
+}
+
+impl Published {
+    /// Of the first `count` messages of a batch.
+    fn read(entry: &Bytes, ordinal: u32, count: u32) -> Result<Self, DecodeError> {
+        let mut runs = Vec::new();
+        let mut first = 0;
+        for of in properties(entry, ordinal, 0, count)? {
+            runs.push((first, of));
+            first += of.count;
+        }
+        Ok(Self { runs })
+    }
+
+    /// Of `count` messages behind the first `skip`, which are among those that were read.
+    fn cut(&self, skip: u32, count: u32) -> impl Iterator<Item = Properties> {
+        let end = skip + count;
+        let from = self.runs.partition_point(|(first, of)| first + of.count <= skip);
+        let within = self.runs[from..].iter().take_while(move |(first, _)| *first < end);
+        within.map(move |&(first, of)| {
+            let count = (first + of.count).min(end) - first.max(skip);
+            Properties { count, ..of }
+        })
     }
 }
 
@@ -225,11 +268,12 @@ fn prepend(again: &mut Vec<Again>, mut here: Vec<Again>) {
 }
 
 fn unreadable(queue: &Queue) -> Refusal {
-    let message = "what is settled was let go of while it was looked at, or cannot be read in the log; the same again,                    or nearer to the end";
+    let message = "what is settled was let go of while it was looked at, or cannot be read in the log; the same again, \
+                   or nearer to the end";
     Refusal::new(reason::OFFSET_GONE, message).with("queue", queue.name.as_str())
 }
 
-fn damaged(queue: &Queue, index: u64, error: &quorate_machine::DecodeError) -> Refusal {
+fn damaged(queue: &Queue, index: u64, error: &DecodeError) -> Refusal {
     tracing::error!(queue = %queue.name, index, %error, "an entry of the log cannot be read");
     Refusal::new(
         reason::OFFSET_GONE,
@@ -260,7 +304,38 @@ impl Services {
 
 #[cfg(test)]
 mod tests {
+    use quorate_machine::EntryBuilder;
+    use quorate_machine::queue::Publish;
+
     use super::*;
+
+    fn published(publishes: &[&[Properties]]) -> Bytes {
+        let mut entry = EntryBuilder::new();
+        for properties in publishes {
+            let count = properties.iter().map(|of| of.count).sum();
+            let plain = Publish::plain(count, Bytes::from_static(b"frame"));
+            let properties = properties.to_vec();
+            entry.push_command::<quorate_machine::queue::Queue>(&Command::Publish(Publish {
+                properties,
+                ..plain
+            }));
+        }
+        entry.freeze(Millis(1))
+    }
+
+    #[test]
+    fn pieces_are_cut_out_of_what_a_batch_was_published_with() {
+        let all = [of(2, None), of(3, Some(7)), of(1, Some(8)), of(4, Some(7))];
+        let entry = published(&[&all[..2], &all[2..]]);
+        let batch = Published::read(&entry, 0, 10).unwrap();
+        for skip in 0..10 {
+            for count in 1..=10 - skip {
+                let cut: Vec<_> = batch.cut(skip, count).collect();
+                assert_eq!(cut, properties(&entry, 0, skip, count).unwrap(), "{skip}+{count}");
+            }
+        }
+        assert!(Published::read(&entry, 0, 11).is_err(), "it holds ten");
+    }
 
     fn of(count: u32, group: Option<u64>) -> Properties {
         Properties { count, group, ..Properties::default() }

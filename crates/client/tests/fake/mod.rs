@@ -45,6 +45,18 @@ pub enum Script {
     Silence,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Seeking {
+    #[default]
+    Answered,
+    /// After this time.
+    Slow(Duration),
+    /// The call breaks when it is done.
+    Lost,
+    /// This is the answer.
+    Refused(&'static str),
+}
+
 #[derive(Default)]
 pub struct Queue {
     pub bodies: Vec<String>,
@@ -57,6 +69,10 @@ pub struct Queue {
     pub opened: Vec<usize>,
     pub leader: usize,
     pub deleted: bool,
+    /// Seeks that arrived: whether only to look.
+    pub seeks: Vec<bool>,
+    /// What becomes of them.
+    pub seeking: Seeking,
     /// Where the one slot is; none once it was dropped.
     pub slot: Option<u64>,
     /// No majority: a leader is waited for in vain, and queues are not described.
@@ -633,6 +649,17 @@ impl AdminService for Node {
         use v1::seek_consumers_request::To;
         let request = request.into_inner();
         self.exists(&request.queue)?;
+        let seeking = {
+            let mut queue = self.queue();
+            queue.seeks.push(request.dry_run);
+            queue.seeking
+        };
+        match seeking {
+            Seeking::Answered => {}
+            Seeking::Slow(time) => tokio::time::sleep(time).await,
+            Seeking::Lost => return Err(Status::unavailable("scripted break")),
+            Seeking::Refused(reason) => return Err(refusal(reason)),
+        }
         let (offset, replayed) = match request.to {
             Some(To::First(true)) => (3, 6),
             Some(To::Next(true)) => (9, 0),

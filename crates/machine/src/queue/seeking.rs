@@ -33,13 +33,14 @@ pub const SEEK_RUNS_MAX: usize = 1 << 17;
 /// Where consumers are to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekTo {
-    /// At the first offset from which on all messages are there, settled or not.
+    /// At the first offset from which on all messages are there, settled or not, or the first that is held, if that is
+    /// before it.
     First,
     /// Behind the last message.
     Next,
     /// At this offset.
     Offset(Offset),
-    /// At the first message published at this time or later, or the first from which on all are there.
+    /// At the first message published at this time or later, but not before the first place.
     Time(Millis),
 }
 
@@ -76,16 +77,23 @@ impl Queue {
     /// The offset of a place, as of the last entry.
     #[must_use]
     pub fn offset_of(&self, place: SeekTo) -> Offset {
-        let first = || match self.settings.retains() {
-            true => Offset(self.gapless_from()),
-            false => Offset(self.first_offset()),
-        };
         match place {
-            SeekTo::First => first(),
+            SeekTo::First => Offset(self.first_place()),
             SeekTo::Next => Offset(self.ready.next()),
             SeekTo::Offset(offset) => offset,
-            SeekTo::Time(time) if self.settings.retains() => self.offset_at(time).max(first()),
+            SeekTo::Time(time) if self.settings.retains() => {
+                self.offset_at(time).max(Offset(self.first_place()))
+            }
             SeekTo::Time(time) => self.offset_at(time),
+        }
+    }
+
+    /// Nothing that is held is before it, so that to go there costs nothing. All after it is there, unless what is missing
+    /// was settled and let go of behind something that is held still.
+    fn first_place(&self) -> u64 {
+        match self.settings.retains() {
+            true => self.gapless_from().min(self.first_offset()),
+            false => self.first_offset(),
         }
     }
 
@@ -135,16 +143,13 @@ impl Queue {
             return Err(Rejection::SeekBeyondEnd { next: Offset(next) });
         }
         are_in_order(again, to, next)?;
-        if self.settings.retains() {
-            let first = self.gapless_from();
-            if to < first {
-                return Err(Rejection::SeekForgotten { first: Offset(first) });
-            }
-        } else {
-            let first = self.first_offset();
-            if to < first || !again.is_empty() {
+        let first = self.first_place();
+        match self.settings.retains() {
+            true if to < first => return Err(Rejection::SeekForgotten { first: Offset(first) }),
+            false if to < first || !again.is_empty() => {
                 return Err(Rejection::SeekNotRetained { first: Offset(first) });
             }
+            _ => {}
         }
         let mut leaving: Vec<Span> = self.ready.before(to).collect();
         leaving.extend(self.groups.waiting_before(to, self.now));
@@ -183,11 +188,17 @@ impl Queue {
 
     /// Whether messages of a batch have outlived their time: those would leave at once, as they did.
     fn has_outlived(&self, batch: &Batch, of: &Properties) -> bool {
-        let by_queue = self.settings.ttl_ms.map(|ttl_ms| match due_after(of, batch.since) {
+        let by_queue = self.settings.ttl_ms.map(|ttl_ms| match self.due_again(of, batch.since) {
             Some(due) => due.plus(ttl_ms),
             None => self.expires(batch, ttl_ms),
         });
         of.expires.into_iter().chain(by_queue).any(|time| time <= self.now)
+    }
+
+    /// When the time to live of messages counts from, if they were published for later: those that were due when there
+    /// was no time to live yet count as any other.
+    fn due_again(&self, of: &Properties, since: Millis) -> Option<Millis> {
+        of.due.filter(|&due| due > since.max(self.expiry.since))
     }
 
     /// Whether there is room for what comes back, without what leaves.
@@ -258,7 +269,7 @@ impl Queue {
     fn enter_again(&mut self, part: &Part) {
         let Part { first, count, of, since } = *part;
         let span = Span { first, count, attempts: 0, priority: of.priority };
-        self.note_life(first, count, of.expires, due_after(&of, since));
+        self.note_life(first, count, of.expires, self.due_again(&of, since));
         self.in_time(span);
         let due = of.due.filter(|&due| due > self.now);
         let Some(group) = of.group else {
@@ -303,11 +314,6 @@ impl Queue {
         self.groups.block(group, head, Blocked { count: 1, due, priority });
         true
     }
-}
-
-/// The due time of messages, if they were published for later.
-fn due_after(of: &Properties, since: Millis) -> Option<Millis> {
-    of.due.filter(|&due| due > since)
 }
 
 fn is_apart(of: &Properties) -> bool {

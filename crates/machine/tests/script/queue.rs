@@ -18,6 +18,7 @@
 //! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
 //! slot create NAME [from=first|next|OFFSET] [bytes=N] [idle=MS]
 //! slot advance NAME OFFSET   slot drop NAME   slots
+//! place first|next|OFFSET|time=MS
 //! read   stats   live   outstanding   dead   explain OFFSET ...
 //! ```
 
@@ -29,7 +30,7 @@ use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
     Again, Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset,
     Piece, Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run,
-    Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
+    SeekTo, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -140,6 +141,10 @@ impl Script {
             }
             "read" => show_view(&self.log.machine, output),
             "dead" => show_dead(&self.log.machine, output),
+            _ if verb.starts_with("place ") => {
+                let offset = self.log.machine.offset_of(place(&Words::parse(verb)));
+                writeln!(output, "place {}", offset.0).unwrap();
+            }
             _ if verb.starts_with("explain ") => {
                 for offset in verb.split_whitespace().skip(1) {
                     explain::show(&self.log.machine, offset.parse().unwrap(), output);
@@ -182,6 +187,17 @@ impl Runner for Script {
 
 fn session(words: &Words) -> Session {
     Session(u128::from(words.word(0).as_bytes()[0]))
+}
+
+fn place(words: &Words) -> SeekTo {
+    if let Some(time) = words.get("time") {
+        return SeekTo::Time(Millis(time));
+    }
+    match words.word(0) {
+        "first" => SeekTo::First,
+        "next" => SeekTo::Next,
+        _ => SeekTo::Offset(Offset(words.number(0))),
+    }
 }
 
 fn publish(words: &Words) -> Command {

@@ -90,9 +90,8 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         units::count(skipped)
     );
     confirm::consent(&args.confirm, &question)?;
-    // What came since the question is not skipped without one.
-    let to = if to == SeekTo::Next { SeekTo::Offset(offset) } else { to };
-    let seeking = client.seek_consumers(queue, to);
+    // To where was asked about: no more is skipped than that, whatever has come or was let go of since.
+    let seeking = client.seek_consumers(queue, SeekTo::Offset(offset));
     let sought = session::within(global, "seek", seeking).await?;
     match global.output {
         Format::Json => writeln!(out, "{}", json(queue, &sought, false))?,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use quorate_machine::queue::{
     Cause, CloseReason, Command, ConsumerInfo, DeadRun, Effect, Limit, Offset, Piece, Queue,
-    Rejection, Reply, Run, Session, Settled, SlotInfo, SlotState, Token, body,
+    Rejection, Reply, Run, SeekTo, Session, Settled, SlotInfo, SlotState, Token, body,
 };
 use quorate_machine::{At, EntryBuilder, Machine, Millis, decode_entry};
 
@@ -273,6 +273,8 @@ impl<'a> Trial<'a> {
         assert_eq!(counts, reference.counts(), "messages that are {STATES}");
         assert_eq!(stats.bytes, reference.bytes(), "bytes held");
         assert_eq!(stats.first_offset.0, reference.first_held(), "the oldest message held");
+        let first_place = self.leader.offset_of(SeekTo::First).0;
+        assert_eq!(first_place, reference.first_place(), "the first place to seek to");
         assert_eq!(stats.oldest.map(|since| since.0), reference.oldest(), "since when it is held");
         assert_eq!(stats.producers, reference.producers(), "producers remembered");
         assert_eq!(stats.message_ids, reference.message_ids(), "message ids remembered");

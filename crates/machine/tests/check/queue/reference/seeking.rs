@@ -44,13 +44,18 @@ impl Reference {
             }
             at = first + u64::from(count);
         }
+        let first = self.first_place();
         if !self.settings.retains() {
-            let first = self.first_held();
             let is_back = to < first || !again.is_empty();
             return is_back.then_some(Rejection::SeekNotRetained { first: Offset(first) });
         }
-        let first = self.gapless_from();
         (to < first).then_some(Rejection::SeekForgotten { first: Offset(first) })
+    }
+
+    /// Nothing that is held is before it.
+    pub fn first_place(&self) -> u64 {
+        let held = self.first_held();
+        if self.settings.retains() { self.gapless_from().min(held) } else { held }
     }
 
     fn comes_back(&self, at: usize) -> bool {
@@ -65,7 +70,7 @@ impl Reference {
 
     /// When a message was due that was published for later, if the queue has a time to live.
     fn due_again(&self, message: &Message) -> Option<u64> {
-        let since = self.batches[message.batch].since;
+        let since = self.batches[message.batch].since.max(self.ttl_since);
         let due = message.of.due.map(|due| due.0).filter(|&due| due > since);
         due.filter(|_| self.settings.ttl_ms.is_some())
     }
