@@ -105,6 +105,13 @@ impl Backlog {
         self.batches.range(at..).filter(|batch| batch.remaining > 0)
     }
 
+    /// Whether a message may be left: of its batch some are.
+    pub fn covers(&self, offset: u64) -> bool {
+        let at = self.batches.partition_point(|batch| batch.end() <= offset);
+        let batch = self.batches.get(at);
+        batch.is_some_and(|batch| batch.first <= offset && batch.remaining > 0)
+    }
+
     /// The first offset left of those published at `time` or later: times go up with offsets.
     pub fn first_since(&self, time: Millis) -> Option<u64> {
         let at = self.batches.partition_point(|batch| batch.since < time);

@@ -191,8 +191,8 @@ pub enum Way {
 }
 
 impl Queue {
-    /// Where a message is, and what keeps it there. Takes time in proportion to leases, consumers, and runs that are ready,
-    /// delayed, blocked or dead.
+    /// Where a message is, and what keeps it there. Takes time in proportion to consumers, groups of which some are
+    /// blocked, and runs that are ready, delayed or dead; none of these for what has left with its whole batch.
     #[must_use]
     pub fn explain(&self, offset: Offset) -> Explanation {
         let at = offset.0;
@@ -219,6 +219,10 @@ impl Queue {
         if at >= self.ready.next() {
             return (Place::Unpublished, None);
         }
+        // What has left is asked for most, and need not be looked for among all that has not.
+        if !self.backlog.covers(at) {
+            return (self.left(at), None);
+        }
         if let Some((standing, span)) = self.standing(at) {
             return (Place::Free(standing), Some(span));
         }
@@ -237,7 +241,11 @@ impl Queue {
             }
             ahead += died.span.count;
         }
-        (Place::Left { kept: self.kept(at), ways: self.ways() }, None)
+        (self.left(at), None)
+    }
+
+    fn left(&self, at: u64) -> Place {
+        Place::Left { kept: self.kept(at), ways: self.ways() }
     }
 
     /// Where a message is that no other holds back.

@@ -17,6 +17,7 @@
 //! A head is a record, as its group has to be known when it leaves; messages without a key are not known here at all.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::Queue;
 use super::dead::Cause;
@@ -99,13 +100,24 @@ impl Groups {
     }
 
     /// Of a message that is blocked: its group, the run that it is in, until when that is held back for itself, and how many of
-    /// the group are blocked before it.
+    /// the group are blocked before it. Looks at one run of each group.
     pub fn find(&self, offset: u64) -> Option<(u64, Span, Option<Millis>, u64)> {
-        let holds =
-            |&(_, first, run): &(u64, u64, Blocked)| (first..first + run.count).contains(&offset);
-        let (group, first, run) = self.blocked().find(holds)?;
+        let (group, first, run) = self.blocked_groups().find_map(|group| {
+            let mut up_to = self.blocked.range((group, 0)..=(group, offset));
+            let (&(_, first), &run) = up_to.next_back()?;
+            (offset - first < run.count).then_some((group, first, run))
+        })?;
         let before = self.blocked.range((group, 0)..(group, first)).map(|(_, run)| run.count);
         Some((group, run.span(first), run.due, before.sum::<u64>() + (offset - first)))
+    }
+
+    /// Those of which some are blocked.
+    fn blocked_groups(&self) -> impl Iterator<Item = u64> {
+        let group_of = |key: Option<(&(u64, u64), &Blocked)>| key.map(|(&(group, _), _)| group);
+        std::iter::successors(group_of(self.blocked.first_key_value()), move |&group| {
+            let behind = (Bound::Excluded((group, u64::MAX)), Bound::Unbounded);
+            group_of(self.blocked.range(behind).next())
+        })
     }
 
     /// The head of a group.
@@ -297,6 +309,28 @@ mod tests {
         let blocked: Vec<_> = groups.blocked().map(|(group, first, _)| (group, first)).collect();
         assert_eq!(blocked, [(7, 1), (7, 6), (7, 8), (9, 7)]);
         assert_eq!((groups.len(), groups.records()), (8, 5));
+    }
+
+    #[test]
+    fn a_blocked_message_is_found_among_the_runs_of_all_groups() {
+        let mut groups = Groups::default();
+        groups.lead(7, 0);
+        groups.lead(9, 4);
+        groups.block(7, 1, run(3, None));
+        groups.block(9, 5, run(1, None));
+        groups.block(7, 6, run(2, Some(50)));
+        let found = |at| groups.find(at).map(|(group, span, _, ahead)| (group, span.first, ahead));
+        for (at, expected) in [
+            (0, None),
+            (1, Some((7, 1, 0))),
+            (3, Some((7, 1, 2))),
+            (4, None),
+            (5, Some((9, 5, 0))),
+            (7, Some((7, 6, 4))),
+            (8, None),
+        ] {
+            assert_eq!(found(at), expected, "{at}");
+        }
     }
 
     #[test]

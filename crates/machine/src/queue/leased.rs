@@ -9,6 +9,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::ids::{Session, Token};
 use super::ready::Span;
@@ -84,10 +85,28 @@ impl Leased {
         behind.next().map(|(_, &held)| held).filter(|&(first, _)| first < to)
     }
 
-    /// The lease of a message: whose, where it begins, and what else it is. Looks at all of them.
+    /// The lease of a message: whose, where it begins, and what else it is. Looks at one of each session.
     pub fn holder(&self, offset: u64) -> Option<(Session, u64, Lease)> {
-        self.iter()
-            .find(|&(_, first, lease)| (first..first + u64::from(lease.count)).contains(&offset))
+        let mut sessions = self.sessions();
+        sessions.find_map(|session| {
+            let (first, lease) = self.overlapping(session, offset, offset.checked_add(1)?)?;
+            Some((session, first, lease))
+        })
+    }
+
+    /// The lowest offset that is leased. Looks at one lease of each session.
+    pub fn first(&self) -> Option<u64> {
+        self.sessions().filter_map(|session| self.of(session).next()).map(|(first, _)| first).min()
+    }
+
+    /// Those that hold something.
+    fn sessions(&self) -> impl Iterator<Item = Session> {
+        let session_of =
+            |key: Option<(&(Session, u64), &Held)>| key.map(|(&(session, _), _)| session);
+        std::iter::successors(session_of(self.held.first_key_value()), move |&session| {
+            let behind = (Bound::Excluded((session, u64::MAX)), Bound::Unbounded);
+            session_of(self.held.range(behind).next())
+        })
     }
 
     /// Takes messages `from..to` out of the lease that ends at `end` and covers them.
@@ -208,6 +227,39 @@ mod tests {
         assert_eq!(leased.pop_expired(Millis(50)), expired(10, 3));
         assert_eq!(leased.pop_expired(Millis(50)), expired(15, 5));
         assert_eq!((leased.pop_expired(Millis(50)), leased.len()), (None, 0));
+    }
+
+    #[test]
+    fn who_holds_a_message_is_found_whatever_others_hold_around_it() {
+        let mut leased = leased(3);
+        let b = Session(2);
+        let lease = |count| Lease { count, token: Token(10), ..leased_to_a(&leased) };
+        let (one, two) = (lease(1), lease(2));
+        leased.insert(b, 13, one);
+        leased.insert(A, 14, two);
+        leased.insert(b, 20, two);
+        let holder = |at| leased.holder(at).map(|(session, first, _)| (session, first));
+        for (at, expected) in [
+            (9, None),
+            (10, Some((A, 10))),
+            (12, Some((A, 10))),
+            (13, Some((b, 13))),
+            (14, Some((A, 14))),
+            (16, None),
+            (21, Some((b, 20))),
+            (22, None),
+            (u64::MAX, None),
+        ] {
+            assert_eq!(holder(at), expected, "{at}");
+        }
+        assert_eq!(leased.first(), Some(10));
+        leased.cut(A, 13, 10, 13);
+        assert_eq!(leased.first(), Some(13));
+        assert_eq!(Leased::default().first(), None);
+    }
+
+    fn leased_to_a(leased: &Leased) -> Lease {
+        leased.of(A).next().expect("a lease").1
     }
 
     #[test]

@@ -90,8 +90,8 @@ pub struct ConsumerInfo {
 }
 
 impl Queue {
-    /// Figures as of the last entry. Takes time in proportion to leases, runs that are delayed or dead, and
-    /// consumers, not to messages.
+    /// Figures as of the last entry. Takes time in proportion to runs that are dead, and consumers, not to
+    /// messages.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -161,10 +161,10 @@ impl Queue {
     /// Never delivered messages begin at the cursor; everything else held is before it. What is blocked comes after the
     /// head of its group, which is looked at, unless consumers were set back.
     pub(super) fn first_offset(&self) -> u64 {
-        let leased = self.leased.iter().map(|(_, first, _)| first);
         let dead = self.dead.iter().map(|died| died.span.first);
         let waiting = self.ready.first_returned().into_iter().chain(self.delayed.first());
-        let lowest = waiting.chain(leased).chain(dead).chain(self.groups.first_early()).min();
+        let lowest =
+            waiting.chain(self.leased.first()).chain(dead).chain(self.groups.first_early()).min();
         lowest.unwrap_or(self.ready.cursor())
     }
 
