@@ -11,7 +11,7 @@ use quorate_client::{
 };
 use serde_json::json;
 
-use super::transfer::{self, AHEAD, Ended, Errand, Filter, Outcome, Plan, Properties, Work};
+use super::transfer::{self, Ended, Errand, Filter, Outcome, Plan, Properties, Work};
 use crate::args::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ quorate-moved-from (QUEUE/OFFSET). They go in the order in which consumers would
 consumers have stay where they are.\n\nEach is acknowledged once a majority of the other queue has it, and is \
 published under a message id of its own: run again after an interruption, it enters once, unless the other queue has \
 forgotten the id (its dedup age or its message id window is over). What a run that was killed had taken comes back after \
-the session grace of the queue, and after 15 s at most."
+the session grace of the queue, and after 15 s at most; the next run waits for it."
 )]
 pub struct Args {
     /// The queue that messages are taken from.
@@ -67,6 +67,10 @@ impl Errand for Args {
         "moved"
     }
 
+    fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
     fn rate(&self) -> Option<f64> {
         self.rate
     }
@@ -101,6 +105,9 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     let (from, to) = (describe(&client, &args.from, global), describe(&client, &args.to, global));
     let (from, to) = (from.await?, to.await?);
+    if !args.dry_run {
+        transfer::dead_runs_over(&client, &args.from, args.name(), global).await?;
+    }
     // What is blocked is ready when the one before it has been moved.
     let mut plan =
         Plan::of(&client, &args.from, global, |counts| counts.ready + counts.blocked).await?;
@@ -157,19 +164,8 @@ fn check(
             ))
         });
     }
-    if has.message_id_window < 2 * AHEAD {
-        let what = format!(
-            "{target} remembers {} message ids: after an interruption it would not know again the {} that may be on \
-             their way",
-            has.message_id_window,
-            2 * AHEAD
-        );
-        return refused(what).map_err(|it| {
-            it.cure(format!(
-                "`quorate queue update {target} --message-id-window {}`, or more",
-                2 * AHEAD
-            ))
-        });
+    if let Some((what, cure)) = transfer::short_window(target, has.message_id_window) {
+        return refused(what).map_err(|it| it.cure(cure));
     }
     makes_room(from, to, &has, total).map_or(Ok(()), |what| {
         refused(format!("{target} {what}")).map_err(|it| {
@@ -246,13 +242,6 @@ fn sum_up(args: &Args, outcome: &Outcome, format: Format) -> Result<(), Failure>
         }
         Format::Table => {
             writeln!(out, "{} of {} moved", units::count(sent), units::count(outcome.total))?;
-            if missing > 0 && outcome.ended == Ended::Drained {
-                let missing = units::count(missing);
-                writeln!(
-                    out,
-                    "{missing} did not come: consumers have them, or they wait for their time"
-                )?;
-            }
         }
     }
     outcome.failure(&args.from).map_or(Ok(()), Err)

@@ -46,6 +46,17 @@ const LEASE_MAX: Duration = Duration::from_secs(15);
 const DRAINED_AFTER: Duration = Duration::from_secs(2);
 /// Time between two questions about a message while there is no leader.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// The lowest rate, messages a second.
+const RATE_MIN: f64 = 1e-6;
+/// How long it is waited for what a run that died has leased, beyond the times after which it comes back.
+const DEAD_SLACK: Duration = Duration::from_secs(5);
+/// A run that died a moment ago may look alive for so long.
+const DYING: Duration = Duration::from_secs(1);
+/// Time between two looks at who has messages.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Most messages of which it is asked at the end why they did not come, and so many at a time.
+const ASKED_MAX: usize = 1_024;
+const ASKED_AT_ONCE: usize = 16;
 /// Time between two lines about how far it is, where there is no progress bar.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -64,7 +75,8 @@ pub fn filter(text: &str) -> Result<Filter, String> {
 pub fn rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).trim();
     match number.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        Ok(rate) if rate.is_finite() && rate >= RATE_MIN => Ok(rate),
+        Ok(rate) if rate > 0.0 => Err(format!("a rate is at least {RATE_MIN}/s, and a number")),
         _ => Err("a rate is a number above 0, e.g. 100/s".to_owned()),
     }
 }
@@ -95,6 +107,8 @@ pub trait Errand {
     fn id_prefix(&self) -> &'static str;
     /// How a message is called that is through: "redriven".
     fn done(&self) -> &'static str;
+    /// Headers that a message has to have.
+    fn filters(&self) -> &[Filter];
     /// Messages a second at most.
     fn rate(&self) -> Option<f64>;
     /// What a message is counted under.
@@ -116,12 +130,72 @@ pub struct Plan {
     pub end: u64,
     /// at most so many,
     pub total: u64,
-    /// and of those only these, in order.
+    /// and of those only these, in order. Where settled messages are kept, some of them may be settled.
     pub chosen: Option<Vec<u64>>,
     /// Others before the last of them.
     pub passed: u64,
     /// How long a lease is asked for.
     pub lease: Duration,
+    /// The first that is held,
+    first: u64,
+    /// and whether settled ones may be seen behind it.
+    keeps_settled: bool,
+}
+
+/// Waits until nothing is leased any more to a run of this kind that died: what it had sent comes first when it comes back,
+/// and the other queue has to remember the ids until then. Bounded by the times after which it does.
+pub async fn dead_runs_over(
+    client: &Client,
+    queue: &str,
+    name: &str,
+    global: &Global,
+) -> Result<(), Failure> {
+    let (begun, mut is_told) = (Instant::now(), false);
+    loop {
+        let described = session::within(global, "describe queue", client.describe_queue(queue));
+        let described = described.await?;
+        let grace = described.settings.map_or(0, |settings| settings.session_grace_ms);
+        // A lease ends within its time, however long a session is waited for.
+        let grace = Duration::from_millis(grace.into()).min(LEASE_MAX);
+        let holds = |is_connected: bool| {
+            let consumers = described.consumers.iter();
+            let holders = consumers.filter(|it| it.name == name && it.connected == is_connected);
+            holders.map(|it| u64::from(it.leased)).sum::<u64>()
+        };
+        let (held, held_by_others) = (holds(false), holds(true));
+        let may_be_dying = held_by_others > 0 && begun.elapsed() < DYING;
+        if held == 0 && !may_be_dying {
+            return Ok(());
+        }
+        if begun.elapsed() > LEASE_MAX + grace + DEAD_SLACK {
+            let what = format!(
+                "{} messages of {queue} are still leased to a `{name}` that is gone",
+                units::count(held)
+            );
+            return Err(Failure::new(Exit::Unavailable, what).cure(format!(
+                "`quorate consumer list {queue}` shows it, and `quorate consumer kick` ends it"
+            )));
+        }
+        if held > 0 && !std::mem::replace(&mut is_told, true) {
+            eprintln!(
+                "waiting for {} messages that a `{name}` has which is gone: they come back within {:?}",
+                units::count(held),
+                LEASE_MAX.min(grace) + DEAD_SLACK
+            );
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Why a queue is not one that messages are sent to, if it remembers too few ids to know those again that are sent twice.
+pub fn short_window(queue: &str, window: u32) -> Option<(String, String)> {
+    let least = 2 * AHEAD;
+    let why = format!(
+        "{queue} remembers {window} message ids: after an interruption it would not know again the {least} that may be on \
+         their way"
+    );
+    let cure = format!("`quorate queue update {queue} --message-id-window {least}`, or more");
+    (window < least).then_some((why, cure))
 }
 
 impl Plan {
@@ -135,9 +209,14 @@ impl Plan {
         let described = session::within(global, "describe queue", client.describe_queue(queue));
         let described = described.await?;
         let counts = described.counts.unwrap_or_default();
-        let lease_ms = described.settings.map_or(0, |settings| settings.lease_ms);
-        let lease = Duration::from_millis(lease_ms.into());
+        let settings = described.settings.unwrap_or_default();
+        let lease = Duration::from_millis(settings.lease_ms.into());
+        let retains = settings.retain_ms > 0 || settings.retain_bytes > 0;
         Ok(Self {
+            first: counts.first_offset,
+            keeps_settled: retains
+                || counts.retained > 0
+                || counts.first_readable_offset < counts.first_offset,
             group: described.group_id,
             end: counts.next_offset,
             total: counted(&counts),
@@ -147,7 +226,9 @@ impl Plan {
         })
     }
 
-    /// Reads all that is there, which takes nothing, and chooses by header. Tells each that was chosen to `found`.
+    /// Reads all that is there, which takes nothing, and chooses by header; of what is chosen, `most` are taken at most. Tells
+    /// each that was chosen to `found`. Where readers see settled messages too, those are chosen with the others, as they do
+    /// not tell; so there as many are counted as come.
     pub async fn choose(
         &mut self,
         client: &Client,
@@ -157,11 +238,13 @@ impl Plan {
         mut found: impl FnMut(&Headers),
     ) -> Result<(), Failure> {
         let doing = format!("read {queue:?}");
-        let mut reader = client.reader(queue).linearizable().build();
+        let mut reader = client.reader(queue).from_offset(self.first).linearizable().build();
+        let most = most.unwrap_or(u64::MAX);
+        let stops_at = if self.keeps_settled { u64::MAX } else { most };
         let (mut chosen, mut passed) = (Vec::new(), 0);
         while let Some(message) = reader.next().await {
             let message = message.map_err(|error| session::failure(&doing, &error))?;
-            if message.offset >= self.end || most.is_some_and(|most| chosen.len() as u64 >= most) {
+            if message.offset >= self.end || chosen.len() as u64 >= stops_at {
                 break;
             }
             if !matches(filters, &message.headers) {
@@ -172,7 +255,7 @@ impl Plan {
             chosen.push(message.offset);
             self.passed = passed;
         }
-        self.total = chosen.len() as u64;
+        self.total = self.total.min(most).min(chosen.len() as u64);
         self.chosen = Some(chosen);
         Ok(())
     }
@@ -184,13 +267,26 @@ impl Plan {
     }
 }
 
-/// What names a message for the queue that it goes to. The digest is for a queue that was recovered from a replica
-/// without all of its log, and has another message at the offset.
-fn message_id(prefix: &str, group: u64, offset: u64, headers: &Headers, body: &[u8]) -> String {
-    let digest = headers.iter().fold(crc32c::crc32c(body), |digest, (key, value)| {
-        crc32c::crc32c_append(crc32c::crc32c_append(digest, key.as_bytes()), &value)
-    });
-    format!("{prefix}/{group}/{offset}/{digest:08x}")
+/// Which message: by its offset, and a digest of it for a queue that was recovered from a replica without all of its log, or
+/// deleted and made again, and has another one at the offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Which {
+    offset: u64,
+    digest: u32,
+}
+
+impl Which {
+    fn of(offset: u64, headers: &Headers, body: &[u8]) -> Self {
+        let digest = headers.iter().fold(crc32c::crc32c(body), |digest, (key, value)| {
+            crc32c::crc32c_append(crc32c::crc32c_append(digest, key.as_bytes()), &value)
+        });
+        Self { offset, digest }
+    }
+
+    /// What names it for the queue that it goes to.
+    fn id(self, prefix: &str, group: u64) -> String {
+        format!("{prefix}/{group}/{}/{:08x}", self.offset, self.digest)
+    }
 }
 
 /// A message with the headers that it had, but for those in `without`, and the one that says where from, for which it may
@@ -254,7 +350,7 @@ impl Outcome {
         self.total.saturating_sub(self.sent() + self.left())
     }
 
-    /// Why it is not done, if that is for another reason than messages that did not come.
+    /// Why it is not done, if it is not.
     pub fn failure(&self, from: &str) -> Option<Failure> {
         if self.ended == Ended::Interrupted {
             let what = format!("interrupted after {} of {}", self.sent(), self.total);
@@ -270,8 +366,16 @@ impl Outcome {
             "{} messages were published and may be in {from} still: there was no answer to their acks",
             self.owed
         );
-        let failure = Failure::new(Exit::Unavailable, what);
-        (self.owed > 0).then(|| failure.cure("the same again: none of them enters twice"))
+        if self.owed > 0 {
+            let failure = Failure::new(Exit::Unavailable, what);
+            return Some(failure.cure("the same again: none of them enters twice"));
+        }
+        let what = format!(
+            "{} messages did not come: consumers may have them or be done with them, or they may wait for their time",
+            self.missing()
+        );
+        let failure = Failure::new(Exit::Failed, what).cure("the same again goes on from there");
+        (self.missing() > 0).then_some(failure)
     }
 }
 
@@ -279,11 +383,39 @@ impl Outcome {
 enum Sent {
     /// It is in the other queue; whether it has left this one.
     In {
-        offset: u64,
+        which: Which,
         class: Option<String>,
         acked: bool,
     },
     Refused(Box<NotTaken>),
+}
+
+/// What came of a message.
+#[derive(Debug, Default)]
+struct Known {
+    /// Those that were looked at: one whose lease ended comes again.
+    seen: BTreeSet<Which>,
+    /// Of those, what is in the other queue,
+    confirmed: BTreeSet<Which>,
+    /// and of that, what may be in this one still.
+    owed: BTreeSet<Which>,
+}
+
+impl Known {
+    /// It has come; true if it is in the other queue, and has only to be acknowledged.
+    fn came(&mut self, which: Which) -> bool {
+        // Another one that was at its offset is there no more.
+        self.owed.retain(|it| it.offset != which.offset || it.digest == which.digest);
+        self.confirmed.contains(&which)
+    }
+
+    fn is_in(&mut self, which: Which, is_acked: bool) {
+        self.confirmed.insert(which);
+        match is_acked {
+            true => self.owed.remove(&which),
+            false => self.owed.insert(which),
+        };
+    }
 }
 
 /// A message that the other queue has refused.
@@ -294,8 +426,8 @@ struct NotTaken {
     error: PublishError,
 }
 
-/// What a message is looked up as; none if it is not here any more.
-type LookedUp = (Delivery, Result<Option<Properties>, (String, Exit)>);
+/// What a message is looked up as; none if it is not leased to this run any more.
+type LookedUp = (Delivery, Which, Result<Option<Properties>, (String, Exit)>);
 
 /// A run.
 pub struct Work<E> {
@@ -311,12 +443,9 @@ pub struct Work<E> {
     under_way: FuturesUnordered<BoxFuture<'static, Sent>>,
     /// Taken and not published; given back at the end, so that they do not come again at once.
     held: Vec<Delivery>,
-    /// Offsets that were looked at: one whose lease ended comes again.
-    seen: BTreeSet<u64>,
-    /// Of those, what is in the other queue,
-    confirmed: BTreeSet<u64>,
-    /// and of that, what may be in this one still.
-    owed: BTreeSet<u64>,
+    known: Known,
+    /// How long one answer is waited for.
+    patience: Duration,
     by_class: BTreeMap<String, Tally>,
     bar: ProgressBar,
     told: Instant,
@@ -345,9 +474,8 @@ impl<E: Errand> Work<E> {
             looked_up: FuturesOrdered::new(),
             under_way: FuturesUnordered::new(),
             held: Vec::new(),
-            seen: BTreeSet::new(),
-            confirmed: BTreeSet::new(),
-            owed: BTreeSet::new(),
+            known: Known::default(),
+            patience: DRAINED_AFTER,
             by_class: BTreeMap::new(),
             bar,
             told: Instant::now(),
@@ -358,18 +486,22 @@ impl<E: Errand> Work<E> {
 
     /// Takes and publishes until all is through, nothing more comes, or Ctrl-C.
     pub async fn carry_out(mut self, global: &Global) -> Result<(E, Outcome), Failure> {
+        self.patience = global.timeout;
         let outcome = tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => Ok(Ended::Interrupted),
             outcome = self.run(global) => outcome,
         };
         self.finish(global).await;
+        if matches!(outcome, Ok(Ended::Drained)) {
+            self.forget_settled().await;
+        }
         let outcome = Outcome {
             ended: outcome?,
             total: self.plan.total,
             by_class: self.by_class,
             refused: self.refused,
-            owed: self.owed.len() as u64,
+            owed: self.known.owed.len() as u64,
         };
         Ok((self.errand, outcome))
     }
@@ -388,9 +520,9 @@ impl<E: Errand> Work<E> {
         self.came = Instant::now();
         let mut is_over = false;
         loop {
-            let all_seen = self.seen.len() as u64 >= self.plan.total;
+            let all_seen = self.known.seen.len() as u64 >= self.plan.total;
             let on_the_way = self.under_way.len() + self.looked_up.len();
-            let wants = !is_over && (!all_seen || !self.owed.is_empty());
+            let wants = !is_over && (!all_seen || !self.known.owed.is_empty());
             if !wants && on_the_way == 0 {
                 return Ok(if is_over { Ended::Drained } else { Ended::Done });
             }
@@ -442,20 +574,24 @@ impl<E: Errand> Work<E> {
     /// Looks a message up that is to be published, or keeps it to the end.
     fn take(&mut self, delivery: Delivery, global: &Global) {
         self.came = Instant::now();
-        let offset = delivery.offset;
-        if self.confirmed.contains(&offset) {
+        let which = Which::of(delivery.offset, &delivery.headers, &delivery.body);
+        if self.known.came(which) {
             // Its lease had ended before its ack was there.
-            self.owed.insert(offset);
+            self.known.is_in(which, false);
             let client = self.client.clone();
             let ack = acked(client, self.errand.from().to_owned(), delivery);
-            let again = async move { Sent::In { offset, class: None, acked: ack.await } };
+            let again = async move { Sent::In { which, class: None, acked: ack.await } };
             return self.under_way.push(Box::pin(again));
         }
-        let is_full = self.seen.len() as u64 >= self.plan.total && !self.seen.contains(&offset);
-        if is_full || !self.plan.has(offset) {
+        let seen = &self.known.seen;
+        let is_full = seen.len() as u64 >= self.plan.total && !seen.contains(&which);
+        // Looked at once more: another message may be at an offset that was chosen.
+        let is_meant =
+            self.plan.has(which.offset) && matches(self.errand.filters(), &delivery.headers);
+        if is_full || !is_meant {
             return self.hold(delivery);
         }
-        self.seen.insert(offset);
+        self.known.seen.insert(which);
         if let Some(rate) = self.errand.rate() {
             // What was not sent in time is not made up for.
             self.next_at = Instant::now() + Duration::from_secs_f64(1.0 / rate);
@@ -464,15 +600,15 @@ impl<E: Errand> Work<E> {
         let (looks_up, patience) = (self.errand.looks_up(), global.timeout);
         self.looked_up.push_back(Box::pin(async move {
             let found = match looks_up {
-                true => properties(&client, &queue, delivery.offset, patience).await,
+                true => properties(&client, &queue, &delivery, patience).await,
                 false => Ok(Some(Properties::default())),
             };
-            (delivery, found)
+            (delivery, which, found)
         }));
     }
 
     /// Sends a message on its way.
-    async fn send(&mut self, (delivery, found): LookedUp) {
+    async fn send(&mut self, (delivery, which, found): LookedUp) {
         let class = self.errand.class(&delivery.headers);
         let to = match self.errand.target(&delivery.headers) {
             Ok(to) => to,
@@ -484,18 +620,18 @@ impl<E: Errand> Work<E> {
         }
         let properties = match found {
             Ok(Some(properties)) => properties,
-            // Its lease had ended, and another consumer was done with it.
-            Ok(None) => return self.hold(delivery),
+            // Its lease had ended: if it comes again, it is looked at again.
+            Ok(None) => {
+                self.known.seen.remove(&which);
+                return self.hold(delivery);
+            }
             Err((why, exit)) => return self.leave(delivery, &class, &to, why, exit),
         };
         let message = self.errand.message(&delivery, properties);
-        let prefix = self.errand.id_prefix();
-        let Delivery { offset, headers, body, .. } = &delivery;
-        let id = message_id(prefix, self.plan.group, *offset, headers, body);
-        let batch = Batch::from(message).id(id);
+        let batch = Batch::from(message).id(which.id(self.errand.id_prefix(), self.plan.group));
         let sent = match self.producer(&to).await {
             Ok(producer) => producer.send_batch(batch).await.map_err(|e| (e.to_string(), e.exit())),
-            Err(error) => Err((error.to_string(), error.exit())),
+            Err(why) => Err(why),
         };
         match sent {
             Ok(mut sent) => {
@@ -505,18 +641,25 @@ impl<E: Errand> Work<E> {
                     if let Err(error) = pending.await {
                         return Sent::Refused(Box::new(NotTaken { delivery, class, to, error }));
                     }
-                    let offset = delivery.offset;
                     let acked = acked(client, from, delivery).await;
-                    Sent::In { offset, class: Some(class), acked }
+                    Sent::In { which, class: Some(class), acked }
                 }));
             }
             Err((why, exit)) => self.leave(delivery, &class, &to, why, exit),
         }
     }
 
-    async fn producer(&mut self, to: &str) -> Result<&Producer, Error> {
+    /// One that publishes to a queue which remembers enough ids.
+    async fn producer(&mut self, to: &str) -> Result<&Producer, (String, Exit)> {
         if !self.producers.contains_key(to) {
-            let producer = self.client.producer(to).build().await?;
+            let known = |error: Error| (error.to_string(), error.exit());
+            let describing = timeout(self.patience, self.client.describe_queue(to)).await;
+            let silent = |_| (format!("{to} could not be described in time"), Exit::Unavailable);
+            let settings = describing.map_err(silent)?.map_err(known)?.settings.unwrap_or_default();
+            if let Some((why, cure)) = short_window(to, settings.message_id_window) {
+                return Err((format!("{why}; {cure}"), Exit::Refused));
+            }
+            let producer = self.client.producer(to).build().await.map_err(known)?;
             self.producers.insert(to.to_owned(), producer);
         }
         Ok(&self.producers[to])
@@ -524,16 +667,12 @@ impl<E: Errand> Work<E> {
 
     fn settle(&mut self, sent: Sent) {
         match sent {
-            Sent::In { offset, class, acked } => {
+            Sent::In { which, class, acked } => {
                 if let Some(class) = class {
                     self.by_class.entry(class).or_default().sent += 1;
                     self.bar.inc(1);
                 }
-                self.confirmed.insert(offset);
-                match acked {
-                    true => self.owed.remove(&offset),
-                    false => self.owed.insert(offset),
-                };
+                self.known.is_in(which, acked);
                 self.tell();
             }
             Sent::Refused(not_taken) => {
@@ -560,9 +699,35 @@ impl<E: Errand> Work<E> {
     fn tell(&mut self) {
         if !std::io::stderr().is_terminal() && self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
-            let (sent, total) = (self.confirmed.len() as u64, self.plan.total);
+            let (sent, total) = (self.known.confirmed.len() as u64, self.plan.total);
             eprintln!("{} {} of {}", self.errand.done(), units::count(sent), units::count(total));
         }
+    }
+
+    /// Those that were chosen and had been settled long since are not missing. Asks about no more than [`ASKED_MAX`], and no
+    /// longer than one answer may take.
+    async fn forget_settled(&mut self) {
+        let Some(chosen) = self.plan.chosen.as_ref().filter(|_| self.plan.keeps_settled) else {
+            return;
+        };
+        let came: BTreeSet<u64> = self.known.seen.iter().map(|which| which.offset).collect();
+        let silent: Vec<u64> =
+            chosen.iter().copied().filter(|offset| !came.contains(offset)).collect();
+        let ask = |offset: u64| {
+            let (client, queue) = (self.client.clone(), self.errand.from().to_owned());
+            async move { has_left(&client, &queue, offset).await }
+        };
+        let asked = silent.iter().copied().take(ASKED_MAX).map(ask);
+        let mut answers = futures_util::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
+        let mut settled = 0;
+        let _ = timeout(self.patience, async {
+            while let Some(has_left) = answers.next().await {
+                settled += u64::from(has_left);
+            }
+        })
+        .await;
+        drop(answers);
+        self.plan.total = self.plan.total.min(chosen.len() as u64 - settled);
     }
 
     /// Waits for what is on its way, and gives the rest back untouched.
@@ -575,7 +740,7 @@ impl<E: Errand> Work<E> {
         let _ = timeout(global.timeout, settle).await;
         let mut looked_up = std::mem::take(&mut self.looked_up);
         let not_sent = async {
-            while let Some((delivery, _)) = looked_up.next().await {
+            while let Some((delivery, ..)) = looked_up.next().await {
                 self.hold(delivery);
             }
         };
@@ -595,24 +760,29 @@ async fn acked(client: Client, queue: String, delivery: Delivery) -> bool {
     if delivery.ack().await.is_ok() {
         return true;
     }
+    has_left(&client, &queue, offset).await
+}
+
+/// Whether a message is known not to be held any more.
+async fn has_left(client: &Client, queue: &str, offset: u64) -> bool {
     let asked = client.explain_message(queue, offset).await;
     asked.is_ok_and(|it| it.confirmed && matches!(it.place, Some(MessagePlace::Gone(_))))
 }
 
-/// What the queue knows of a message beside what its frame says; asked until a majority stands behind the answer, or the
+/// What the queue knows of a message beside what its frame says; nothing of one whose lease is over. Asked until a majority stands behind the answer, or the
 /// time is over.
 async fn properties(
     client: &Client,
     queue: &str,
-    offset: u64,
+    delivery: &Delivery,
     patience: Duration,
 ) -> Result<Option<Properties>, (String, Exit)> {
     let until = Instant::now() + patience;
     loop {
-        let why = match client.explain_message(queue, offset).await {
+        let why = match client.explain_message(queue, delivery.offset).await {
             Ok(explained) if explained.confirmed => {
                 let facts = explained.facts.unwrap_or_default();
-                if matches!(explained.place, Some(MessagePlace::Gone(_))) {
+                if !is_leased_as(explained.place.as_ref(), delivery.token) {
                     return Ok(None);
                 }
                 let left = |at: u64| Duration::from_millis(at.saturating_sub(explained.now_ms));
@@ -631,30 +801,61 @@ async fn properties(
     }
 }
 
+/// Whether a message is leased still as it was delivered.
+fn is_leased_as(place: Option<&MessagePlace>, token: u64) -> bool {
+    matches!(place, Some(MessagePlace::Leased(leased)) if leased.token == token)
+}
+
 #[cfg(test)]
 mod tests {
+    use quorate_client::LeasedMessage;
+
     use super::*;
 
     #[test]
     fn a_message_has_the_same_id_whenever_it_is_sent_back_and_no_other_has_it() {
         let none = Headers::default();
-        let id = message_id("quorate-redrive", 3, 7, &none, b"body");
-        assert_eq!(id, message_id("quorate-redrive", 3, 7, &none, b"body"));
-        assert_ne!(id, message_id("quorate-move", 3, 7, &none, b"body"));
+        let id =
+            |prefix, group, offset, body: &[u8]| Which::of(offset, &none, body).id(prefix, group);
+        let known = id("quorate-redrive", 3, 7, b"body");
+        assert_eq!(known, id("quorate-redrive", 3, 7, b"body"));
+        assert_ne!(known, id("quorate-move", 3, 7, b"body"));
         for other in [(4, 7, "body"), (3, 8, "body"), (3, 7, "bodies")] {
             let (group, offset, body) = other;
-            let other_id = message_id("quorate-redrive", group, offset, &none, body.as_bytes());
-            assert_ne!(id, other_id, "{other:?}");
+            assert_ne!(known, id("quorate-redrive", group, offset, body.as_bytes()), "{other:?}");
         }
-        let longest = message_id("quorate-redrive", u64::MAX, u64::MAX, &none, &[0; 64]);
+        let longest = id("quorate-redrive", u64::MAX, u64::MAX, &[0; 64]);
         assert!(longest.len() <= 128, "{longest}");
+    }
+
+    #[test]
+    fn only_the_message_that_is_in_the_other_queue_is_acknowledged_without_being_sent() {
+        let none = Headers::default();
+        let (sent, other) = (Which::of(7, &none, b"sent"), Which::of(7, &none, b"another"));
+        let mut known = Known::default();
+        known.is_in(sent, false);
+        assert!(known.came(sent) && known.owed.contains(&sent), "its ack is outstanding");
+        assert!(!known.came(other), "another message at the offset is not in the other queue");
+        assert!(known.owed.is_empty(), "what was at the offset before is there no more");
+    }
+
+    #[test]
+    fn a_message_whose_lease_is_not_the_one_that_it_came_with_is_left_alone() {
+        let leased =
+            |token| MessagePlace::Leased(LeasedMessage { token, ..LeasedMessage::default() });
+        assert!(is_leased_as(Some(&leased(5)), 5));
+        assert!(!is_leased_as(Some(&leased(6)), 5), "another consumer has it");
+        assert!(!is_leased_as(Some(&MessagePlace::Gone(Default::default())), 5));
+        assert!(!is_leased_as(Some(&MessagePlace::Ready(Default::default())), 5));
+        assert!(!is_leased_as(None, 5));
     }
 
     #[test]
     fn rates_and_filters_are_read_as_they_are_written() {
         assert_eq!(rate("100/s"), Ok(100.0));
         assert_eq!(rate("0.5"), Ok(0.5));
-        for wrong in ["0/s", "-1/s", "fast", "inf", "10/m"] {
+        assert_eq!(rate("1e-6/s"), Ok(1e-6));
+        for wrong in ["0/s", "-1/s", "fast", "inf", "nan", "10/m", "1e-20", "9e-7/s"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
         assert_eq!(filter("k=v=w"), Ok(("k".to_owned(), "v=w".to_owned())));
@@ -671,6 +872,12 @@ mod tests {
             owed: 0,
         };
         assert!(outcome.failure("a").is_none());
+        outcome.total = 4;
+        assert!(
+            outcome.failure("a").is_some_and(|failure| failure.exit() == Exit::Failed),
+            "one is missing"
+        );
+        outcome.total = 3;
         assert_eq!((outcome.sent(), outcome.left(), outcome.missing()), (2, 1, 0));
         outcome.owed = 1;
         assert!(outcome.failure("a").is_some_and(|failure| failure.exit() == Exit::Unavailable));
