@@ -63,19 +63,14 @@ impl Queue {
                 "a batch entered at {} under id {id}, which had entered at {}",
                 first_offset.0, known.first
             )),
-            (Reply::Published { duplicate: true, first_offset, .. }, Some(known)) => {
-                must(known.first == first_offset.0, || {
-                    format!(
-                        "id {id} entered at {}, its copy is told {}",
-                        known.first, first_offset.0
-                    )
-                })
-            }
-            // By its producer's sequence, which is remembered apart.
-            (Reply::Published { duplicate: true, first_offset, .. }, None) => {
+            (Reply::Published { duplicate: true, first_offset, .. }, known) => {
+                let by_id = known.is_some_and(|known| known.first == first_offset.0);
+                // By its producer's sequence, which is remembered apart and judged first: where the batch of that entered.
                 let there = self.places.get(&id).is_some_and(|at| at.contains(&first_offset.0));
-                must(there && publish.producer.is_some(), || {
-                    format!("id {id} is not known, and its batch is told to be at {first_offset:?}")
+                let by_sequence = there && publish.producer.is_some();
+                let first = known.map(|known| known.first);
+                must(by_id || by_sequence, || {
+                    format!("id {id} entered at {first:?}, its copy is told {first_offset:?}")
                 })
             }
             (Reply::Rejected(Rejection::MessageIdConflict { count }), known) => {
