@@ -13,6 +13,9 @@
 //! under the same id, and enters once as long as the other queue remembers that. Those are the last [`AHEAD`] of
 //! a run, which fit into any window of ids that is allowed here.
 
+mod known;
+mod plan;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -24,9 +27,12 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{
     Batch, Client, Consumer, Delivery, Error, Headers, Message, MessagePlace, Producer,
-    PublishError, QueueCounts,
+    PublishError,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use self::known::{Known, Which};
+pub use self::plan::{Filter, Plan, dead_runs_over, filter, matches};
 
 use crate::args::Global;
 use crate::exit::Exit;
@@ -40,36 +46,17 @@ pub const AHEAD: u32 = 256;
 const PASSED_MAX: u64 = 65_000;
 /// Most headers that a message may have.
 const HEADERS_MAX: usize = 64;
-/// The longest lease that is asked for: how long a message waits whose run was killed.
-const LEASE_MAX: Duration = Duration::from_secs(15);
 /// Without a message for so long, it is asked whether any is ready.
 const DRAINED_AFTER: Duration = Duration::from_secs(2);
 /// Time between two questions about a message while there is no leader.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// The lowest rate, messages a second.
 const RATE_MIN: f64 = 1e-6;
-/// How long it is waited for what a run that died has leased, beyond the times after which it comes back.
-const DEAD_SLACK: Duration = Duration::from_secs(5);
-/// A run that died a moment ago may look alive for so long.
-const DYING: Duration = Duration::from_secs(1);
-/// Time between two looks at who has messages.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Most messages of which it is asked at the end why they did not come, and so many at a time.
 const ASKED_MAX: usize = 1_024;
 const ASKED_AT_ONCE: usize = 16;
 /// Time between two lines about how far it is, where there is no progress bar.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-
-/// A header that a message has to have.
-pub type Filter = (String, String);
-
-/// Reads `HEADER=VALUE`.
-pub fn filter(text: &str) -> Result<Filter, String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a filter is HEADER=VALUE".to_owned()),
-    }
-}
 
 /// Reads messages a second.
 pub fn rate(text: &str) -> Result<f64, String> {
@@ -79,14 +66,6 @@ pub fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 => Err(format!("a rate is at least {RATE_MIN}/s, and a number")),
         _ => Err("a rate is a number above 0, e.g. 100/s".to_owned()),
     }
-}
-
-/// Whether a message has all of these headers.
-pub fn matches(filters: &[Filter], headers: &Headers) -> bool {
-    let has = |(key, value): &Filter| {
-        headers.iter().any(|(found, is)| found == key && is == value.as_bytes())
-    };
-    filters.iter().all(has)
 }
 
 /// What sets a message apart that its frame does not say.
@@ -121,72 +100,6 @@ pub trait Errand {
     fn message(&self, delivery: &Delivery, properties: Properties) -> Message;
 }
 
-/// Which messages are taken.
-#[derive(Debug)]
-pub struct Plan {
-    /// Raft group of the queue, which a queue of the same name that is created anew does not have.
-    pub group: u64,
-    /// Those before this offset,
-    pub end: u64,
-    /// at most so many,
-    pub total: u64,
-    /// and of those only these, in order. Where settled messages are kept, some of them may be settled.
-    pub chosen: Option<Vec<u64>>,
-    /// Others before the last of them.
-    pub passed: u64,
-    /// How long a lease is asked for.
-    pub lease: Duration,
-    /// The first that is held,
-    first: u64,
-    /// and whether settled ones may be seen behind it.
-    keeps_settled: bool,
-}
-
-/// Waits until nothing is leased any more to a run of this kind that died: what it had sent comes first when it comes back,
-/// and the other queue has to remember the ids until then. Bounded by the times after which it does.
-pub async fn dead_runs_over(
-    client: &Client,
-    queue: &str,
-    name: &str,
-    global: &Global,
-) -> Result<(), Failure> {
-    let (begun, mut is_told) = (Instant::now(), false);
-    loop {
-        let described = session::within(global, "describe queue", client.describe_queue(queue));
-        let described = described.await?;
-        let grace = described.settings.map_or(0, |settings| settings.session_grace_ms);
-        // A lease ends within its time, however long a session is waited for.
-        let grace = Duration::from_millis(grace.into()).min(LEASE_MAX);
-        let holds = |is_connected: bool| {
-            let consumers = described.consumers.iter();
-            let holders = consumers.filter(|it| it.name == name && it.connected == is_connected);
-            holders.map(|it| u64::from(it.leased)).sum::<u64>()
-        };
-        let (held, held_by_others) = (holds(false), holds(true));
-        let may_be_dying = held_by_others > 0 && begun.elapsed() < DYING;
-        if held == 0 && !may_be_dying {
-            return Ok(());
-        }
-        if begun.elapsed() > LEASE_MAX + grace + DEAD_SLACK {
-            let what = format!(
-                "{} messages of {queue} are still leased to a `{name}` that is gone",
-                units::count(held)
-            );
-            return Err(Failure::new(Exit::Unavailable, what).cure(format!(
-                "`quorate consumer list {queue}` shows it, and `quorate consumer kick` ends it"
-            )));
-        }
-        if held > 0 && !std::mem::replace(&mut is_told, true) {
-            eprintln!(
-                "waiting for {} messages that a `{name}` has which is gone: they come back within {:?}",
-                units::count(held),
-                LEASE_MAX.min(grace) + DEAD_SLACK
-            );
-        }
-        sleep(LOOK_EVERY).await;
-    }
-}
-
 /// Why a queue is not one that messages are sent to, if it remembers too few ids to know those again that are sent twice.
 pub fn short_window(queue: &str, window: u32) -> Option<(String, String)> {
     let least = 2 * AHEAD;
@@ -196,97 +109,6 @@ pub fn short_window(queue: &str, window: u32) -> Option<(String, String)> {
     );
     let cure = format!("`quorate queue update {queue} --message-id-window {least}`, or more");
     (window < least).then_some((why, cure))
-}
-
-impl Plan {
-    /// The messages that `counted` counts, before the end of the queue as it is now.
-    pub async fn of(
-        client: &Client,
-        queue: &str,
-        global: &Global,
-        counted: impl Fn(&QueueCounts) -> u64,
-    ) -> Result<Self, Failure> {
-        let described = session::within(global, "describe queue", client.describe_queue(queue));
-        let described = described.await?;
-        let counts = described.counts.unwrap_or_default();
-        let settings = described.settings.unwrap_or_default();
-        let lease = Duration::from_millis(settings.lease_ms.into());
-        let retains = settings.retain_ms > 0 || settings.retain_bytes > 0;
-        Ok(Self {
-            first: counts.first_offset,
-            keeps_settled: retains
-                || counts.retained > 0
-                || counts.first_readable_offset < counts.first_offset,
-            group: described.group_id,
-            end: counts.next_offset,
-            total: counted(&counts),
-            chosen: None,
-            passed: 0,
-            lease: if lease.is_zero() { LEASE_MAX } else { lease.min(LEASE_MAX) },
-        })
-    }
-
-    /// Reads all that is there, which takes nothing, and chooses by header; of what is chosen, `most` are taken at most. Tells
-    /// each that was chosen to `found`. Where readers see settled messages too, those are chosen with the others, as they do
-    /// not tell; so there as many are counted as come.
-    pub async fn choose(
-        &mut self,
-        client: &Client,
-        queue: &str,
-        filters: &[Filter],
-        most: Option<u64>,
-        mut found: impl FnMut(&Headers),
-    ) -> Result<(), Failure> {
-        let doing = format!("read {queue:?}");
-        let mut reader = client.reader(queue).from_offset(self.first).linearizable().build();
-        let most = most.unwrap_or(u64::MAX);
-        let stops_at = if self.keeps_settled { u64::MAX } else { most };
-        let (mut chosen, mut passed) = (Vec::new(), 0);
-        while let Some(message) = reader.next().await {
-            let message = message.map_err(|error| session::failure(&doing, &error))?;
-            if message.offset >= self.end || chosen.len() as u64 >= stops_at {
-                break;
-            }
-            if !matches(filters, &message.headers) {
-                passed += 1;
-                continue;
-            }
-            found(&message.headers);
-            chosen.push(message.offset);
-            self.passed = passed;
-        }
-        self.total = self.total.min(most).min(chosen.len() as u64);
-        self.chosen = Some(chosen);
-        Ok(())
-    }
-
-    fn has(&self, offset: u64) -> bool {
-        let chosen =
-            self.chosen.as_ref().is_none_or(|chosen| chosen.binary_search(&offset).is_ok());
-        chosen && offset < self.end
-    }
-}
-
-/// Which message: by its offset, and a digest of it for a queue that was recovered from a replica without all of its log, or
-/// deleted and made again, and has another one at the offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Which {
-    offset: u64,
-    digest: u32,
-}
-
-impl Which {
-    fn of(offset: u64, headers: &Headers, body: &[u8]) -> Self {
-        let digest = headers.iter().fold(crc32c::crc32c(body), |digest, (key, value)| {
-            crc32c::crc32c_append(crc32c::crc32c_append(digest, key.as_bytes()), &value)
-        });
-        Self { offset, digest }
-    }
-
-    /// What names it for the queue that it goes to.
-    fn id(self, prefix: &str, group: u64) -> String {
-        format!("{prefix}/{group}/{}/{:08x}", self.offset, self.digest)
-    }
 }
 
 /// A message with the headers that it had, but for those in `without`, and the one that says where from, for which it may
@@ -388,34 +210,6 @@ enum Sent {
         acked: bool,
     },
     Refused(Box<NotTaken>),
-}
-
-/// What came of a message.
-#[derive(Debug, Default)]
-struct Known {
-    /// Those that were looked at: one whose lease ended comes again.
-    seen: BTreeSet<Which>,
-    /// Of those, what is in the other queue,
-    confirmed: BTreeSet<Which>,
-    /// and of that, what may be in this one still.
-    owed: BTreeSet<Which>,
-}
-
-impl Known {
-    /// It has come; true if it is in the other queue, and has only to be acknowledged.
-    fn came(&mut self, which: Which) -> bool {
-        // Another one that was at its offset is there no more.
-        self.owed.retain(|it| it.offset != which.offset || it.digest == which.digest);
-        self.confirmed.contains(&which)
-    }
-
-    fn is_in(&mut self, which: Which, is_acked: bool) {
-        self.confirmed.insert(which);
-        match is_acked {
-            true => self.owed.remove(&which),
-            false => self.owed.insert(which),
-        };
-    }
 }
 
 /// A message that the other queue has refused.
@@ -811,33 +605,6 @@ mod tests {
     use quorate_client::LeasedMessage;
 
     use super::*;
-
-    #[test]
-    fn a_message_has_the_same_id_whenever_it_is_sent_back_and_no_other_has_it() {
-        let none = Headers::default();
-        let id =
-            |prefix, group, offset, body: &[u8]| Which::of(offset, &none, body).id(prefix, group);
-        let known = id("quorate-redrive", 3, 7, b"body");
-        assert_eq!(known, id("quorate-redrive", 3, 7, b"body"));
-        assert_ne!(known, id("quorate-move", 3, 7, b"body"));
-        for other in [(4, 7, "body"), (3, 8, "body"), (3, 7, "bodies")] {
-            let (group, offset, body) = other;
-            assert_ne!(known, id("quorate-redrive", group, offset, body.as_bytes()), "{other:?}");
-        }
-        let longest = id("quorate-redrive", u64::MAX, u64::MAX, &[0; 64]);
-        assert!(longest.len() <= 128, "{longest}");
-    }
-
-    #[test]
-    fn only_the_message_that_is_in_the_other_queue_is_acknowledged_without_being_sent() {
-        let none = Headers::default();
-        let (sent, other) = (Which::of(7, &none, b"sent"), Which::of(7, &none, b"another"));
-        let mut known = Known::default();
-        known.is_in(sent, false);
-        assert!(known.came(sent) && known.owed.contains(&sent), "its ack is outstanding");
-        assert!(!known.came(other), "another message at the offset is not in the other queue");
-        assert!(known.owed.is_empty(), "what was at the offset before is there no more");
-    }
 
     #[test]
     fn a_message_whose_lease_is_not_the_one_that_it_came_with_is_left_alone() {
