@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate_client::{Client, Error, Message, QueueCounts, QueueSettings, ReadMessage, reason};
+use quorate_client::{Client, Error, Message, QueueCounts, QueueSettings, reason};
 use quorate_tests::process::{Server, run};
+use quorate_tests::reading::{header, number, read};
 use quorate_tests::{Cluster, turn};
 
 use crate::beside::{figure, get};
@@ -63,24 +64,6 @@ async fn until(
         assert!(begun.elapsed() < limit, "{queue}: {counts:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-async fn read(client: &Client, queue: &str) -> Vec<ReadMessage> {
-    let mut reader = client.reader(queue).linearizable().build();
-    let mut read = Vec::new();
-    while let Some(message) = reader.next().await {
-        read.push(message.expect("read"));
-    }
-    read
-}
-
-fn header(message: &ReadMessage, key: &str) -> Option<String> {
-    let value = message.headers.get(key)?;
-    Some(String::from_utf8(value.to_vec()).expect("text"))
-}
-
-fn number(message: &ReadMessage) -> u64 {
-    std::str::from_utf8(&message.body).expect("text").parse().expect("a number")
 }
 
 #[test]

@@ -8,6 +8,7 @@ use quorate_client::{
     Client, ConsumerControl, Consumers, Message, QueueCounts, QueueSettings, ReadMessage,
 };
 use quorate_tests::process::{Ended, Server, run};
+use quorate_tests::reading::{header, number, read};
 use quorate_tests::{Cluster, turn};
 
 use crate::{HEAVY, SOON};
@@ -47,24 +48,6 @@ fn numbered(count: u64) -> impl Iterator<Item = Message> {
 async fn counts(client: &Client, queue: &str) -> QueueCounts {
     let queue = client.describe_queue(queue).await.expect("describe");
     queue.counts.expect("the leader knows the counts")
-}
-
-async fn read(client: &Client, queue: &str) -> Vec<ReadMessage> {
-    let mut reader = client.reader(queue).linearizable().build();
-    let mut read = Vec::new();
-    while let Some(message) = reader.next().await {
-        read.push(message.expect("read"));
-    }
-    read
-}
-
-fn header(message: &ReadMessage, key: &str) -> Option<String> {
-    let value = message.headers.get(key)?;
-    Some(String::from_utf8(value.to_vec()).expect("text"))
-}
-
-fn number(message: &ReadMessage) -> u64 {
-    std::str::from_utf8(&message.body).expect("text").parse().expect("a number")
 }
 
 async fn moved(server: &str, args: &[&str]) -> (Ended, serde_json::Value) {

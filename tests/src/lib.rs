@@ -19,6 +19,7 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod reading;
 pub mod relay;
 pub mod turn;
 
