@@ -55,6 +55,7 @@ pub fn attach(prefetch: u32) -> Command {
         prefetch,
         lease_ms: None,
         tells_starts: false,
+        filter: Vec::new(),
     })
 }
 

@@ -181,14 +181,30 @@ fn create_slot(name: &str, from: SlotStart, max_idle_ms: u64) -> Command {
 
 fn attach(session: Session, prefetch: u32, lease_ms: Option<u32>) -> Command {
     let (name, node) = ("consumer".to_owned(), NodeId(1));
-    Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts: false })
+    Command::Attach(Attach {
+        session,
+        node,
+        name,
+        prefetch,
+        lease_ms,
+        tells_starts: false,
+        filter: Vec::new(),
+    })
 }
 
 /// A consumer that tells what it has begun to handle.
 fn telling(session: Session) -> Command {
     let (name, node) = ("telling".to_owned(), NodeId(2));
     let (prefetch, lease_ms, tells_starts) = (10, None, true);
-    Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts })
+    Command::Attach(Attach {
+        session,
+        node,
+        name,
+        prefetch,
+        lease_ms,
+        tells_starts,
+        filter: Vec::new(),
+    })
 }
 
 /// What the telling consumer says of its first messages.

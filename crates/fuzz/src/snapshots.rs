@@ -110,7 +110,15 @@ impl Life {
 fn attach(session: u128) -> Command {
     let (name, node) = (String::new(), NodeId(3));
     let (session, tells_starts) = (Session(session), session == 7);
-    Command::Attach(Attach { session, node, name, prefetch: 9, lease_ms: None, tells_starts })
+    Command::Attach(Attach {
+        session,
+        node,
+        name,
+        prefetch: 9,
+        lease_ms: None,
+        tells_starts,
+        filter: Vec::new(),
+    })
 }
 
 fn slot_name(name: &str) -> SlotName {

@@ -118,6 +118,7 @@ fn attach(session: u128) -> Command {
         prefetch: 1000,
         lease_ms: None,
         tells_starts: false,
+        filter: Vec::new(),
     })
 }
 

@@ -59,11 +59,13 @@ pub enum Bug {
     TearTopicPart,
     /// Those who stand by are handed messages too.
     ServeStandby,
+    /// Who has a filter is handed what it does not filter for.
+    IgnoreFilter,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 27] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -90,6 +92,7 @@ impl Bug {
         Bug::LetGoOfDead,
         Bug::TearTopicPart,
         Bug::ServeStandby,
+        Bug::IgnoreFilter,
     ];
 
     /// As the command line names it.
@@ -122,6 +125,7 @@ impl Bug {
             Bug::LetGoOfDead => "let_go_of_dead",
             Bug::TearTopicPart => "tear_topic_part",
             Bug::ServeStandby => "serve_standby",
+            Bug::IgnoreFilter => "ignore_filter",
         }
     }
 }

@@ -33,6 +33,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             retry_max_ms: words[3] / 5,
             dead_letter: words[3].is_multiple_of(2).then(|| QueueName::parse("dead").unwrap()),
             message_id_window: words[3],
+            filter_header: words[0].is_multiple_of(3).then(|| "région".to_owned()),
             version: longs[1],
         },
     )
@@ -40,13 +41,15 @@ fn settings() -> impl Strategy<Value = Settings> {
 
 fn properties() -> impl Strategy<Value = Properties> {
     let time = || prop::option::of(any::<u64>().prop_map(Millis));
-    (any::<u32>(), time(), time(), any::<u8>(), any::<Option<u64>>()).prop_map(
-        |(count, due, expires, priority, group)| Properties {
+    let hashes = (any::<Option<u64>>(), any::<Option<u64>>());
+    (any::<u32>(), time(), time(), any::<u8>(), hashes).prop_map(
+        |(count, due, expires, priority, (group, tag))| Properties {
             count,
             due,
             expires,
             priority,
             group,
+            tag,
         },
     )
 }
@@ -76,14 +79,16 @@ fn publishes() -> impl Strategy<Value = Publish> {
 }
 
 fn attaches() -> impl Strategy<Value = Attach> {
-    (any::<u128>(), any::<u64>(), ".{0,60}", any::<u32>(), any::<Option<u32>>()).prop_map(
-        |(session, node, name, prefetch, lease_ms)| Attach {
+    let wishes = (any::<Option<u32>>(), prop::collection::vec(".{0,60}", 0..4));
+    (any::<u128>(), any::<u64>(), ".{0,60}", any::<u32>(), wishes).prop_map(
+        |(session, node, name, prefetch, (lease_ms, filter))| Attach {
             session: Session(session),
             node: NodeId(node),
             name,
             prefetch,
             lease_ms,
             tells_starts: prefetch % 2 == 1,
+            filter,
         },
     )
 }
@@ -109,8 +114,8 @@ fn commands() -> impl Strategy<Value = Command> {
         publishes().prop_map(Command::Publish),
         attaches().prop_map(Command::Attach),
         (attaches(), any::<u32>()).prop_map(|(attach, wait_ms)| {
-            let Attach { session, node, name, prefetch: count, lease_ms, .. } = attach;
-            Command::Receive(Receive { session, node, name, count, lease_ms, wait_ms })
+            let Attach { session, node, name, prefetch: count, lease_ms, filter, .. } = attach;
+            Command::Receive(Receive { session, node, name, count, lease_ms, wait_ms, filter })
         }),
         session().prop_map(|(session, attachment)| Command::Detach { session, attachment }),
         session().prop_map(|(session, attachment)| Command::Disconnect { session, attachment }),

@@ -47,6 +47,7 @@ fn limits() -> impl Strategy<Value = Settings> {
             ttl_ms: max_messages.map(|max| max * 10),
             drop_head: retain.is_some(),
             priorities: max_bytes.is_none_or(|max| max % 4 > 0),
+            filter_header: (max_deliveries != 3).then(|| "region".to_owned()),
             ..settings()
         })
 }
@@ -70,8 +71,10 @@ fn ops() -> impl Strategy<Value = Op> {
         .prop_map(|(id, epoch, shift)| Numbered { id, epoch, shift });
     let stale = || prop::bool::weighted(0.3);
     let time = || prop_oneof![2 => Just(0u64), 1 => 1..300u64];
-    let kind = (time(), time(), prop_oneof![2 => Just(0u8), 1 => 0..10u8], 0..3u8)
-        .prop_map(|(delay, ttl, priority, group)| Kind { delay, ttl, priority, group });
+    let kind =
+        (time(), time(), prop_oneof![2 => Just(0u8), 1 => 0..10u8], 0..3u8, 0..3u8).prop_map(
+            |(delay, ttl, priority, group, value)| Kind { delay, ttl, priority, group, value },
+        );
     let kinds = prop_oneof![
         2 => Just(Vec::new()),
         1 => prop::collection::vec(kind, 1..4),
@@ -86,9 +89,10 @@ fn ops() -> impl Strategy<Value = Op> {
             let names = if all { Names::All } else { Names::Settled };
             Op::Seek { back, names }
         }),
-        4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32), any::<bool>()).prop_map(
-            |(session, node, prefetch, lease_ms, tells)| {
-                Op::Attach { session, node, prefetch, lease_ms, tells }
+        4 => (0..4u8, 1..4u64, 1..12u32, prop::option::of(50..300u32), 0..8u8).prop_map(
+            |(session, node, prefetch, lease_ms, bits)| {
+                let (tells, filter) = (bits & 1 == 1, bits & 6);
+                Op::Attach { session, node, prefetch, lease_ms, tells, filter }
             }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Detach { session, stale }),
         1 => (0..4u8, stale()).prop_map(|(session, stale)| Op::Disconnect { session, stale }),
@@ -180,6 +184,7 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["queue paused in the way", "no consumer in the way", "credit in the way"]);
     happened(&figures, &["consumers away in the way", "consumers paused in the way"]);
     happened(&figures, &["active one in the way", "others in the way"]);
+    happened(&figures, &["filtered", "filters refused", "filters ended", "filters in the way"]);
 }
 
 #[test]

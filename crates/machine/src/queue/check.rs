@@ -32,6 +32,7 @@ impl Queue {
         self.check_message_ids()?;
         self.check_consumers()?;
         self.check_lives()?;
+        self.check_tags()?;
         self.check_retries()
     }
 
@@ -215,6 +216,29 @@ impl Queue {
             rule(there == life.count, "what has a time of its own is where it is waited for")?;
         }
         Ok(())
+    }
+
+    /// Only messages that are held and not dead have a tag, and those that are ready are found by it.
+    fn check_tags(&self) -> Check {
+        let tags = &self.ready.tags;
+        if !tags.is_empty() {
+            let held = self.living();
+            for (first, count, _) in tags.iter() {
+                let (end, from) = (first + count, held.partition_point(|span| span.end() <= first));
+                let within = held[from..].iter().take_while(|span| span.first < end);
+                let there: u64 =
+                    within.map(|span| span.end().min(end) - span.first.max(first)).sum();
+                rule(there == count, "what has a tag is held")?;
+            }
+        }
+        rule(self.ready.is_parted_by_tag(), "what is ready is found by its tag")?;
+        let (mut filtered, mut are_right) = (0, true);
+        for (_, consumer) in self.consumers.iter().filter(|(_, of)| !of.filter.is_empty()) {
+            filtered += 1;
+            are_right &= self.settings.filter_header.is_some() && !consumer.tags.is_empty();
+        }
+        are_right &= filtered == self.consumers.filtered();
+        rule(are_right, "who has a filter is counted, and the queue filters")
     }
 
     /// What is not to be charged is held, and who leaves it open has said that he tells.

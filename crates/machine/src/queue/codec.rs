@@ -7,6 +7,7 @@
 //!     producer     id (length u32, bytes) | epoch u32 | sequence u64
 //! 3 Attach         session u128 | node u64 | name (length u32, UTF-8) | prefetch u32
 //!                  | flags u8 | lease_ms u32 if flag 1 is set          flag 2: it tells what it has started
+//!                  | filter if flag 4 is set: values u8, not 0 | (length u32, UTF-8)*
 //! 4 Detach         session u128 | attachment u64
 //! 5 Disconnect     session u128 | attachment u64
 //! 6 Settle         session u128 | items u32 | item*
@@ -19,7 +20,7 @@
 //! 12 DropSlot      slot
 //! 13 PublishWith   producer? | count u32 | layout u8 | properties (length u32, property*) | frame
 //!     property     count u32 | flags u8 | due u64 if flag 1 is set | expires u64 if flag 2 is | priority u8 if flag 4 is
-//!                  | group u64 if flag 8 is; instead of 2, where there are any
+//!                  | group u64 if flag 8 is | tag u64 if flag 16 is; instead of 2, where there are any
 //! 14 PublishIf     producer? | id? (length u32, UTF-8) | expected next offset? u64 | count u32 | layout u8
 //!                  | properties (length u32, property*) | frame          instead of 2 and 13, with an id or an
 //!                                                                        expected offset
@@ -28,7 +29,8 @@
 //! 17 ControlConsumer   target u8 | session u128 if it is 1, name (length u32, UTF-8) if it is 2 | what u8
 //!     target       1 session, 2 name, 3 everyone        what   1 pause, 2 resume, 3 kick
 //! 18 PurgeBefore   offset u64
-//! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32 | lease_ms? u32 | wait_ms u32
+//! 19 Receive       session u128 | node u64 | name (length u32, UTF-8) | count u32
+//!                  | flags u8 | lease_ms u32 if flag 1 is set | filter if flag 4 is, as in 3 | wait_ms u32
 //! 20 Seek          to u64 | runs (length u32, run*)        run   first u64 | property
 //! slot             length u32, name
 //! x?               0, or 1 and x
@@ -76,6 +78,8 @@ const SEEK: u8 = 20;
 const HAS_LEASE: u8 = 1;
 /// The consumer tells which messages it has begun to handle.
 const TELLS_STARTS: u8 = 2;
+/// The values follow that the consumer filters by.
+const HAS_FILTER: u8 = 4;
 
 const ONE_SESSION: u8 = 1;
 const NAMED: u8 = 2;
@@ -93,6 +97,8 @@ const HAS_EXPIRES: u8 = 2;
 const HAS_PRIORITY: u8 = 4;
 /// The messages are of a group.
 const HAS_GROUP: u8 = 8;
+/// They have a header that consumers filter by.
+const HAS_TAG: u8 = 16;
 
 const FROM_FIRST: u8 = 1;
 const FROM_NEXT: u8 = 2;
@@ -106,7 +112,7 @@ const RETURN: u8 = 5;
 const START: u8 = 6;
 
 /// Most bytes of encoded [`Properties`].
-const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8 + 1 + 8;
+const PROPERTY_BYTES: usize = 4 + 1 + 8 + 8 + 1 + 8 + 8;
 
 /// Bytes of an encoded [`SettleItem`].
 const ITEM_BYTES: usize = 1 + 4 + 8 + 8 + 4;
@@ -268,6 +274,7 @@ fn flags(of: &Properties) -> u8 {
         | flag(of.expires.is_some(), HAS_EXPIRES)
         | flag(of.priority > 0, HAS_PRIORITY)
         | flag(of.group.is_some(), HAS_GROUP)
+        | flag(of.tag.is_some(), HAS_TAG)
 }
 
 fn encode_moved(moved: &PublishMoved, out: &mut BytesMut) {
@@ -284,7 +291,8 @@ fn encode_moved(moved: &PublishMoved, out: &mut BytesMut) {
 /// Bytes of encoded properties; a batch has a run for each message at most.
 fn property_bytes(of: &Properties) -> usize {
     let times = usize::from(of.due.is_some()) + usize::from(of.expires.is_some());
-    4 + 1 + 8 * times + usize::from(of.priority > 0) + if of.group.is_some() { 8 } else { 0 }
+    let hashes = usize::from(of.group.is_some()) + usize::from(of.tag.is_some());
+    4 + 1 + 8 * (times + hashes) + usize::from(of.priority > 0)
 }
 
 fn encode_property(of: &Properties, out: &mut BytesMut) {
@@ -296,8 +304,8 @@ fn encode_property(of: &Properties, out: &mut BytesMut) {
     if of.priority > 0 {
         out.put_u8(of.priority);
     }
-    if let Some(group) = of.group {
-        out.put_u64_le(group);
+    for hash in [of.group, of.tag].into_iter().flatten() {
+        out.put_u64_le(hash);
     }
 }
 
@@ -307,11 +315,36 @@ fn encode_attach(attach: &Attach, out: &mut BytesMut) {
     out.put_u64_le(attach.node.0);
     wire::put_bytes(out, attach.name.as_bytes());
     out.put_u32_le(attach.prefetch);
-    let has_lease = if attach.lease_ms.is_some() { HAS_LEASE } else { 0 };
-    out.put_u8(has_lease | if attach.tells_starts { TELLS_STARTS } else { 0 });
-    if let Some(lease_ms) = attach.lease_ms {
+    put_wishes(out, attach.lease_ms, attach.tells_starts, &attach.filter);
+}
+
+/// What a consumer asks for beyond what all do.
+fn put_wishes(out: &mut BytesMut, lease_ms: Option<u32>, tells_starts: bool, filter: &[String]) {
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let has_lease = flag(lease_ms.is_some(), HAS_LEASE) | flag(tells_starts, TELLS_STARTS);
+    out.put_u8(has_lease | flag(!filter.is_empty(), HAS_FILTER));
+    if let Some(lease_ms) = lease_ms {
         out.put_u32_le(lease_ms);
     }
+    if !filter.is_empty() {
+        put_filter(out, filter);
+    }
+}
+
+/// Appends the values of a filter; one that is not empty is at most as long as the machine accepts.
+pub(super) fn put_filter(out: &mut impl BufMut, filter: &[String]) {
+    out.put_u8(u8::try_from(filter.len()).expect("a filter has at most 16 values"));
+    filter.iter().for_each(|value| wire::put_bytes(out, value.as_bytes()));
+}
+
+/// Reads what [`put_filter`] wrote.
+pub(super) fn filter(buf: &mut impl Buf) -> Result<Vec<String>, DecodeError> {
+    let count = usize::from(wire::u8(buf)?);
+    if !(1..=Attach::FILTER_VALUES_MAX).contains(&count) {
+        return Err(DecodeError::Invalid { what: "filter", why: "no filter has so many values" });
+    }
+    let value = |_| wire::string(buf, "filter value", Attach::FILTER_VALUE_BYTES_MAX);
+    (0..count).map(value).collect()
 }
 
 fn encode_receive(receive: &Receive, out: &mut BytesMut) {
@@ -320,7 +353,7 @@ fn encode_receive(receive: &Receive, out: &mut BytesMut) {
     out.put_u64_le(receive.node.0);
     wire::put_bytes(out, receive.name.as_bytes());
     out.put_u32_le(receive.count);
-    wire::put_option(out, receive.lease_ms, |out, lease_ms| out.put_u32_le(lease_ms));
+    put_wishes(out, receive.lease_ms, false, &receive.filter);
     out.put_u32_le(receive.wait_ms);
 }
 
@@ -496,7 +529,7 @@ fn decode_again(buf: &mut impl Buf) -> Result<Vec<Again>, DecodeError> {
 fn decode_property(buf: &mut Bytes) -> Result<Properties, DecodeError> {
     let count = wire::u32(buf)?;
     let flags = wire::u8(buf)?;
-    if flags & !(HAS_DUE | HAS_EXPIRES | HAS_PRIORITY | HAS_GROUP) != 0 {
+    if flags & !(HAS_DUE | HAS_EXPIRES | HAS_PRIORITY | HAS_GROUP | HAS_TAG) != 0 {
         return Err(DecodeError::UnknownKind { what: "property", kind: flags });
     }
     let mut properties = Properties { count, ..Properties::default() };
@@ -511,6 +544,9 @@ fn decode_property(buf: &mut Bytes) -> Result<Properties, DecodeError> {
     }
     if flags & HAS_GROUP != 0 {
         properties.group = Some(wire::u64(buf)?);
+    }
+    if flags & HAS_TAG != 0 {
+        properties.tag = Some(wire::u64(buf)?);
     }
     match self::flags(&properties) == flags {
         true => Ok(properties),
@@ -528,12 +564,12 @@ fn encoded_properties(buf: &mut impl Buf, kind: u8) -> Result<Bytes, DecodeError
 }
 
 fn decode_receive(buf: &mut impl Buf) -> Result<Receive, DecodeError> {
-    let Attach { session, node, name, prefetch: count, lease_ms, tells_starts } =
+    let Attach { session, node, name, prefetch: count, lease_ms, tells_starts, filter } =
         decode_attach(buf)?;
     if tells_starts {
         return Err(DecodeError::Invalid { what: "receive", why: "a receiver tells no starts" });
     }
-    Ok(Receive { session, node, name, count, lease_ms, wait_ms: wire::u32(buf)? })
+    Ok(Receive { session, node, name, count, lease_ms, wait_ms: wire::u32(buf)?, filter })
 }
 
 fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
@@ -542,12 +578,13 @@ fn decode_attach(buf: &mut impl Buf) -> Result<Attach, DecodeError> {
     let name = wire::string(buf, "consumer name", Attach::NAME_BYTES_MAX)?;
     let prefetch = wire::u32(buf)?;
     let flags = wire::u8(buf)?;
-    if flags & !(HAS_LEASE | TELLS_STARTS) != 0 {
+    if flags & !(HAS_LEASE | TELLS_STARTS | HAS_FILTER) != 0 {
         return Err(DecodeError::UnknownKind { what: "attach flag", kind: flags });
     }
     let lease_ms = (flags & HAS_LEASE != 0).then(|| wire::u32(buf)).transpose()?;
     let tells_starts = flags & TELLS_STARTS != 0;
-    Ok(Attach { session, node, name, prefetch, lease_ms, tells_starts })
+    let filter = if flags & HAS_FILTER != 0 { filter(buf)? } else { Vec::new() };
+    Ok(Attach { session, node, name, prefetch, lease_ms, tells_starts, filter })
 }
 
 fn decode_items(buf: &mut impl Buf) -> Result<Vec<SettleItem>, DecodeError> {

@@ -167,6 +167,9 @@ pub struct Properties {
     pub priority: u8,
     /// To be delivered one after the other: what the broker hashed their key to.
     pub group: Option<u64>,
+    /// What consumers may filter by: what the broker hashed the header to that is set for it (see
+    /// [`tag_of`](super::tag_of)).
+    pub tag: Option<u64>,
 }
 
 /// Neighbouring messages that were published alike, and are to come back.
@@ -214,6 +217,8 @@ pub struct Attach {
     /// It tells which messages it has begun to handle ([`SettleKind::Start`]); of the others no delivery is counted when
     /// it ends.
     pub tells_starts: bool,
+    /// Values of the queue's filter header: it is handed messages with one of these only. Empty: any messages.
+    pub filter: Vec<String>,
 }
 
 /// A request for one batch of messages.
@@ -231,6 +236,8 @@ pub struct Receive {
     pub lease_ms: Option<u32>,
     /// How long to wait for a first message, in milliseconds.
     pub wait_ms: u32,
+    /// As [`Attach::filter`].
+    pub filter: Vec<String>,
 }
 
 impl Attach {
@@ -238,6 +245,10 @@ impl Attach {
     pub const NAME_BYTES_MAX: usize = 256;
     /// The largest prefetch.
     pub const PREFETCH_MAX: u32 = 65_535;
+    /// Most values of a filter.
+    pub const FILTER_VALUES_MAX: usize = 16;
+    /// The longest value of a filter, in bytes.
+    pub const FILTER_VALUE_BYTES_MAX: usize = 256;
 }
 
 /// What becomes of a run of messages that one entry leased.

@@ -15,6 +15,10 @@
 //! it had is in front again; but who lets a lease run out goes to the end, and is handed nothing while another stands
 //! in front of it. So one that hangs with its stream open does not keep the queue for itself, however its leases
 //! overlap, and all that has to be remembered is the line. Who is paused is not in it, and goes to its end when resumed.
+//!
+//! **Filters.** Who has one stands in a line of their own, so that nobody else has to be looked at twice. It is served first,
+//! as the others can take what is left; and by how many there are at most ([`FILTERED_MAX`]), the look at all of them that it
+//! takes to find those for whom there is something stays small.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -25,6 +29,9 @@ use crate::{Millis, NodeId};
 
 /// Most sessions of a queue, those in grace included.
 pub const CONSUMERS_MAX: u32 = 10_000;
+
+/// Most of them that have a filter.
+pub const FILTERED_MAX: u32 = 1_000;
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,10 @@ pub(super) struct Consumer {
     pub in_turn: bool,
     /// What it waits for, if it has no stream and is handed messages on request.
     pub receiver: Option<Receiver>,
+    /// Values of the queue's filter header; empty if it is handed any messages.
+    pub filter: Vec<String>,
+    /// The tags of these values.
+    pub tags: Vec<u64>,
 }
 
 /// A request for messages; of one that is answered, nothing is wanted.
@@ -80,6 +91,10 @@ pub(super) struct Consumers {
     sessions: BTreeMap<Session, Consumer>,
     /// Who is served next: the one that waits longest is in front.
     turn: VecDeque<Session>,
+    /// The same of those with a filter.
+    filtered_turn: VecDeque<Session>,
+    /// How many sessions have a filter.
+    filtered: usize,
     graces: BTreeSet<(Millis, Session)>,
     /// Receivers that want something, by when they have waited long enough.
     waits: BTreeSet<(Millis, Session)>,
@@ -97,7 +112,7 @@ impl Consumers {
             .iter()
             .filter_map(|(&session, consumer)| Some((consumer.grace?, session)))
             .collect();
-        Self { sessions, turn, graces, waits: BTreeSet::new(), attachments }
+        Self { sessions, turn, graces, attachments, ..Self::default() }
     }
 
     /// How many sessions there are.
@@ -118,9 +133,19 @@ impl Consumers {
             .map(|(&session, consumer)| (session, consumer))
     }
 
-    /// Who waits for messages, the next one first.
+    /// Who waits for messages and has no filter, the next one first.
     pub fn turn(&self) -> &VecDeque<Session> {
         &self.turn
+    }
+
+    /// Who waits for messages and has a filter, the next one first.
+    pub fn filtered_turn(&self) -> &VecDeque<Session> {
+        &self.filtered_turn
+    }
+
+    /// How many sessions have a filter.
+    pub fn filtered(&self) -> usize {
+        self.filtered
     }
 
     /// Attach commands so far.
@@ -134,7 +159,8 @@ impl Consumers {
     }
 
     /// Connects a session and gives what it was before, if it was known.
-    pub fn attach(&mut self, attach: Attach) -> (Attachment, Option<Consumer>) {
+    /// `tags` are those of its filter.
+    pub fn attach(&mut self, attach: Attach, tags: Vec<u64>) -> (Attachment, Option<Consumer>) {
         let before = self.remove(attach.session);
         self.attachments += 1;
         let attachment = Attachment(self.attachments);
@@ -150,18 +176,23 @@ impl Consumers {
             tells_starts: attach.tells_starts,
             in_turn: false,
             receiver: None,
+            filter: attach.filter,
+            tags,
         };
+        self.filtered += usize::from(!consumer.filter.is_empty());
         self.sessions.insert(attach.session, consumer);
         self.join_turn(attach.session, false);
         (attachment, before)
     }
 
     /// Has a receiver want messages until then; one that does already wants these instead.
-    pub fn receive(&mut self, receive: Receive, until: Millis) -> Attachment {
-        let Receive { session, node, name, count, lease_ms, wait_ms: _ } = receive;
-        let attach = Attach { session, node, name, prefetch: count, lease_ms, tells_starts: false };
-        let (attachment, _) = self.attach(attach);
-        self.set_receiver(session, Receiver { wants: count, until });
+    pub fn receive(&mut self, receive: Receive, tags: Vec<u64>, until: Millis) -> Attachment {
+        let Receive { session, node, name, count: prefetch, lease_ms, wait_ms: _, filter } =
+            receive;
+        let attach =
+            Attach { session, node, name, prefetch, lease_ms, tells_starts: false, filter };
+        let (attachment, _) = self.attach(attach, tags);
+        self.set_receiver(session, Receiver { wants: prefetch, until });
         self.join_turn(session, false);
         attachment
     }
@@ -189,12 +220,40 @@ impl Consumers {
         if std::mem::take(&mut receiver.wants) > 0 {
             self.waits.remove(&(std::mem::take(&mut receiver.until), session));
         }
+        let holds_nothing = consumer.leased == 0;
         if std::mem::take(&mut consumer.in_turn) {
-            self.turn.retain(|&waiting| waiting != session);
+            self.leave_turn(session);
         }
-        if consumer.leased == 0 {
-            self.sessions.remove(&session);
+        if holds_nothing {
+            self.remove(session);
         }
+    }
+
+    fn leave_turn(&mut self, session: Session) {
+        self.turn.retain(|&waiting| waiting != session);
+        self.filtered_turn.retain(|&waiting| waiting != session);
+    }
+
+    /// What a snapshot says of a session with a filter, if it is known.
+    pub fn restore_filter(
+        &mut self,
+        session: Session,
+        filter: Vec<String>,
+        tags: Vec<u64>,
+    ) -> bool {
+        let Some(consumer) = self.sessions.get_mut(&session) else { return false };
+        let is_new = consumer.filter.is_empty() && !consumer.in_turn;
+        (consumer.filter, consumer.tags) = (filter, tags);
+        self.filtered += usize::from(is_new);
+        is_new
+    }
+
+    /// What a snapshot says of who waits and has a filter: the next one. False if it cannot be.
+    pub fn restore_filtered_turn(&mut self, session: Session) -> bool {
+        let Some(consumer) = self.sessions.get_mut(&session) else { return false };
+        let fits = !consumer.filter.is_empty() && !std::mem::replace(&mut consumer.in_turn, true);
+        self.filtered_turn.push_back(session);
+        fits
     }
 
     /// Sessions were handed all that one entry has for them: receivers among them want nothing more.
@@ -212,8 +271,9 @@ impl Consumers {
             }
         }
         if left {
-            let Self { turn, sessions, .. } = self;
+            let Self { turn, filtered_turn, sessions, .. } = self;
             turn.retain(|session| sessions[session].in_turn);
+            filtered_turn.retain(|session| sessions[session].in_turn);
         }
     }
 
@@ -227,8 +287,9 @@ impl Consumers {
             self.waits.remove(&(receiver.until, session));
         }
         if consumer.in_turn {
-            self.turn.retain(|&waiting| waiting != session);
+            self.leave_turn(session);
         }
+        self.filtered -= usize::from(!consumer.filter.is_empty());
         Some(consumer)
     }
 
@@ -239,7 +300,7 @@ impl Consumers {
         };
         consumer.paused = paused;
         if paused && std::mem::take(&mut consumer.in_turn) {
-            self.turn.retain(|&waiting| waiting != session);
+            self.leave_turn(session);
         }
         self.join_turn(session, false);
     }
@@ -262,7 +323,7 @@ impl Consumers {
             consumer.grace = Some(until);
             self.graces.insert((until, session));
             if std::mem::take(&mut consumer.in_turn) {
-                self.turn.retain(|&waiting| waiting != session);
+                self.leave_turn(session);
             }
         }
     }
@@ -270,8 +331,10 @@ impl Consumers {
     /// Starts the grace period of every session that is connected.
     pub fn disconnect_all(&mut self, until: Millis) {
         self.turn.clear();
+        self.filtered_turn.clear();
         self.waits.clear();
         self.sessions.retain(|_, consumer| consumer.receiver.is_none() || consumer.leased > 0);
+        self.filtered = self.sessions.values().filter(|of| !of.filter.is_empty()).count();
         for (&session, consumer) in &mut self.sessions {
             consumer.in_turn = false;
             if let Some(receiver) = &mut consumer.receiver {
@@ -313,16 +376,33 @@ impl Consumers {
         self.turn.front() == Some(&session)
     }
 
-    /// Who is next, and how many it can take.
+    /// Who is next among those without a filter.
     pub fn next_turn(&self) -> Option<(Session, &Consumer)> {
         let &session = self.turn.front()?;
         Some((session, &self.sessions[&session]))
     }
 
-    /// The next one was handed `count` messages; if it can take more, it goes to the end, or stays where it is if
-    /// `single`.
+    /// The next one of those with a filter, which goes to the end.
+    pub fn next_filtered(&mut self) -> Option<(Session, &Consumer)> {
+        let session = self.filtered_turn.pop_front()?;
+        self.filtered_turn.push_back(session);
+        Some((session, &self.sessions[&session]))
+    }
+
+    /// The next one without a filter was handed `count` messages; if it can take more, it goes to the end, or stays where it
+    /// is if `single`.
     pub fn serve(&mut self, count: u32, single: bool) {
         let session = self.turn.pop_front().expect("somebody was served");
+        self.hand(session, count, single);
+    }
+
+    /// The one that [`next_filtered`](Self::next_filtered) told of was handed `count` messages.
+    pub fn serve_filtered(&mut self, count: u32) {
+        let session = self.filtered_turn.pop_back().expect("somebody was served");
+        self.hand(session, count, false);
+    }
+
+    fn hand(&mut self, session: Session, count: u32, single: bool) {
         let consumer = self.sessions.get_mut(&session).expect("who waits is known");
         consumer.leased += count;
         consumer.in_turn = false;
@@ -344,7 +424,7 @@ impl Consumers {
             consumer.leased = left.expect("a consumer gives back what it has") as u32;
             match consumer.receiver {
                 Some(Receiver { wants: 0, .. }) if consumer.leased == 0 => {
-                    self.sessions.remove(&session);
+                    self.remove(session);
                 }
                 _ => self.join_turn(session, single),
             }
@@ -354,7 +434,8 @@ impl Consumers {
     /// A session has let a lease of `count` messages run out; if `single`, it stands behind all others.
     pub fn release_expired(&mut self, session: Session, count: u64, single: bool) {
         self.release(session, count, false);
-        if single && self.sessions.get(&session).is_some_and(|consumer| consumer.in_turn) {
+        let waits = |consumer: &Consumer| consumer.in_turn && consumer.filter.is_empty();
+        if single && self.sessions.get(&session).is_some_and(waits) {
             self.turn.retain(|&waiting| waiting != session);
             self.turn.push_back(session);
         }
@@ -376,6 +457,7 @@ impl Consumers {
         {
             consumer.in_turn = true;
             match in_front {
+                _ if !consumer.filter.is_empty() => self.filtered_turn.push_back(session),
                 true => self.turn.push_front(session),
                 false => self.turn.push_back(session),
             }

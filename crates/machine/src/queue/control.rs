@@ -12,7 +12,6 @@ use super::Queue;
 use super::effect::{CloseReason, Effect};
 use super::ids::Session;
 use super::reply::{Rejection, Reply};
-use super::retry::Ending;
 
 /// Consumers that an administrator means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,17 +60,10 @@ impl Queue {
             (Control::Resume, Target::Everyone) => self.paused = false,
             (Control::Pause, _) => meant.iter().for_each(|&s| self.consumers.pause(s, true)),
             (Control::Resume, _) => meant.iter().for_each(|&s| self.consumers.pause(s, false)),
-            (Control::Kick, _) => meant.iter().for_each(|&s| self.kick(s, effects)),
+            (Control::Kick, _) => {
+                meant.iter().for_each(|&s| self.dismiss(s, CloseReason::Kicked, effects));
+            }
         }
         Reply::Controlled { consumers: meant.len() as u32 }
-    }
-
-    fn kick(&mut self, session: Session, effects: &mut Vec<Effect>) {
-        if let Some(consumer) = self.consumers.get(session) {
-            let (node, attachment) = (consumer.node, consumer.attachment);
-            let reason = CloseReason::Kicked;
-            effects.push(Effect::Closed { session, node, attachment, reason });
-        }
-        self.end(session, Ending::Told);
     }
 }

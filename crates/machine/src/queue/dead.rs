@@ -223,6 +223,7 @@ impl Queue {
             cause => cause,
         };
         self.expiry.lives.forget(span.first, span.end());
+        self.ready.tags.forget(span.first, span.end());
         self.uncharged.forget(span);
         let mut rest = Span { priority: 0, ..span };
         while rest.count > 0 {
@@ -364,6 +365,7 @@ mod tests {
             prefetch: 100,
             lease_ms: None,
             tells_starts: false,
+            filter: Vec::new(),
         };
         let (_, effects) = apply(&mut queue, &mut index, Command::Attach(attach));
         assert_eq!(effects, [], "nothing that may die is handed out");

@@ -5,16 +5,19 @@
 //! n-th message, since a run is one record however long it is; it is at most [`SHARE_MAX`], so
 //! that consumers work side by side at one end of the queue, not far apart in it.
 //!
+//! Before that, and in rounds of their own, those with a filter get what they filter for: the others can take what is left.
+//!
 //! Where one consumer at a time is active (see `consumers`), it gets all that it can take, and nobody else anything.
 
 use std::collections::BTreeMap;
 
 use super::Queue;
+use super::consumers::Consumer;
 use super::effect::{Effect, Run};
 use super::ids::{Session, Token};
 use super::leased::Lease;
 use super::ready::Span;
-use super::settings::LEASE_MS_MAX;
+use super::settings::{LEASE_MS_MAX, Settings};
 use crate::planted::{self, Bug};
 use crate::{Millis, NodeId};
 
@@ -32,7 +35,9 @@ struct Grant {
 
 impl Queue {
     pub(super) fn deliver(&mut self, token: Token, effects: &mut Vec<Effect>) {
-        if self.ready.len() == 0 || self.consumers.turn().is_empty() || self.paused {
+        let nobody_waits =
+            self.consumers.turn().is_empty() && self.consumers.filtered_turn().is_empty();
+        if self.ready.len() == 0 || nobody_waits || self.paused {
             return;
         }
         // What is handed out may die.
@@ -43,6 +48,9 @@ impl Queue {
         let mut grants: Vec<Grant> = Vec::with_capacity(4);
         let is_single = self.settings.single_active && !planted::is(Bug::ServeStandby);
         let single = is_single.then(|| self.consumers.active(self.leased.len()));
+        if single.is_none() {
+            self.deliver_filtered(&mut grants);
+        }
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
             let waiting = match single {
                 None => self.consumers.turn().len(),
@@ -54,12 +62,7 @@ impl Queue {
                 let Some(grant) = self.next_grant(share) else {
                     break;
                 };
-                match grants.last_mut() {
-                    Some(last) if last.continues_with(&grant) => {
-                        last.span.count += grant.span.count;
-                    }
-                    _ => grants.push(grant),
-                }
+                grant.join(&mut grants);
             }
         }
         self.consumers.served(grants.iter().map(|grant| grant.session));
@@ -73,16 +76,43 @@ impl Queue {
         }
     }
 
+    /// Hands those with a filter what they filter for, until none of them can take anything more.
+    fn deliver_filtered(&mut self, grants: &mut Vec<Grant>) {
+        while self.ready.has_tagged() {
+            let waiting = self.consumers.filtered_turn().len() as u64;
+            let share = (self.ready.len() / waiting.max(1)).clamp(1, SHARE_MAX);
+            let mut is_over = true;
+            for _ in 0..waiting {
+                if let Some(grant) = self.next_filtered_grant(share) {
+                    grant.join(grants);
+                    is_over = false;
+                }
+            }
+            if is_over {
+                break;
+            }
+        }
+    }
+
     /// Takes up to `share` messages for the consumer whose turn it is.
     fn next_grant(&mut self, share: u64) -> Option<Grant> {
         let (session, consumer) = self.consumers.next_turn()?;
         let span = self.ready.take(share.min(consumer.credit().into()))?;
-        let lease_ms = consumer.lease_ms.unwrap_or(self.settings.lease_ms).clamp(1, LEASE_MS_MAX);
-        let lease_ms = if planted::is(Bug::ExpireEarly) { lease_ms / 2 } else { lease_ms };
-        let deadline = self.now.plus(lease_ms.into());
-        let (node, tells_starts) = (consumer.node, consumer.tells_starts);
-        let grant = Grant { session, node, deadline, tells_starts, span };
+        let grant = Grant::new(session, consumer, span, self.now, &self.settings);
         self.consumers.serve(span.count as u32, self.settings.single_active);
+        Some(grant)
+    }
+
+    /// As [`next_grant`](Self::next_grant), for the one with a filter whose turn it is; nothing, if there is nothing for it.
+    fn next_filtered_grant(&mut self, share: u64) -> Option<Grant> {
+        let (session, consumer) = self.consumers.next_filtered()?;
+        let most = share.min(consumer.credit().into());
+        let span = match planted::is(Bug::IgnoreFilter) {
+            true => self.ready.take(most),
+            false => self.ready.take_of(&consumer.tags, most),
+        }?;
+        let grant = Grant::new(session, consumer, span, self.now, &self.settings);
+        self.consumers.serve_filtered(span.count as u32);
         Some(grant)
     }
 
@@ -113,6 +143,28 @@ impl Queue {
 }
 
 impl Grant {
+    fn new(
+        session: Session,
+        consumer: &Consumer,
+        span: Span,
+        now: Millis,
+        settings: &Settings,
+    ) -> Self {
+        let lease_ms = consumer.lease_ms.unwrap_or(settings.lease_ms).clamp(1, LEASE_MS_MAX);
+        let lease_ms = if planted::is(Bug::ExpireEarly) { lease_ms / 2 } else { lease_ms };
+        let deadline = now.plus(lease_ms.into());
+        let (node, tells_starts) = (consumer.node, consumer.tells_starts);
+        Self { session, node, deadline, tells_starts, span }
+    }
+
+    /// Becomes one with the last grant, if it goes on with it, or else the last one.
+    fn join(self, grants: &mut Vec<Grant>) {
+        match grants.last_mut() {
+            Some(last) if last.continues_with(&self) => last.span.count += self.span.count,
+            _ => grants.push(self),
+        }
+    }
+
     fn continues_with(&self, next: &Grant) -> bool {
         self.session == next.session
             && self.span.end() == next.span.first

@@ -41,6 +41,8 @@ pub enum CloseReason {
     WaitOver,
     /// An administrator ended it.
     Kicked,
+    /// It has a filter, and the header that the queue filters by is another one now, or none.
+    FilterChanged,
 }
 
 /// Neighbouring messages of one batch, delivered equally often.

@@ -292,7 +292,15 @@ mod tests {
     fn attach() -> Command {
         let (session, node, name) = (Session(1), NodeId(1), String::new());
         let (prefetch, lease_ms, tells_starts) = (9, None, false);
-        Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts })
+        Command::Attach(Attach {
+            session,
+            node,
+            name,
+            prefetch,
+            lease_ms,
+            tells_starts,
+            filter: Vec::new(),
+        })
     }
 
     const MANY: usize = 2 * DUE_MAX + 10;

@@ -118,7 +118,9 @@ pub struct Crowd {
     pub away: u32,
     /// Connected and paused.
     pub paused: u32,
-    /// Connected, not paused, and with as many messages as they may hold.
+    /// Connected, not paused, and with a filter that the message does not pass.
+    pub filtered: u32,
+    /// Connected, not paused, without such a filter, and with as many messages as they may hold.
     pub full: u32,
 }
 
@@ -137,7 +139,9 @@ pub enum Obstacle {
     ConsumersAway,
     /// All consumers that are there are paused.
     ConsumersPaused,
-    /// All consumers that are there and not paused hold as many as they may.
+    /// All consumers that are there and not paused have a filter that the message does not pass.
+    FilteredOut,
+    /// All consumers that are there, not paused, and would be handed the message, hold as many as they may.
     CreditUsed,
     /// One consumer at a time: it holds as many as it may.
     ActiveFull,
@@ -260,19 +264,25 @@ impl Queue {
             return Some((Standing::Delayed { due }, span));
         }
         let (span, ahead, ahead_by_priority) = self.ready.find(at)?;
-        let crowd = self.crowd();
+        let crowd = self.crowd(self.ready.tags.of(at));
         let (obstacles, active) = self.obstacles(crowd);
         let waiting = Waiting { ahead, ahead_by_priority, obstacles, crowd, active };
         Some((Standing::Ready(waiting), span))
     }
 
-    fn crowd(&self) -> Crowd {
+    /// Who could take a message that has this tag, if any.
+    fn crowd(&self, tag: Option<u64>) -> Crowd {
+        let passes = |consumer: &Consumer| {
+            let wants = || tag.is_some_and(|tag| consumer.tags.contains(&tag));
+            consumer.tags.is_empty() || (!self.settings.single_active && wants())
+        };
         let mut crowd = Crowd::default();
         for (_, consumer) in self.consumers.iter() {
             crowd.all += 1;
             match consumer {
                 _ if !consumer.is_connected() => crowd.away += 1,
                 _ if consumer.paused => crowd.paused += 1,
+                _ if !passes(consumer) => crowd.filtered += 1,
                 _ if consumer.credit() == 0 => crowd.full += 1,
                 _ => {}
             }
@@ -332,7 +342,7 @@ impl Queue {
 
 /// Why no consumer takes anything, if none does. `holder` keeps the others waiting where one at a time is handed messages.
 fn nobody(crowd: Crowd, holder: Option<&Consumer>) -> Option<Obstacle> {
-    let Crowd { all, away, paused, full } = crowd;
+    let Crowd { all, away, paused, filtered, full } = crowd;
     if all == 0 {
         return Some(Obstacle::NoConsumer);
     }
@@ -343,7 +353,8 @@ fn nobody(crowd: Crowd, holder: Option<&Consumer>) -> Option<Obstacle> {
     match () {
         () if away == all => Some(Obstacle::ConsumersAway),
         () if away + paused == all => Some(Obstacle::ConsumersPaused),
-        () if away + paused + full == all => Some(Obstacle::CreditUsed),
+        () if away + paused + filtered == all => Some(Obstacle::FilteredOut),
+        () if away + paused + filtered + full == all => Some(Obstacle::CreditUsed),
         () => None,
     }
 }

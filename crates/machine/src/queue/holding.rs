@@ -30,7 +30,8 @@ impl Queue {
     /// As [`leave`](Self::leave); no batch is retained that ends at `from` or before.
     pub(super) fn leave_from(&mut self, span: Span, from: u64) {
         let is_plain = self.groups.is_empty() && self.uncharged.is_empty();
-        if !is_plain || !self.expiry.lives.is_empty() {
+        let is_plain = is_plain && self.expiry.lives.is_empty();
+        if !is_plain || !self.ready.tags.is_empty() {
             self.forget(span);
         }
         let Self { settings, retained, slots, .. } = self;
@@ -46,6 +47,7 @@ impl Queue {
     #[cold]
     fn forget(&mut self, span: Span) {
         self.expiry.lives.forget(span.first, span.end());
+        self.ready.tags.forget(span.first, span.end());
         self.unblock(span);
         self.uncharged.forget(span);
     }
@@ -235,6 +237,7 @@ mod tests {
                 prefetch: 1,
                 lease_ms: None,
                 tells_starts: false,
+                filter: Vec::new(),
             }),
         );
         let batches = RETAINED_MAX as u64 + 2;

@@ -68,13 +68,14 @@ mod slots;
 mod snapshot;
 mod sources;
 mod stats;
+mod tags;
 
 pub use codec::{body, properties, without_bodies};
 pub use command::{
     Again, Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
     SettleItem, SettleKind,
 };
-pub use consumers::CONSUMERS_MAX;
+pub use consumers::{CONSUMERS_MAX, FILTERED_MAX};
 pub use control::{Control, Target};
 pub use dead::{Cause, DEAD_MAX, DeadRun};
 pub use dedup::PRODUCERS_MAX;
@@ -93,7 +94,8 @@ pub use retained::RETAINED_MAX;
 pub use retry::UNCHARGED_MAX;
 pub use seeking::{SEEK_RUNS_MAX, SeekTo};
 pub use settings::{
-    IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, RETRY_MAX_MS_DEFAULT, RETRY_MS_MAX, Settings,
+    FILTER_HEADER_BYTES_MAX, IN_SYNC_LAG_MS_MAX, LEASE_MS_MAX, RETRY_MAX_MS_DEFAULT, RETRY_MS_MAX,
+    Settings,
 };
 pub use slots::{
     CreateSlot, SLOT_RETAINED_BYTES_DEFAULT, SLOTS_MAX, SlotInfo, SlotName, SlotNameError,
@@ -101,6 +103,7 @@ pub use slots::{
 };
 pub use sources::SOURCES_MAX;
 pub use stats::{ConsumerInfo, Stats};
+pub use tags::tag_of;
 
 use retry::Ending;
 
@@ -163,7 +166,7 @@ impl Queue {
         effects: &mut Vec<Effect>,
     ) -> Reply {
         match command {
-            Command::Configure(settings) => self.configure(*settings),
+            Command::Configure(settings) => self.configure(*settings, effects),
             Command::Publish(publish) => self.publish(at.index, ordinal, &publish),
             Command::Attach(attach) => self.attach(attach, effects),
             Command::Detach { session, attachment } => self.detach(session, attachment),
@@ -210,7 +213,7 @@ impl Queue {
         self.settings.max_deliveries > 0 && attempts >= self.settings.max_deliveries
     }
 
-    fn configure(&mut self, settings: Settings) -> Reply {
+    fn configure(&mut self, settings: Settings, effects: &mut Vec<Effect>) -> Reply {
         let version = self.settings.version;
         if settings.version < version {
             return Reply::Rejected(Rejection::StaleSettings { version });
@@ -220,6 +223,9 @@ impl Queue {
         }
         let before = std::mem::replace(&mut self.settings, settings);
         self.ttl_configured(before.ttl_ms);
+        if self.settings.filter_header != before.filter_header {
+            self.end_filtered(effects);
+        }
         Reply::Done
     }
 
@@ -265,7 +271,10 @@ impl Machine for Queue {
     fn finish(&mut self, at: At, effects: &mut Vec<Effect>) {
         self.advance(at, effects);
         self.deliver(Token(at.index), effects);
-        self.end_waits(effects);
+        if self.end_waits(effects) && self.settings.single_active {
+            // Who was in front has left the line, and the next one may be handed messages.
+            self.deliver(Token(at.index), effects);
+        }
         self.merge = false;
         self.assert_conservation();
     }

@@ -70,6 +70,7 @@ mod tests {
             prefetch: 2,
             lease_ms: None,
             tells_starts: false,
+            filter: Vec::new(),
         };
         queue.apply(at, 1, Command::Attach(attach), &mut effects);
         queue.finish(at, &mut effects);

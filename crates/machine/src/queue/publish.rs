@@ -116,20 +116,23 @@ impl Queue {
     /// Runs that are held of messages that were set apart, or parted.
     pub(super) fn records(&self) -> usize {
         let waiting = self.delayed.iter().len() + self.ready.runs();
-        waiting + self.expiry.lives.len() + self.groups.records()
+        waiting + self.expiry.lives.len() + self.groups.records() + self.ready.tags.iter().len()
     }
 
     /// Records that a run of messages takes at most: of a group, a head, its place, and a run that is blocked.
     pub(super) fn runs_of(&self, of: &Properties) -> usize {
         let lives = of.expires.is_some() || (of.due.is_some() && self.settings.ttl_ms.is_some());
         let places = if of.group.is_some() { 1 + of.count.min(2) as usize } else { 1 };
-        places + usize::from(lives)
+        places + usize::from(lives) + usize::from(of.tag.is_some())
     }
 
     /// Gives the next messages their place.
     fn enter(&mut self, of: &Properties) {
         let first = self.ready.next();
         let due = of.due.filter(|&due| due > self.now);
+        if let Some(tag) = of.tag {
+            self.ready.tags.insert(first, of.count.into(), tag);
+        }
         match of.group {
             None => self.enter_place(of.count, due, of.priority),
             Some(group) => self.enter_group(group, of.count, due, of.priority),
@@ -140,7 +143,8 @@ impl Queue {
     /// Gives the next messages, for which none before them matter, their place: among the ready ones, or until they
     /// are due among the delayed.
     pub(super) fn enter_place(&mut self, count: u32, due: Option<Millis>, priority: u8) {
-        if due.is_none() && priority == 0 {
+        let is_tagged = self.ready.tags.of(self.ready.next()).is_some();
+        if due.is_none() && priority == 0 && !is_tagged {
             return self.ready.append(count);
         }
         let first = self.ready.pass_over(count);

@@ -9,10 +9,14 @@
 //!
 //! All that is beyond the cursor is ready, and has no priority, so a backlog of any size is two numbers. All that comes
 //! back lies before it, so "lowest first" is: the runs, then the range. Where a message is published that is not
-//! ready yet, or has a priority, the cursor goes past it, and what was between them is a run like one that was returned.
+//! ready yet, or has a priority or a tag, the cursor goes past it, and what was between them is a run like one that was
+//! returned. No run goes over messages of different tags, and those with one are also found by it: that is how a consumer
+//! with a filter is handed what it wants without a look at the rest.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::tags::Tags;
 use crate::planted::{self, Bug};
 
 /// Neighbouring messages that were delivered equally often, and have one priority.
@@ -57,6 +61,10 @@ pub(super) struct Ready {
     urgent: BTreeMap<u8, Runs>,
     /// Messages of all runs.
     returned_count: u64,
+    /// Tags of messages, wherever they are held.
+    pub tags: Tags,
+    /// Where runs with a tag begin: by tag, and of each in the order of handing out.
+    by_tag: BTreeSet<(u64, Reverse<u8>, u64)>,
 }
 
 impl Ready {
@@ -162,26 +170,42 @@ impl Ready {
     /// Puts messages back to their place.
     pub fn give_back(&mut self, span: Span) {
         debug_assert!(span.end() <= self.cursor);
+        if self.tags.is_empty() {
+            return self.insert(span, None);
+        }
+        for (first, count, tag) in self.tags.parts(span.first, span.end()) {
+            self.insert(Span { first, count, ..span }, tag);
+        }
+    }
+
+    /// Puts messages of one tag to their place.
+    fn insert(&mut self, span: Span, tag: Option<u64>) {
         self.returned_count += span.count;
+        let Self { returned, urgent, tags, by_tag, .. } = self;
         let runs = match span.priority {
-            0 => &mut self.returned,
-            priority => self.urgent.entry(priority).or_default(),
+            0 => returned,
+            priority => urgent.entry(priority).or_default(),
         };
         let (mut first, mut count) = (span.first, span.count);
         if let Some((&before, run)) = runs.range(..first).next_back()
             && before + run.0 == first
             && run.1 == span.attempts
+            && tags.of(before) == tag
         {
             first = before;
             count += run.0;
         }
+        let place = |first| tag.map(|tag| (tag, Reverse(span.priority), first));
         if let Some(&(after, attempts)) = runs.get(&span.end())
             && attempts == span.attempts
+            && tags.of(span.end()) == tag
         {
             runs.remove(&span.end());
+            place(span.end()).map(|place| by_tag.remove(&place));
             count += after;
         }
         runs.insert(first, (count, span.attempts));
+        by_tag.extend(place(first));
     }
 
     /// Puts a run to its place as it is; its priority follows.
@@ -197,15 +221,38 @@ impl Ready {
         class.map(|(run, class)| class.insert(first, run)).is_some()
     }
 
+    /// Has the runs found by tag, once all that was restored of them has its tag and priority.
+    pub fn index_by_tag(&mut self) {
+        self.by_tag = self.places_by_tag();
+    }
+
+    fn places_by_tag(&self) -> BTreeSet<(u64, Reverse<u8>, u64)> {
+        if self.tags.is_empty() {
+            return BTreeSet::new();
+        }
+        let runs = self.returned().chain(self.urgent());
+        let place = |run: Span| Some((self.tags.of(run.first)?, Reverse(run.priority), run.first));
+        runs.filter_map(place).collect()
+    }
+
+    /// Whether no run goes over messages of different tags, and those with one are found by it.
+    pub fn is_parted_by_tag(&self) -> bool {
+        let is_of_one = |run: Span| self.tags.parts(run.first, run.end()).len() == 1;
+        let fresh = self.tags.parts(self.cursor, self.next);
+        self.returned().chain(self.urgent()).all(is_of_one)
+            && fresh.iter().all(|(_, _, tag)| tag.is_none())
+            && self.by_tag == self.places_by_tag()
+    }
+
     /// Whether there are runs that should be one.
     pub fn is_divided(&self) -> bool {
         let mut all = std::iter::once(&self.returned).chain(self.urgent.values());
-        all.any(|runs| {
-            let pairs = spans(runs, 0).zip(spans(runs, 0).skip(1));
-            pairs
-                .into_iter()
-                .any(|(run, next)| run.end() == next.first && run.attempts == next.attempts)
-        })
+        let is_one = |(run, next): (Span, Span)| {
+            run.end() == next.first
+                && run.attempts == next.attempts
+                && self.tags.of(run.first) == self.tags.of(next.first)
+        };
+        all.any(|runs| spans(runs, 0).zip(spans(runs, 0).skip(1)).any(is_one))
     }
 
     /// Takes the lowest run of the highest priority, and of it at most `max` messages.
@@ -225,22 +272,68 @@ impl Ready {
         })
     }
 
+    /// Whether a message is ready that has any tag.
+    pub fn has_tagged(&self) -> bool {
+        !self.by_tag.is_empty()
+    }
+
+    /// Priority and first offset of the first run of a tag.
+    fn first_of(&self, tag: u64) -> Option<(Reverse<u8>, u64)> {
+        let &(of, priority, first) = self.by_tag.range((tag, Reverse(u8::MAX), 0)..).next()?;
+        (of == tag).then_some((priority, first))
+    }
+
+    /// Takes the lowest run of the highest priority among those of these tags, and of it at most `max` messages.
+    pub fn take_of(&mut self, tags: &[u64], max: u64) -> Option<Span> {
+        let firsts = tags.iter().filter_map(|&tag| self.first_of(tag));
+        let (Reverse(priority), first) = firsts.min()?;
+        let runs = match priority {
+            0 => &mut self.returned,
+            priority => self.urgent.get_mut(&priority)?,
+        };
+        let (count, attempts) = take_at(runs, first, max)?;
+        Some(self.taken(Span { first, count, attempts, priority }))
+    }
+
     fn take_urgent(&mut self, priority: u8, max: u64) -> Option<Span> {
         let runs = self.urgent.get_mut(&priority)?;
-        let (first, count, attempts) = take_lowest(runs, max)?;
-        if runs.is_empty() {
-            self.urgent.remove(&priority);
+        let (&first, _) = runs.first_key_value()?;
+        let (count, attempts) = take_at(runs, first, max)?;
+        Some(self.taken(Span { first, count, attempts, priority }))
+    }
+
+    /// The first messages of a run were taken.
+    fn taken(&mut self, span: Span) -> Span {
+        self.returned_count -= span.count;
+        self.tidy(span);
+        span
+    }
+
+    /// Messages of a run were taken: no class is empty, and what is left behind them is found by its tag.
+    fn tidy(&mut self, span: Span) {
+        let Self { returned, urgent, tags, by_tag, .. } = self;
+        if !by_tag.is_empty()
+            && let Some(tag) = tags.of(span.first)
+        {
+            let runs =
+                if span.priority == 0 { Some(&*returned) } else { urgent.get(&span.priority) };
+            let is_left = runs.is_some_and(|runs| runs.contains_key(&span.end()));
+            by_tag.remove(&(tag, Reverse(span.priority), span.first));
+            if is_left && tags.of(span.end()) == Some(tag) {
+                by_tag.insert((tag, Reverse(span.priority), span.end()));
+            }
         }
-        self.returned_count -= count;
-        Some(Span { first, count, attempts, priority })
+        if span.priority > 0 && urgent.get(&span.priority).is_some_and(BTreeMap::is_empty) {
+            urgent.remove(&span.priority);
+        }
     }
 
     fn take_plain(&mut self, max: u64) -> Option<Span> {
-        let Some((first, count, attempts)) = take_lowest(&mut self.returned, max) else {
+        let Some((&first, _)) = self.returned.first_key_value() else {
             return self.take_fresh(max);
         };
-        self.returned_count -= count;
-        Some(Span { first, count, attempts, priority: 0 })
+        let (count, attempts) = take_at(&mut self.returned, first, max)?;
+        Some(self.taken(Span { first, count, attempts, priority: 0 }))
     }
 
     fn take_fresh(&mut self, max: u64) -> Option<Span> {
@@ -256,8 +349,8 @@ impl Ready {
         for (&priority, runs) in &mut self.urgent {
             cut_runs(runs, priority, from, to, taken);
         }
-        self.urgent.retain(|_, runs| !runs.is_empty());
         self.returned_count -= taken[before..].iter().map(|span| span.count).sum::<u64>();
+        taken[before..].iter().for_each(|&span| self.tidy(span));
         let (first, end) = (from.max(self.cursor), to.min(self.next));
         if first < end {
             self.pass(first, end);
@@ -277,16 +370,14 @@ fn spans(runs: &Runs, priority: u8) -> impl ExactSizeIterator<Item = Span> {
     runs.iter().map(move |(&first, &(count, attempts))| Span { first, count, attempts, priority })
 }
 
-/// Takes the lowest run, and of it at most `max` messages: its first offset, count and deliveries.
-fn take_lowest(runs: &mut Runs, max: u64) -> Option<(u64, u64, u32)> {
-    let lowest = runs.first_entry()?;
-    let (first, (count, attempts)) = (*lowest.key(), *lowest.get());
-    lowest.remove();
+/// Takes at most `max` messages of the run at `first`: how many, and their deliveries.
+fn take_at(runs: &mut Runs, first: u64, max: u64) -> Option<(u64, u32)> {
+    let (count, attempts) = runs.remove(&first)?;
     let taken = count.min(max);
     if taken < count {
         runs.insert(first + taken, (count - taken, attempts));
     }
-    Some((first, taken, attempts))
+    Some((taken, attempts))
 }
 
 /// Takes what is within `from..to`.

@@ -6,7 +6,6 @@
 
 use super::Queue;
 use super::command::{Attach, Receive};
-use super::consumers::CONSUMERS_MAX;
 use super::effect::{CloseReason, Effect};
 use super::reply::{Rejection, Reply};
 
@@ -21,17 +20,19 @@ impl Queue {
             return Reply::Rejected(Rejection::SessionHasStream);
         }
         let resumed = known.is_some();
-        if !resumed && self.consumers.len() >= CONSUMERS_MAX as usize {
-            return Reply::Rejected(Rejection::TooManyConsumers { limit: CONSUMERS_MAX });
-        }
+        let tags = match self.admit_session(receive.session, &receive.filter) {
+            Ok(tags) => tags,
+            Err(rejection) => return Reply::Rejected(rejection),
+        };
         let until = self.now.plus(receive.wait_ms.into());
-        let attachment = self.consumers.receive(receive, until);
+        let attachment = self.consumers.receive(receive, tags, until);
         Reply::Attached { attachment, resumed }
     }
 
     /// Answers those who have waited long enough. Comes after handing out, so that who does not wait is handed what
-    /// is there.
-    pub(super) fn end_waits(&mut self, effects: &mut Vec<Effect>) {
+    /// is there. Whether there were any.
+    pub(super) fn end_waits(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let before = effects.len();
         while let Some(session) = self.consumers.wait_over(self.now) {
             if let Some(consumer) = self.consumers.get(session) {
                 let (node, attachment) = (consumer.node, consumer.attachment);
@@ -40,5 +41,6 @@ impl Queue {
             }
             self.consumers.stop_waiting(session);
         }
+        effects.len() > before
     }
 }

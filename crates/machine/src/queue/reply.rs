@@ -177,6 +177,22 @@ pub enum Rejection {
         /// The prefetch asked for.
         prefetch: u32,
     },
+    /// A filter in a queue that does not filter.
+    #[error("the queue has no header to filter by; it is named with its setting `filter_header`")]
+    NoFilter,
+    /// A filter that is too long.
+    #[error(
+        "a filter has at most {values} values of at most {bytes} bytes each",
+        values = Attach::FILTER_VALUES_MAX,
+        bytes = Attach::FILTER_VALUE_BYTES_MAX
+    )]
+    InvalidFilter,
+    /// No room for another session with a filter.
+    #[error("queue has {limit} sessions with a filter, the most it can have")]
+    TooManyFilters {
+        /// The most of them.
+        limit: u32,
+    },
     /// A batch was asked for in the name of a consumer.
     #[error("the session is a consumer's, attached with a stream")]
     SessionHasStream,
@@ -296,8 +312,8 @@ pub enum Limit {
     MaxMessages,
     /// Bytes held.
     MaxBytes,
-    /// Runs of messages that are for later, or have a time to live, a priority or a group of their own; neighbours
-    /// that are alike in this count once.
+    /// Runs of messages that are for later, or have a time to live, a priority, a group or a header to filter by of their
+    /// own; neighbours that are alike in this count once.
     Delayed,
     /// Runs of dead messages that wait to be moved to the dead-letter queue.
     Dead,

@@ -22,6 +22,10 @@
 //! uncharged = first | count | times
 //! 8 receivers = count | (session | wants | until) ...
 //! 9 seeks     = replayed, not 0
+//! 10 filters  = tagged* | filter* | waiting*
+//! tagged    = first (difference to the end before) | count | tag u64
+//! filter    = session | values u8 | (length u32, UTF-8)*
+//! waiting   = session, of those with a filter, the next one first
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,6 +33,7 @@ use std::collections::BTreeMap;
 use bytes::BufMut;
 
 use super::Queue;
+use super::codec;
 use super::command::{Attach, PRIORITY_MAX};
 use super::consumers::{Consumer, Consumers, Receiver};
 use super::dead::{Cause, Dead, Died};
@@ -41,6 +46,7 @@ use super::ready::{Ready, Span};
 use super::retry::UNCHARGED_MAX;
 use super::snapshot::{DIVIDED, Decoded, OVERFLOW, OVERLAP, read_span, write_span};
 use super::sources::{Source, Sources};
+use super::tags::tag_of;
 use crate::Millis;
 use crate::wire::{
     self, DecodeError, ascending, counter, item_count, put_varint, varint, varint32,
@@ -56,6 +62,7 @@ const SOURCES: u8 = 6;
 const CONSUMERS: u8 = 7;
 const RECEIVERS: u8 = 8;
 const SEEKS: u8 = 9;
+const FILTERS: u8 = 10;
 
 /// Flags of a consumer, of which the queue has the first.
 const PAUSED: u8 = 1;
@@ -81,6 +88,7 @@ pub(super) fn all(queue: &Queue) -> Vec<Section> {
         (CONSUMERS, write_extras(queue)),
         (RECEIVERS, write_receivers(&queue.consumers)),
         (SEEKS, write_seeks(queue.gone.replayed)),
+        (FILTERS, write_filters(queue)),
     ];
     sections.into_iter().filter_map(|(tag, section)| Some((tag, section?))).collect()
 }
@@ -96,7 +104,65 @@ fn read_section(tag: u8, buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         CONSUMERS => read_extras(buf, queue)?,
         RECEIVERS => read_receivers(buf, &mut queue.consumers)?,
         SEEKS => queue.gone.replayed = counter(buf, "replayed messages")?,
+        FILTERS => read_filters(buf, queue)?,
         kind => return Err(DecodeError::UnknownKind { what: "section", kind }),
+    }
+    Ok(())
+}
+
+fn write_filters(queue: &Queue) -> Option<Vec<u8>> {
+    let (tags, consumers) = (&queue.ready.tags, &queue.consumers);
+    if tags.is_empty() && consumers.filtered() == 0 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(16 + tags.iter().len() * 12);
+    put_varint(&mut out, tags.iter().len() as u64);
+    let mut end = 0;
+    for (first, count, tag) in tags.iter() {
+        put_varint(&mut out, first - end);
+        put_varint(&mut out, count);
+        out.put_u64_le(tag);
+        end = first + count;
+    }
+    put_varint(&mut out, consumers.filtered() as u64);
+    for (session, consumer) in consumers.iter().filter(|(_, of)| !of.filter.is_empty()) {
+        out.put_u128_le(session.0);
+        codec::put_filter(&mut out, &consumer.filter);
+    }
+    put_varint(&mut out, consumers.filtered_turn().len() as u64);
+    consumers.filtered_turn().iter().for_each(|session| out.put_u128_le(session.0));
+    Some(out)
+}
+
+/// Reads tags and filters; that those are of messages that are held is proven by `check`.
+fn read_filters(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
+    let (runs, mut end) = (item_count(buf, 10)?, 0u64);
+    for _ in 0..runs {
+        let (skipped, count, tag) = (varint(buf)?, varint(buf)?, wire::u64(buf)?);
+        let first = end.checked_add(skipped).ok_or(OVERLAP)?;
+        end = first.checked_add(count).filter(|_| count > 0).ok_or(OVERLAP)?;
+        queue.ready.tags.insert(first, count, tag);
+    }
+    if queue.ready.tags.iter().len() != runs {
+        return Err(DIVIDED);
+    }
+    let (filters, mut last) = (item_count(buf, 21)?, None);
+    for _ in 0..filters {
+        let session = Session(wire::u128(buf)?);
+        ascending(last.as_ref(), &session, "filter")?;
+        last = Some(session);
+        let filter = codec::filter(buf)?;
+        let header = queue.settings.filter_header.as_ref();
+        let tags = header.map(|of| filter.iter().map(|value| tag_of(of, value.as_bytes())));
+        let tags = tags.map(Iterator::collect).unwrap_or_default();
+        if header.is_none() || !queue.consumers.restore_filter(session, filter, tags) {
+            return Err(DecodeError::Invalid { what: "filter", why: "nobody can have it" });
+        }
+    }
+    for _ in 0..item_count(buf, 16)? {
+        if !queue.consumers.restore_filtered_turn(Session(wire::u128(buf)?)) {
+            return Err(DecodeError::Invalid { what: "filter", why: "its consumer cannot wait" });
+        }
     }
     Ok(())
 }
@@ -307,6 +373,7 @@ pub(super) fn read(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
         last = Some(tag);
         read_section(tag, buf, queue)?;
     }
+    queue.ready.index_by_tag();
     if all(queue).len() == count {
         return Ok(());
     }

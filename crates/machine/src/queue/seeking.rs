@@ -269,6 +269,9 @@ impl Queue {
     fn enter_again(&mut self, part: &Part) {
         let Part { first, count, of, since } = *part;
         let span = Span { first, count, attempts: 0, priority: of.priority };
+        if let Some(tag) = of.tag {
+            self.ready.tags.insert(first, count, tag);
+        }
         self.note_life(first, count, of.expires, self.due_again(&of, since));
         self.in_time(span);
         let due = of.due.filter(|&due| due > self.now);

@@ -2,11 +2,12 @@
 
 use super::Queue;
 use super::command::Attach;
-use super::consumers::CONSUMERS_MAX;
+use super::consumers::{CONSUMERS_MAX, FILTERED_MAX};
 use super::effect::{CloseReason, Effect};
 use super::ids::{Attachment, Session};
 use super::reply::{Rejection, Reply};
 use super::retry::Ending;
+use super::tags::tag_of;
 
 impl Queue {
     /// A session that comes back keeps its leases, and is handed them again: its client may never
@@ -18,10 +19,11 @@ impl Queue {
         }
         let (session, node, tells) = (attach.session, attach.node, attach.tells_starts);
         let is_new = self.consumers.get(session).is_none();
-        if is_new && self.consumers.len() >= CONSUMERS_MAX as usize {
-            return Reply::Rejected(Rejection::TooManyConsumers { limit: CONSUMERS_MAX });
-        }
-        let (attachment, before) = self.consumers.attach(attach);
+        let tags = match self.admit_session(session, &attach.filter) {
+            Ok(tags) => tags,
+            Err(rejection) => return Reply::Rejected(rejection),
+        };
+        let (attachment, before) = self.consumers.attach(attach, tags);
         if let Some(before) = before.filter(|before| before.node != node) {
             let (node, attachment) = (before.node, before.attachment);
             effects.push(Effect::Closed { session, node, attachment, reason: CloseReason::Moved });
@@ -31,6 +33,53 @@ impl Queue {
         }
         self.deliver_again(session, node, effects);
         Reply::Attached { attachment, resumed: !is_new }
+    }
+
+    /// The tags that a session asks for, if there is room for it.
+    pub(super) fn admit_session(
+        &self,
+        session: Session,
+        filter: &[String],
+    ) -> Result<Vec<u64>, Rejection> {
+        let known = self.consumers.get(session);
+        if known.is_none() && self.consumers.len() >= CONSUMERS_MAX as usize {
+            return Err(Rejection::TooManyConsumers { limit: CONSUMERS_MAX });
+        }
+        if filter.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_short = |value: &String| value.len() <= Attach::FILTER_VALUE_BYTES_MAX;
+        if filter.len() > Attach::FILTER_VALUES_MAX || !filter.iter().all(is_short) {
+            return Err(Rejection::InvalidFilter);
+        }
+        let is_more = known.is_none_or(|consumer| consumer.filter.is_empty());
+        if is_more && self.consumers.filtered() >= FILTERED_MAX as usize {
+            return Err(Rejection::TooManyFilters { limit: FILTERED_MAX });
+        }
+        let header = self.settings.filter_header.as_ref().ok_or(Rejection::NoFilter)?;
+        Ok(filter.iter().map(|value| tag_of(header, value.as_bytes())).collect())
+    }
+
+    /// The header to filter by is another one: no filter says any more what its consumer wants.
+    pub(super) fn end_filtered(&mut self, effects: &mut Vec<Effect>) {
+        let filtered = self.consumers.iter().filter(|(_, consumer)| !consumer.filter.is_empty());
+        for session in filtered.map(|(session, _)| session).collect::<Vec<_>>() {
+            self.dismiss(session, CloseReason::FilterChanged, effects);
+        }
+    }
+
+    /// Ends a session that did not ask for it.
+    pub(super) fn dismiss(
+        &mut self,
+        session: Session,
+        reason: CloseReason,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(consumer) = self.consumers.get(session) {
+            let (node, attachment) = (consumer.node, consumer.attachment);
+            effects.push(Effect::Closed { session, node, attachment, reason });
+        }
+        self.end(session, Ending::Told);
     }
 
     pub(super) fn detach(&mut self, session: Session, attachment: Attachment) -> Reply {

@@ -36,6 +36,10 @@ const RETRY_MS: u8 = 5;
 const RETRY_MAX_MS: u8 = 6;
 const MESSAGE_ID_WINDOW: u8 = 7;
 const DEAD_LETTER: u8 = 8;
+const FILTER_HEADER: u8 = 9;
+
+/// The longest name of a header to filter by, in bytes: as long as the key of a header can be.
+pub const FILTER_HEADER_BYTES_MAX: usize = 256;
 
 /// Settings of a queue. A limit that is absent or 0 does not limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +94,11 @@ pub struct Settings {
     /// Message ids remembered; the oldest are forgotten first, and those as old as `dedup_age_ms`.
     /// Default 65,536; 1 to [`MESSAGE_IDS_MAX`], and taken as the nearest of these.
     pub message_id_window: u32,
+    /// The header of messages that consumers can filter by; 1 to [`FILTER_HEADER_BYTES_MAX`] bytes. What is published
+    /// before it is set has no value to filter by, and consumers that have a filter are ended when it changes. Those with
+    /// a filter are handed nothing where one consumer at a time is, so it is not to be set together with
+    /// `single_active`.
+    pub filter_header: Option<String>,
     /// Version of these settings. Settings older than the queue's are refused, so that a late
     /// command cannot undo a newer one.
     pub version: u64,
@@ -117,6 +126,7 @@ impl Default for Settings {
             retry_max_ms: 0,
             dead_letter: None,
             message_id_window: MESSAGE_ID_WINDOW_DEFAULT,
+            filter_header: None,
             version: 0,
         }
     }
@@ -148,6 +158,7 @@ impl Settings {
         let number = |number: u64| Bytes::copy_from_slice(&number.to_le_bytes());
         let millis = |value: u32| (value > 0).then(|| word(value));
         let window = self.message_id_window;
+        let text = |text: &String| Bytes::copy_from_slice(text.as_bytes());
         let name = |name: &QueueName| Bytes::copy_from_slice(name.as_str().as_bytes());
         let fields = [
             (SINGLE_ACTIVE, flag(self.single_active)),
@@ -158,6 +169,7 @@ impl Settings {
             (RETRY_MAX_MS, millis(self.retry_max_ms)),
             (MESSAGE_ID_WINDOW, (window != MESSAGE_ID_WINDOW_DEFAULT).then(|| word(window))),
             (DEAD_LETTER, self.dead_letter.as_ref().map(name)),
+            (FILTER_HEADER, self.filter_header.as_ref().map(text)),
         ];
         fields.into_iter().filter_map(|(number, value)| Some((number, value?))).collect()
     }
@@ -172,6 +184,7 @@ impl Settings {
             RETRY_MAX_MS => self.retry_max_ms = wire::u32(value)?,
             MESSAGE_ID_WINDOW => self.message_id_window = wire::u32(value)?,
             DEAD_LETTER => self.dead_letter = Some(queue_name(value)?),
+            FILTER_HEADER => self.filter_header = Some(header_name(value)?),
             kind => return Err(DecodeError::UnknownKind { what: "setting", kind }),
         }
         wire::expect_end(value)
@@ -298,6 +311,14 @@ fn queue_name(value: &mut Bytes) -> Result<QueueName, DecodeError> {
     let name = value.split_to(value.len());
     let name = std::str::from_utf8(&name).ok().and_then(|name| QueueName::parse(name).ok());
     name.ok_or(DecodeError::Invalid { what: "queue name", why: "no queue may have it" })
+}
+
+/// Takes all that is left.
+fn header_name(value: &mut Bytes) -> Result<String, DecodeError> {
+    let name = value.split_to(value.len());
+    let name = std::str::from_utf8(&name).ok().filter(|name| !name.is_empty());
+    let name = name.map(str::to_owned);
+    name.ok_or(DecodeError::Invalid { what: "filter header", why: "no header may have the name" })
 }
 
 /// The value of a numbered field of 32 bits.

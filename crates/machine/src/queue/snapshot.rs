@@ -446,6 +446,8 @@ fn read_consumer(buf: &mut &[u8]) -> Decoded<Consumer> {
         tells_starts: false,
         in_turn: false,
         receiver: None,
+        filter: Vec::new(),
+        tags: Vec::new(),
     })
 }
 
@@ -533,6 +535,7 @@ mod tests {
                 prefetch: 9,
                 lease_ms: (node == 2).then_some(5_000),
                 tells_starts: node == 2,
+                filter: Vec::new(),
             })
         };
         let log = [
@@ -606,7 +609,7 @@ mod tests {
         let time = |ms: u64| (ms > 0).then_some(Millis(ms));
         let of = |&(count, due, priority, expires): &(u32, u64, u8, u64)| {
             let (due, expires) = (time(due), time(expires));
-            Properties { count, due, expires, priority, group: None }
+            Properties { count, due, expires, priority, ..Properties::default() }
         };
         let properties: Vec<Properties> = runs.iter().map(of).collect();
         let count: u32 = properties.iter().map(|of| of.count).sum();
@@ -705,8 +708,9 @@ mod tests {
                 prefetch,
                 lease_ms: None,
                 tells_starts: false,
+                filter: Vec::new(),
             };
-            queue.consumers.attach(attach);
+            queue.consumers.attach(attach, Vec::new());
             let why = "no consumer may have it";
             assert_eq!(refused(&queue), DecodeError::Invalid { what: "prefetch", why });
         }

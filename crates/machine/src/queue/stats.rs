@@ -87,6 +87,8 @@ pub struct ConsumerInfo {
     pub paused: bool,
     /// It tells which messages it has begun to handle.
     pub tells_starts: bool,
+    /// Values of the queue's filter header that it is handed; empty if it is handed any messages.
+    pub filter: Vec<String>,
 }
 
 impl Queue {
@@ -199,6 +201,7 @@ impl Queue {
             active: self.is_active(session, consumer),
             paused: consumer.paused,
             tells_starts: consumer.tells_starts,
+            filter: consumer.filter.clone(),
         }
     }
 

@@ -52,9 +52,13 @@ fn ready(waiting: &Waiting) -> String {
     };
     let active = active.as_ref().map_or_else(String::new, |it| format!(" by {}", it.name));
     let (all, away, paused, full) = (crowd.all, crowd.away, crowd.paused, crowd.full);
+    let filtered = match crowd.filtered {
+        0 => String::new(),
+        filtered => format!("{filtered} filtered, "),
+    };
     format!(
         "ready behind {ahead}{by_priority}, {obstacles:?}{active}, {all} consumers: {away} away, \
-         {paused} paused, {full} full"
+         {paused} paused, {filtered}{full} full"
     )
 }
 

@@ -3,16 +3,16 @@
 //! ```text
 //! publish COUNT [bytes=N] [producer=NAME] [epoch=N] [sequence=N] [layout=N]
 //!         [due=COUNT@MS,...] [groups=N,...]        0: at once; a group for each message, 0: none
-//!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY:gGROUP,...]      each of the four may be left out
+//!         [runs=COUNT:dDUE:xEXPIRES:pPRIORITY:gGROUP:tVALUE,...]      each of the five may be left out
 //!         [id=NAME] [next=OFFSET]
-//! attach A [node=N] [prefetch=N] [lease=MS] [tells=1]       detach|disconnect A [attachment=N]
-//! receive A [node=N] [count=N] [lease=MS] [wait=MS]
+//! attach A [node=N] [prefetch=N] [lease=MS] [tells=1] [filter=VALUE,...]       detach|disconnect A [attachment=N]
+//! receive A [node=N] [count=N] [lease=MS] [wait=MS] [filter=VALUE,...]
 //! pause|resume|kick A|name=NAME|everyone=1
 //! ack|nack|reject|extend|return|start A FIRST[-LAST] token=N [delay=MS] [lease=MS]
 //! configure [max_messages=N] [max_bytes=N] [max_deliveries=N] [lease=MS] [grace=MS]
 //!           [window=N] [age=MS] [ids=N] [retain_ms=MS] [retain_bytes=N] [retry=MS] [retry_max=MS]
 //!           [single=true] [version=N] [ttl=MS] [drop_head=0|1] [priorities=0|1]      0: none
-//!           [dead_letter=NAME|none]
+//!           [dead_letter=NAME|none] [filter_header=NAME|none]        values are of the header `region`
 //! moved-in SOURCE FIRST COUNT [timeline=N] [bytes=N]   moved TO
 //! seek OFFSET [again=FIRST@RUN,...]      a run as of `publish`; left out: all that is settled, as plain messages
 //! tick   purge   purge_before OFFSET   leader N                          at MS   after MS   restore   deadline
@@ -31,6 +31,7 @@ use quorate_machine::queue::{
     Again, Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset,
     Piece, Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run,
     SeekTo, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
+    tag_of,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -127,6 +128,9 @@ impl Script {
         if let Some(name) = words.text("dead_letter") {
             let name = Some(name).filter(|name| *name != "none");
             settings.dead_letter = name.map(|name| QueueName::parse(name).unwrap());
+        }
+        if let Some(header) = words.text("filter_header") {
+            settings.filter_header = Some(header.to_owned()).filter(|name| name != "none");
         }
         settings.version = words.get("version").unwrap_or(settings.version + 1);
         Command::Configure(Box::new(settings))
@@ -253,6 +257,10 @@ fn run(text: &str) -> Properties {
     let mut run = Properties { count, ..Properties::default() };
     for part in parts {
         let (kind, number) = part.split_at(1);
+        if kind == "t" {
+            run.tag = Some(tag_of("region", number.as_bytes()));
+            continue;
+        }
         let number: u64 = number.parse().unwrap();
         match kind {
             "d" => run.due = Some(Millis(number)),
@@ -272,6 +280,7 @@ fn attach(words: &Words) -> Command {
         prefetch: words.get("prefetch").unwrap_or(10),
         lease_ms: words.get("lease"),
         tells_starts: words.get("tells").unwrap_or(0) != 0,
+        filter: filter(words),
     })
 }
 
@@ -283,7 +292,14 @@ fn receive(words: &Words) -> Command {
         count: words.get("count").unwrap_or(10),
         lease_ms: words.get("lease"),
         wait_ms: words.get("wait").unwrap_or(0),
+        filter: filter(words),
     })
+}
+
+/// Values with commas between them.
+fn filter(words: &Words) -> Vec<String> {
+    let values = words.text("filter").into_iter().flat_map(|values| values.split(','));
+    values.map(str::to_owned).collect()
 }
 
 fn settle(words: &Words) -> Command {
@@ -444,10 +460,14 @@ fn show_stats(queue: &Queue, output: &mut String) {
         let state = if consumer.connected { "connected" } else { "waited for" };
         let state = if consumer.active { format!("{state}, active") } else { state.to_owned() };
         let paused = if consumer.paused { ", paused" } else { "" };
+        let filter = match consumer.filter.as_slice() {
+            [] => String::new(),
+            values => format!(", filter {}", values.join(" ")),
+        };
         let (name, leased, prefetch) = (consumer.name, consumer.leased, consumer.prefetch);
         writeln!(
             output,
-            "{name} at node {}: {leased} of {prefetch}, {state}{paused}",
+            "{name} at node {}: {leased} of {prefetch}, {state}{paused}{filter}",
             consumer.node.0
         )
         .unwrap();

@@ -34,6 +34,7 @@ pub fn alphabet() -> Vec<Entry> {
     let patient = Settings { max_deliveries: 2, retry_ms: 80, retry_max_ms: 100, ..settings() };
     let giving_up = Settings { max_deliveries: 1, dead_letter: Some(dead_letter()), ..settings() };
     let burying = Settings { ttl_ms: Some(60), ..giving_up.clone() };
+    let filterable = filterable();
     let (ack, later) = (SettleKind::Ack, SettleKind::Nack { delay_ms: 50 });
     let now = SettleKind::Nack { delay_ms: 0 };
     let extend = SettleKind::Extend { lease_ms: 300 };
@@ -46,6 +47,10 @@ pub fn alphabet() -> Vec<Entry> {
         after(1, set_apart(2, &[Kind { ttl: 60, ..plain() }, Kind { priority: 9, ..plain() }])),
         after(1, set_apart(1, &[Kind { delay: 60, ttl: 60, priority: 1, ..plain() }])),
         after(1, set_apart(2, &[grouped(1)])),
+        after(1, set_apart(3, &[valued(1), Kind { priority: 9, ..valued(2) }])),
+        after(1, set_apart(2, &[Kind { group: 1, ..valued(1) }])),
+        after(1, filtering(B, 1, 1)),
+        after(1, Op::Configure { settings: filterable.clone(), stale: false }),
         after(1, set_apart(3, &[Kind { ttl: 60, ..grouped(1) }, plain(), grouped(2)])),
         after(1, conditional(2, Some(0), None)),
         after(1, conditional(1, Some(0), Some(0))),
@@ -144,6 +149,11 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
         after(1, set_apart(1, &[Kind { ttl: 60, ..grouped(1) }])),
         after(1, settle(A, SettleKind::Ack, Target::Held, 1)),
     ];
+    let filtered = vec![
+        after(1, Op::Configure { settings: filterable(), stale: false }),
+        after(1, filtering(A, 1, 1)),
+        after(1, set_apart(4, &[valued(1), valued(2), plain()])),
+    ];
     vec![
         ("what is settled and kept", settled),
         ("an empty queue", Vec::new()),
@@ -151,7 +161,12 @@ pub fn scenes() -> Vec<(&'static str, Vec<Entry>)> {
         ("second deliveries", expired.concat()),
         ("groups and one active consumer", ordered.concat()),
         ("some started", told),
+        ("filters", filtered),
     ]
+}
+
+fn filterable() -> Settings {
+    Settings { filter_header: Some("region".to_owned()), priorities: true, ..settings() }
 }
 
 fn after(after_ms: i64, op: Op) -> Entry {
@@ -202,11 +217,20 @@ fn moved(shift: i64, count: u32) -> Op {
 }
 
 fn attach(session: u8, node: u64, prefetch: u32) -> Op {
-    Op::Attach { session, node, prefetch, lease_ms: None, tells: false }
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: false, filter: 0 }
+}
+
+/// One that filters by the first value.
+fn filtering(session: u8, node: u64, prefetch: u32) -> Op {
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: false, filter: 2 }
+}
+
+fn valued(value: u8) -> Kind {
+    Kind { value, ..plain() }
 }
 
 fn telling(session: u8, node: u64, prefetch: u32) -> Op {
-    Op::Attach { session, node, prefetch, lease_ms: None, tells: true }
+    Op::Attach { session, node, prefetch, lease_ms: None, tells: true, filter: 0 }
 }
 
 fn control(target: Whom, what: Control) -> Op {
@@ -214,7 +238,7 @@ fn control(target: Whom, what: Control) -> Op {
 }
 
 fn receive(session: u8, count: u32, wait_ms: u32) -> Op {
-    Op::Receive { session, node: 1, count, lease_ms: None, wait_ms }
+    Op::Receive { session, node: 1, count, lease_ms: None, wait_ms, filter: 0 }
 }
 
 fn settle(session: u8, kind: SettleKind, target: Target, count: u32) -> Op {

@@ -83,7 +83,7 @@ fn free(standing: &Standing, state: State, reference: &Reference, offset: u64, t
         (Standing::Ready(waiting), State::Ready) => {
             let before = (waiting.ahead, waiting.ahead_by_priority);
             assert_eq!(before, reference.before(offset), "how many go out before {offset}");
-            obstacles(waiting, reference, tally);
+            obstacles(waiting, reference, offset, tally);
         }
         (Standing::Delayed { due }, State::Delayed { due: until }) => assert_eq!(due.0, until),
         (Standing::Leased(holder), State::Leased { session, token, deadline, started, .. }) => {
@@ -96,13 +96,17 @@ fn free(standing: &Standing, state: State, reference: &Reference, offset: u64, t
 }
 
 /// Whatever is ready after an entry has something in its way, and that is so.
-fn obstacles(waiting: &Waiting, reference: &Reference, tally: &mut Tally) {
+fn obstacles(waiting: &Waiting, reference: &Reference, offset: u64, tally: &mut Tally) {
     let Waiting { obstacles, crowd, active, .. } = waiting;
     assert!(!obstacles.is_empty(), "a message is ready, and nothing is in its way: {waiting:?}");
     let sessions: Vec<Session> = reference.consumers.keys().copied().collect();
     assert_eq!(crowd.all as usize, sessions.len(), "consumers");
-    let could = sessions.iter().filter(|&&session| reference.credit(session) > 0).count();
-    let idle = crowd.all - crowd.away - crowd.paused - crowd.full;
+    let message = &reference.messages[offset as usize];
+    let could = sessions
+        .iter()
+        .filter(|&&session| reference.credit(session) > 0 && reference.passes(session, message));
+    let could = could.count();
+    let idle = crowd.all - crowd.away - crowd.paused - crowd.filtered - crowd.full;
     assert_eq!(idle as usize, could, "who could take something: {waiting:?}");
     assert_eq!(obstacles.contains(&Obstacle::QueuePaused), reference.paused);
     assert_eq!(obstacles.contains(&Obstacle::NoConsumer), sessions.is_empty());
@@ -120,6 +124,7 @@ fn obstacles(waiting: &Waiting, reference: &Reference, tally: &mut Tally) {
                 Obstacle::NoConsumer => "no consumer in the way",
                 Obstacle::ConsumersAway => "consumers away in the way",
                 Obstacle::ConsumersPaused => "consumers paused in the way",
+                Obstacle::FilteredOut => "filters in the way",
                 Obstacle::CreditUsed => "credit in the way",
                 Obstacle::ActiveFull => "active one in the way",
                 Obstacle::OthersHold => "others in the way",

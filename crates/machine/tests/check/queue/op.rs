@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_machine::queue::{
     Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
     ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
-    SettleKind, SlotName, SlotStart, Token,
+    SettleKind, SlotName, SlotStart, Token, tag_of,
 };
 use quorate_machine::{Machine, Millis, NodeId, queue};
 
@@ -38,6 +38,7 @@ pub enum Op {
         prefetch: u32,
         lease_ms: Option<u32>,
         tells: bool,
+        filter: Filter,
     },
     Receive {
         session: u8,
@@ -45,6 +46,7 @@ pub enum Op {
         count: u32,
         lease_ms: Option<u32>,
         wait_ms: u32,
+        filter: Filter,
     },
     Detach {
         session: u8,
@@ -137,7 +139,12 @@ pub struct Kind {
     pub priority: u8,
     /// 0 for none.
     pub group: u8,
+    /// Which value it has in the header to filter by; 0 for none.
+    pub value: u8,
 }
+
+/// Values that a consumer filters by, a bit each; 0 for no filter.
+pub type Filter = u8;
 
 /// On what a batch enters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -195,7 +202,7 @@ impl Op {
     /// The command. `ids` has one for each message, should it publish any.
     pub fn command(&self, now: &Reference, handed: &[Handed], ids: &[u64]) -> Command {
         match self {
-            Self::Receive { session, node, count, lease_ms, wait_ms } => {
+            Self::Receive { session, node, count, lease_ms, wait_ms, filter } => {
                 Command::Receive(Receive {
                     session: Session((*session).into()),
                     node: NodeId(*node),
@@ -203,6 +210,7 @@ impl Op {
                     count: *count,
                     lease_ms: *lease_ms,
                     wait_ms: *wait_ms,
+                    filter: values(*filter),
                 })
             }
             Self::Publish { count, padding, producer, kinds, condition } => {
@@ -213,18 +221,21 @@ impl Op {
                     message_id: condition.id.map(id),
                     expected_next: condition.expected.map(expected),
                     producer: producer.map(|numbered| numbered.producer(now)),
-                    properties: properties(*count, kinds, now.now),
+                    properties: properties(*count, kinds, now),
                     ..Publish::plain(*count, frame_of(ids, *padding))
                 })
             }
-            Self::Attach { session, node, prefetch, lease_ms, tells } => Command::Attach(Attach {
-                session: Session((*session).into()),
-                node: NodeId(*node),
-                name: consumer_name(*session),
-                prefetch: *prefetch,
-                lease_ms: *lease_ms,
-                tells_starts: *tells,
-            }),
+            Self::Attach { session, node, prefetch, lease_ms, tells, filter } => {
+                Command::Attach(Attach {
+                    session: Session((*session).into()),
+                    node: NodeId(*node),
+                    name: consumer_name(*session),
+                    prefetch: *prefetch,
+                    lease_ms: *lease_ms,
+                    tells_starts: *tells,
+                    filter: values(*filter),
+                })
+            }
             Self::Detach { session, stale } => {
                 let (session, attachment) = attachment(now, *session, *stale);
                 Command::Detach { session, attachment }
@@ -338,6 +349,7 @@ impl Op {
                     |kind: &Kind| Kind { ttl: 0, ..*kind },
                     |kind: &Kind| Kind { priority: 0, ..*kind },
                     |kind: &Kind| Kind { group: 0, ..*kind },
+                    |kind: &Kind| Kind { value: 0, ..*kind },
                 ];
                 let without = without.map(|without| kinds.iter().map(without).collect::<Vec<_>>());
                 let without = without.into_iter().filter(|less| less != kinds);
@@ -364,13 +376,31 @@ impl Op {
             Self::AdvanceSlot { slot, by } if *by != 0 => {
                 vec![Self::AdvanceSlot { slot: *slot, by: *by / 2 }]
             }
+            Self::Attach { session, node, prefetch, lease_ms, tells, filter } if *filter > 0 => {
+                let of = |filter| Self::Attach {
+                    session: *session,
+                    node: *node,
+                    prefetch: *prefetch,
+                    lease_ms: *lease_ms,
+                    tells: *tells,
+                    filter,
+                };
+                vec![of(0), of(*filter & (*filter - 1))]
+            }
             _ => Vec::new(),
         }
     }
 }
 
+/// The values that a filter names.
+fn values(filter: Filter) -> Vec<String> {
+    (1..8).filter(|bit| filter >> bit & 1 == 1).map(|value| format!("value {value}")).collect()
+}
+
 /// Runs of messages that are alike.
-fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
+fn properties(count: u32, kinds: &[Kind], reference: &Reference) -> Vec<Properties> {
+    let now = reference.now;
+    let header = reference.settings.filter_header.as_deref().unwrap_or("region");
     let mut runs: Vec<Properties> = Vec::new();
     for kind in kinds.iter().cycle().take(count as usize) {
         let time = |after: u64| match after {
@@ -382,7 +412,9 @@ fn properties(count: u32, kinds: &[Kind], now: u64) -> Vec<Properties> {
         let ttl = if kind.ttl > 1 { kind.delay + kind.ttl } else { kind.ttl };
         let (due, expires, priority) = (time(kind.delay), time(ttl), kind.priority);
         let group = (kind.group > 0).then_some(kind.group.into());
-        let run = Properties { count: 1, due, expires, priority, group };
+        let tag = |value| tag_of(header, format!("value {value}").as_bytes());
+        let tag = (kind.value > 0).then(|| tag(kind.value));
+        let run = Properties { count: 1, due, expires, priority, group, tag };
         match runs.last_mut() {
             Some(last) if Properties { count: 1, ..*last } == run => last.count += 1,
             _ => runs.push(run),
@@ -484,6 +516,7 @@ fn simpler_settings(settings: &Settings) -> impl Iterator<Item = Settings> {
         of(|settings, _| settings.ttl_ms = None),
         of(|settings, _| settings.drop_head = false),
         of(|settings, _| settings.priorities = false),
+        of(|settings, _| settings.filter_header = None),
         of(|settings, usual| settings.message_id_window = usual.message_id_window),
     ];
     let before = settings.clone();

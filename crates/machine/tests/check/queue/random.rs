@@ -6,7 +6,7 @@
 
 use quorate_machine::queue::{Control, Settings, SettleKind};
 
-use super::op::{Condition, Entry, From, Kind, Names, Numbered, Op, Pick, Target, Whom};
+use super::op::{Condition, Entry, Filter, From, Kind, Names, Numbered, Op, Pick, Target, Whom};
 use super::{Rng, dead_letter, settings};
 
 struct Mood {
@@ -34,6 +34,10 @@ struct Mood {
     tells: u64,
     /// One in so many batches has an id, and as many expect an offset.
     conditional: u64,
+    /// One in so many consumers has a filter.
+    filtering: u64,
+    /// One in so many batches has messages with values to filter by.
+    valued: u64,
 }
 
 impl Mood {
@@ -63,6 +67,8 @@ impl Mood {
             priority: rng.pick(&[1, 3, 1_000, 1_000]),
             tells: rng.pick(&[1, 2, 1_000]),
             conditional: rng.pick(&[1, 3, 1_000, 1_000]),
+            filtering: rng.pick(&[1, 2, 1_000, 1_000, 1_000, 1_000]),
+            valued: rng.pick(&[1, 1, 3, 1_000, 1_000]),
         }
     }
 
@@ -85,6 +91,8 @@ impl Mood {
             priority: 1_000,
             tells: 1_000,
             conditional: 1_000,
+            filtering: 1_000,
+            valued: 1_000,
         }
     }
 
@@ -102,6 +110,9 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
     if rng.one_in(1_000) {
         return deaths(rng);
     }
+    if rng.one_in(150) {
+        return replays(rng);
+    }
     let mood = Mood::new(rng);
     let most = if rng.one_in(800) { 300 } else { rng.pick(&[6, 12, 24]) };
     let length = 1 + rng.below(most);
@@ -113,9 +124,15 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
             entries[at].ops.insert(0, Op::Configure { settings: limits(rng), stale: false });
         }
     }
+    let filters = mood.filtering < 1_000 && !rng.one_in(8);
     if !rng.one_in(8) {
         let sessions = 0..mood.sessions as u8;
         entries[0].ops.splice(0..0, sessions.map(|session| attach(rng, &mood, session)));
+    }
+    if filters {
+        let filter_header = Some("region".to_owned());
+        let settings = Settings { filter_header, priorities: true, ..settings() };
+        entries[0].ops.insert(0, Op::Configure { settings, stale: false });
     }
     entries
 }
@@ -124,7 +141,7 @@ pub fn entries(rng: &mut Rng) -> Vec<Entry> {
 /// so records of what is gone pile up between those of what is not.
 fn hoard(rng: &mut Rng) -> Vec<Entry> {
     let (prefetch, lease_ms) = (200, Some(u32::MAX));
-    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms, tells: false };
+    let attach = Op::Attach { session: 0, node: 1, prefetch, lease_ms, tells: false, filter: 0 };
     let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![attach] }];
     for settles in [false, true] {
         let mood = Mood::hoard(rng, settles);
@@ -137,7 +154,7 @@ fn hoard(rng: &mut Rng) -> Vec<Entry> {
 /// it is charged after all.
 fn deaths(rng: &mut Rng) -> Vec<Entry> {
     let (session, node, lease_ms, tells) = (0, 1, Some(u32::MAX), true);
-    let attach = Op::Attach { session, node, prefetch: 3, lease_ms, tells };
+    let attach = Op::Attach { session, node, prefetch: 3, lease_ms, tells, filter: 0 };
     let (condition, kinds) = (Condition::default(), Vec::new());
     let publish = Op::Publish { count: 2, padding: 0, producer: None, kinds, condition };
     let mut entries = vec![Entry { after_ms: 0, restore: false, ops: vec![publish] }];
@@ -147,6 +164,33 @@ fn deaths(rng: &mut Rng) -> Vec<Entry> {
         let ops = vec![Op::Disconnect { session, stale: false }];
         entries.push(Entry { after_ms: 1, restore: false, ops });
         entries.push(Entry { after_ms: 500, restore: false, ops: vec![Op::Tick] });
+    }
+    entries
+}
+
+/// A log in which consumers are set back to what is settled and kept, and what came after it waits still.
+fn replays(rng: &mut Rng) -> Vec<Entry> {
+    let mut mood = Mood::new(rng);
+    (mood.grouped, mood.sessions, mood.batch_max, mood.restore) = (1, 1, 3, 4);
+    let one = |op| Entry { after_ms: 1, restore: false, ops: vec![op] };
+    let settings = Settings {
+        retain_ms: Some(10_000),
+        priorities: true,
+        max_messages: rng.one_in(3).then(|| 2 + rng.below(4)),
+        max_bytes: rng.one_in(3).then(|| 40 + rng.below(120)),
+        ..settings()
+    };
+    let (session, node, prefetch, lease_ms) = (0, 1, 6, None);
+    let attach = Op::Attach { session, node, prefetch, lease_ms, tells: false, filter: 0 };
+    let control = |what| Op::Control { target: Whom::Everyone, what };
+    let mut entries = vec![one(Op::Configure { settings, stale: false }), one(attach)];
+    for _ in 0..1 + rng.below(4) {
+        entries.extend([one(publish(rng, &mood)), one(publish(rng, &mood))]);
+        let ack = Pick { kind: SettleKind::Ack, target: Target::Held, at: 0, count: 8 };
+        let settle = Op::Settle { session: 0, picks: vec![ack; 4] };
+        entries.extend([one(settle.clone()), one(settle), one(control(Control::Pause))]);
+        entries.extend([one(publish(rng, &mood)), one(seek(rng)), entry(rng, &mood)]);
+        entries.push(one(control(Control::Resume)));
     }
     entries
 }
@@ -264,9 +308,9 @@ fn publish(rng: &mut Rng, mood: &Mood) -> Op {
 }
 
 fn kinds(rng: &mut Rng, mood: &Mood) -> Vec<Kind> {
-    let [delayed, ttl, priority, grouped] =
-        [mood.delayed, mood.ttl, mood.priority, mood.grouped].map(|one| rng.one_in(one));
-    if !(delayed || ttl || priority || grouped) {
+    let moods = [mood.delayed, mood.ttl, mood.priority, mood.grouped, mood.valued];
+    let [delayed, ttl, priority, grouped, valued] = moods.map(|one| rng.one_in(one));
+    if !(delayed || ttl || priority || grouped || valued) {
         return Vec::new();
     }
     let kind = |rng: &mut Rng| Kind {
@@ -274,6 +318,7 @@ fn kinds(rng: &mut Rng, mood: &Mood) -> Vec<Kind> {
         ttl: if ttl { rng.pick(&[0, 0, 1, 2, 20, 50, 100, 300]) } else { 0 },
         priority: if priority { rng.pick(&[0, 0, 1, 5, 9, 9]) } else { 0 },
         group: if grouped { rng.pick(&[0, 1, 1, 1, 2, 3]) } else { 0 },
+        value: if valued { rng.pick(&[0, 1, 1, 1, 2, 3]) } else { 0 },
     };
     (0..1 + rng.below(3)).map(|_| kind(rng)).collect()
 }
@@ -285,7 +330,8 @@ fn attach(rng: &mut Rng, mood: &Mood, session: u8) -> Op {
     };
     let lease_ms = rng.one_in(3).then(|| rng.pick(&[0, 1, 50, 150, 300, u32::MAX]));
     let tells = rng.one_in(mood.tells);
-    Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms, tells }
+    let filter = filter(rng, mood);
+    Op::Attach { session, node: 1 + rng.below(3), prefetch, lease_ms, tells, filter }
 }
 
 /// Mostly in a session of its own, so that it is no consumer's.
@@ -294,7 +340,13 @@ fn receive(rng: &mut Rng, mood: &Mood) -> Op {
     let count = if rng.one_in(50) { rng.pick(&[0, 65_536]) } else { rng.pick(&[1, 1, 2, 5, 100]) };
     let lease_ms = rng.one_in(3).then(|| rng.pick(&[1, 50, 300]));
     let wait_ms = rng.pick(&[0, 0, 20, 100]);
-    Op::Receive { session, node: 1 + rng.below(3), count, lease_ms, wait_ms }
+    let filter = filter(rng, mood);
+    Op::Receive { session, node: 1 + rng.below(3), count, lease_ms, wait_ms, filter }
+}
+
+/// Values that a consumer filters by, most often one or two of three.
+fn filter(rng: &mut Rng, mood: &Mood) -> Filter {
+    if rng.one_in(mood.filtering) { 1 << rng.below(4) | 1 << (1 + rng.below(3)) } else { 0 }
 }
 
 fn pick(rng: &mut Rng, mood: &Mood) -> Pick {
@@ -332,6 +384,7 @@ fn limits(rng: &mut Rng) -> Settings {
         ttl_ms: rng.one_in(3).then(|| rng.pick(&[1, 20, 50, 100, 300, 1_000])),
         drop_head: rng.one_in(2),
         priorities: !rng.one_in(4),
+        filter_header: (!rng.one_in(4)).then(|| rng.pick(&["region", "region", "kind"]).to_owned()),
         ..usual
     }
 }

@@ -4,7 +4,8 @@
 //! ask for the same effects. The reference says what replies, deliveries and figures must be.
 //! It goes first, so that a command can be about what the one before it in its entry did.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_machine::queue::{
@@ -137,16 +138,23 @@ impl<'a> Trial<'a> {
         self.follower.finish(at, &mut follower_effects);
         assert_eq!(effects, follower_effects, "a restored replica asks for the same");
         let is_delivery = |effect: &Effect| matches!(effect, Effect::Deliver { .. });
-        let (deliveries, closed): (Vec<_>, Vec<_>) = effects.drain(before..).partition(is_delivery);
         let is_wait_over = |effect: &Effect| {
             matches!(effect, Effect::Closed { reason: CloseReason::WaitOver, .. })
         };
-        let (waits, closed): (Vec<_>, Vec<_>) = closed.into_iter().partition(is_wait_over);
+        // Those who take over from who waited in vain are handed messages after that.
+        let mut deliveries = effects.split_off(before);
+        let waits = deliveries.iter().position(is_wait_over).unwrap_or(deliveries.len());
+        let (waits, later): (Vec<_>, Vec<_>) =
+            deliveries.split_off(waits).into_iter().partition(is_wait_over);
+        let (deliveries, closed): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_delivery);
         assert_eq!(self.notices(&closed), at_end, "notices at the end of an entry");
         let served = self.check_deliveries(&deliveries);
         let over = self.reference.end_waits(&served);
         self.tally.add("waits over", over.len() as u64);
         assert_eq!(self.notices(&waits), over, "who has waited long enough is told");
+        let served = self.check_deliveries(&later);
+        assert_eq!(self.reference.end_waits(&served), [], "nobody has waited longer");
+        self.tally.add("handed after waits", later.len() as u64);
     }
 
     /// Effects, message by message, with the ids that their bodies have in the log.
@@ -182,7 +190,8 @@ impl<'a> Trial<'a> {
 
     /// Who was handed something.
     fn check_deliveries(&mut self, effects: &[Effect]) -> Vec<Session> {
-        let due = self.reference.due_deliveries();
+        let taken = self.taken_by_filter(effects);
+        let due = self.reference.due_deliveries(&taken);
         let (mut delivered, mut served) = (Vec::new(), Vec::new());
         let single = self.reference.settings.single_active;
         let active = self.reference.next_active();
@@ -208,16 +217,52 @@ impl<'a> Trial<'a> {
                 let first = run.first_offset.0;
                 for offset in first..first + u64::from(run.count) {
                     self.hand(*session, offset, token.0);
-                    delivered.push(offset);
+                    delivered.extend((!taken.contains(&offset)).then_some(offset));
                 }
                 self.tally.add("redeliveries", u64::from(run.attempt > 1));
             }
         }
         delivered.sort_unstable();
         assert_eq!(delivered, due, "the most urgent ready messages go out, up to the credit");
-        self.tally.add("deliveries", delivered.len() as u64);
+        self.tally.add("deliveries", (delivered.len() + taken.len()) as u64);
+        self.tally.add("filtered", taken.len() as u64);
+        self.check_filters(&taken);
         self.check_ordering();
         served
+    }
+
+    /// What those with a filter were handed.
+    fn taken_by_filter(&self, effects: &[Effect]) -> BTreeSet<u64> {
+        let mut taken = BTreeSet::new();
+        for effect in effects {
+            let Effect::Deliver { session, runs, .. } = effect else { continue };
+            if !self.reference.consumers[session].filter.is_empty() {
+                let offsets =
+                    |run: &Run| run.first_offset.0..run.first_offset.0 + u64::from(run.count);
+                taken.extend(runs.iter().flat_map(offsets));
+            }
+        }
+        taken
+    }
+
+    /// Nothing is left that one with a filter and with credit could have had, or that is more urgent than what it got.
+    fn check_filters(&self, taken: &BTreeSet<u64>) {
+        let filtered = self.reference.consumers.iter().filter(|(_, of)| !of.filter.is_empty());
+        for (&session, consumer) in filtered.filter(|_| !self.reference.paused) {
+            let left = self.reference.ready_for(session).into_iter().min();
+            let Some(left) = left else { continue };
+            let own =
+                self.reference.leased_by(session).filter(|(offset, _)| taken.contains(offset));
+            let own: Vec<_> = own.collect();
+            // What a receiver wants is counted down when the entry ends.
+            let counted = if consumer.receiver.is_some() { own.len() as u64 } else { 0 };
+            let credit = self.reference.credit(session);
+            assert_eq!(credit, counted, "{session:?} could take {left:?}");
+            for (offset, _) in own {
+                let priority = Reverse(self.reference.messages[offset as usize].priority);
+                assert!((priority, offset) < left, "what is more urgent goes first");
+            }
+        }
     }
 
     /// Whatever the reference has come to: one of a group is in flight, the first of it that is held but for what came back
@@ -235,11 +280,12 @@ impl<'a> Trial<'a> {
             assert!(*in_flight <= 1, "one of a group is in flight");
             *before += u64::from(!message.came_back);
         }
-        let sessions = self.reference.consumers.keys();
-        let idle = sessions.clone().any(|&session| self.reference.credit(session) > 0);
-        let is_ready = self.reference.messages.iter().any(|m| m.state == State::Ready);
-        let stuck =
-            idle && !self.reference.paused && is_ready && self.reference.leases().next().is_none();
+        let reference = &self.reference;
+        let mut sessions = reference.consumers.keys();
+        let could_take = sessions.any(|&session| {
+            reference.credit(session) > 0 && !reference.ready_for(session).is_empty()
+        });
+        let stuck = could_take && !reference.paused && reference.leases().next().is_none();
         assert!(!stuck, "a message is ready, nobody holds any, and somebody could take it");
     }
 
@@ -378,6 +424,7 @@ impl<'a> Trial<'a> {
             assert_eq!(info.active, self.reference.is_active(*session), "who is active");
             assert_eq!(info.paused, consumer.paused, "who is paused");
             assert_eq!(info.tells_starts, consumer.tells, "who tells");
+            assert_eq!(info.filter, consumer.filter, "who filters by what");
             let held: Vec<_> = self.reference.leased_by(*session).collect();
             assert_eq!(u64::from(info.leased), held.len() as u64, "leased to a session");
             for (offset, token) in held {
@@ -419,6 +466,7 @@ fn count_reply(tally: &mut Tally, reply: &Reply) {
         Reply::Rejected(rejection) => {
             tally.add("refused", 1);
             match rejection {
+                Rejection::NoFilter => tally.add("filters refused", 1),
                 Rejection::MovedInPart { .. } => tally.add("moved in part", 1),
                 Rejection::MessageIdConflict { .. } => tally.add("id conflicts", 1),
                 Rejection::UnexpectedOffset { .. } => tally.add("unexpected offsets", 1),

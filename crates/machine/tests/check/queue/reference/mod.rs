@@ -109,6 +109,8 @@ pub struct Consumer {
     pub receiver: Option<(u32, u64)>,
     pub paused: bool,
     pub tells: bool,
+    /// The values that it takes; any messages, if there are none.
+    pub filter: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -127,6 +129,7 @@ pub enum Reason {
     Grace,
     Kicked,
     WaitOver,
+    FilterChanged,
 }
 
 impl From<CloseReason> for Reason {
@@ -136,6 +139,7 @@ impl From<CloseReason> for Reason {
             CloseReason::GraceExpired => Self::Grace,
             CloseReason::Kicked => Self::Kicked,
             CloseReason::WaitOver => Self::WaitOver,
+            CloseReason::FilterChanged => Self::FilterChanged,
         }
     }
 }
@@ -275,14 +279,16 @@ impl Reference {
 
     /// Who can take messages and is not in the line goes to its end.
     fn line_up(&mut self, session: Session) {
-        if self.credit(session) > 0 && !self.line.contains(&session) {
+        let has_filter = !self.consumers[&session].filter.is_empty();
+        if self.credit(session) > 0 && !self.line.contains(&session) && !has_filter {
             self.line.push(session);
         }
     }
 
     /// Who can take messages again since it settled some goes on where it was, or else in front.
     fn bring_forward(&mut self, session: Session) {
-        let can_take = self.consumers.contains_key(&session) && self.credit(session) > 0;
+        let can_take = self.consumers.get(&session).is_some_and(|of| of.filter.is_empty())
+            && self.credit(session) > 0;
         if can_take && !self.line.contains(&session) {
             self.line.insert(0, session);
         }
@@ -348,7 +354,19 @@ impl Reference {
         if begins {
             self.line = self.consumers.keys().copied().collect();
             self.line.sort_by_key(|session| self.consumers[session].attachment);
-            self.line = self.line.iter().copied().filter(|&s| self.credit(s) > 0).collect();
+            let stands_by =
+                |s: &Session| self.credit(*s) > 0 && self.consumers[s].filter.is_empty();
+            self.line = self.line.iter().copied().filter(stands_by).collect();
+        }
+        if before.filter_header != self.settings.filter_header {
+            let filtered = self.consumers.iter().filter(|(_, of)| !of.filter.is_empty());
+            for session in filtered.map(|(&session, _)| session).collect::<Vec<_>>() {
+                let Consumer { node, attachment, .. } = self.consumers[&session];
+                let reason = Reason::FilterChanged;
+                self.notices.push(Notice::Closed { session, node, attachment, reason });
+                self.end(session, false);
+                *self.happened.entry("filters ended").or_default() += 1;
+            }
         }
         Reply::Done
     }
@@ -358,8 +376,12 @@ impl Reference {
         if prefetch == 0 || prefetch > 65_535 {
             return Reply::Rejected(Rejection::InvalidPrefetch { prefetch });
         }
+        if !attach.filter.is_empty() && self.settings.filter_header.is_none() {
+            return Reply::Rejected(Rejection::NoFilter);
+        }
         self.attachments += 1;
         let consumer = Consumer {
+            filter: attach.filter.clone(),
             name: attach.name.clone(),
             node,
             prefetch,
@@ -386,7 +408,8 @@ impl Reference {
     }
 
     fn receive(&mut self, receive: &Receive) -> Reply {
-        let Receive { session, node, ref name, count: prefetch, lease_ms, wait_ms } = *receive;
+        let Receive { session, node, ref name, count: prefetch, lease_ms, wait_ms, ref filter } =
+            *receive;
         if prefetch == 0 || prefetch > 65_535 {
             return Reply::Rejected(Rejection::InvalidPrefetch { prefetch });
         }
@@ -395,8 +418,12 @@ impl Reference {
             return Reply::Rejected(Rejection::SessionHasStream);
         }
         let (resumed, paused) = (before.is_some(), before.is_some_and(|before| before.paused));
+        if !filter.is_empty() && self.settings.filter_header.is_none() {
+            return Reply::Rejected(Rejection::NoFilter);
+        }
         self.attachments += 1;
         let consumer = Consumer {
+            filter: filter.clone(),
             name: name.clone(),
             node: node.0,
             prefetch,
@@ -565,6 +592,8 @@ impl Reference {
         let deadline = self.now + u64::from(lease_ms);
         let run_first = self.run_of(session, token, run);
         let first = run.first_offset.0 as usize;
+        let mut passing = self.messages[first..first + run.count as usize].iter();
+        assert!(passing.all(|message| self.passes(session, message)), "a filter is kept to");
         let mut ids = Vec::new();
         for message in &mut self.messages[first..first + run.count as usize] {
             assert_eq!(message.state, State::Ready, "what is delivered was ready");

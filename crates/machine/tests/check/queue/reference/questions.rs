@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use quorate_machine::queue::Session;
+use quorate_machine::queue::{Session, tag_of};
 
 use super::{Batch, Consumer, Message, Notice, Reference, State, is_held, lives};
 
@@ -31,14 +31,17 @@ impl State {
 }
 
 impl Reference {
-    /// Offsets that must be handed out now: of the highest priority the lowest, as many as there is credit for.
-    pub fn due_deliveries(&self) -> Vec<u64> {
+    /// Offsets that must be handed out now to those without a filter, when those that have one got `taken`: of the highest
+    /// priority the lowest, as many as there is credit for.
+    pub fn due_deliveries(&self, taken: &BTreeSet<u64>) -> Vec<u64> {
+        let any = self.consumers.iter().filter(|(_, consumer)| consumer.filter.is_empty());
         let credit: u64 = match self.settings.single_active {
             _ if self.paused => 0,
-            false => self.consumers.keys().map(|&session| self.credit(session)).sum(),
+            false => any.map(|(&session, _)| self.credit(session)).sum(),
             true => self.next_active().map_or(0, |session| self.credit(session)),
         };
         let ready = (0u64..).zip(&self.messages).filter(|(_, m)| m.state == State::Ready);
+        let ready = ready.filter(|(offset, _)| !taken.contains(offset));
         let mut ready: Vec<(Reverse<u8>, u64)> =
             ready.map(|(offset, message)| (Reverse(message.priority), offset)).collect();
         ready.sort_unstable();
@@ -46,6 +49,27 @@ impl Reference {
             ready.into_iter().map(|(_, offset)| offset).take(credit as usize).collect();
         due.sort_unstable();
         due
+    }
+
+    /// Whether a consumer may be handed a message for what it filters by.
+    pub fn passes(&self, session: Session, message: &Message) -> bool {
+        let filter = &self.consumers[&session].filter;
+        let header = self.settings.filter_header.as_deref();
+        let is_value = |value: &String| {
+            header.map(|header| tag_of(header, value.as_bytes())) == message.of.tag
+        };
+        filter.is_empty()
+            || (!self.settings.single_active
+                && message.of.tag.is_some()
+                && filter.iter().any(is_value))
+    }
+
+    /// How urgent the ready messages are that a consumer may be handed; the least is the most urgent.
+    pub fn ready_for(&self, session: Session) -> Vec<(Reverse<u8>, u64)> {
+        let is_meant =
+            |message: &Message| message.state == State::Ready && self.passes(session, message);
+        let ready = (0u64..).zip(&self.messages).filter(|(_, message)| is_meant(message));
+        ready.map(|(offset, message)| (Reverse(message.priority), offset)).collect()
     }
 
     /// Who is handed messages next where one at a time is.
