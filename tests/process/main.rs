@@ -10,6 +10,7 @@ mod demo;
 mod explaining;
 mod faults;
 mod fencing;
+mod filtering;
 mod followers;
 mod founding;
 mod full_disk;

@@ -121,6 +121,7 @@ pub fn attach(queue: &str, session: &Bytes, prefetch: u32) -> v1::Attach {
         lease_ms: 0,
         max_lag_ms: 0,
         tells_starts: false,
+        filter: Vec::new(),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
 /// Version of the log commands and peer messages that this build knows.
-pub(crate) const COMMANDS_VERSION: u32 = 6;
+pub(crate) const COMMANDS_VERSION: u32 = 7;
 
 /// Version from which on the commands of slots are known.
 pub(crate) const SLOTS_VERSION: u32 = 2;
@@ -51,7 +51,10 @@ pub(crate) const BEHAVIOUR_VERSION: u32 = 5;
 pub(crate) const SHARDS_VERSION: u32 = 6;
 
 /// Version from which on seeks of consumers are known.
-pub(crate) const FILTERS_VERSION: u32 = 6;
+pub(crate) const SEEKS_VERSION: u32 = 6;
+
+/// Version from which on consumers may filter.
+pub(crate) const FILTERS_VERSION: u32 = 7;
 
 /// The group of the catalog.
 pub(crate) const CATALOG: u64 = 0;

@@ -185,6 +185,10 @@ impl Queue {
                 let refusal = Refusal::consumer_kicked(&self.name);
                 self.tell(session, Outgoing::Ended { index, attachment, refusal });
             }
+            Effect::Closed { session, attachment, reason: CloseReason::FilterChanged, .. } => {
+                let refusal = Refusal::filter_changed(&self.name);
+                self.tell(session, Outgoing::Ended { index, attachment, refusal });
+            }
             Effect::Closed { session, reason: CloseReason::WaitOver, .. } => {
                 let (token, runs) = (Token(index), Vec::new());
                 self.tell(session, Outgoing::Deliver { index, token, runs });

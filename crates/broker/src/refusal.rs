@@ -140,6 +140,15 @@ impl Refusal {
         Self::new(reason::SESSION_CLOSED, message).retry(RETRY_LEADER)
     }
 
+    pub(crate) fn filter_changed(queue: &impl std::fmt::Display) -> Self {
+        let message = format!(
+            "the header that queue `{queue}` filters by has changed, and the filter of this consumer says nothing of the \
+             new one: what it had is ready again; begin a new session with a filter for the header that is set now \
+             (`quorate queue describe {queue}`)"
+        );
+        Self::new(reason::FILTER_CHANGED, message).with("queue", queue)
+    }
+
     pub(crate) fn consumer_kicked(queue: &impl std::fmt::Display) -> Self {
         let message = format!(
             "an administrator has ended this consumer of queue `{queue}`: what it had goes to others; begin a new \
@@ -177,7 +186,10 @@ impl Refusal {
             | reason::STALENESS_EXCEEDED
             | reason::SHUTTING_DOWN => Code::Unavailable,
             reason::UNKNOWN_OUTCOME => Code::DeadlineExceeded,
-            reason::SESSION_CLOSED | reason::CONSUMER_KICKED | reason::UNEXPECTED_OFFSET => {
+            reason::SESSION_CLOSED
+            | reason::CONSUMER_KICKED
+            | reason::FILTER_CHANGED
+            | reason::UNEXPECTED_OFFSET => {
                 Code::Aborted
             }
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
@@ -285,6 +297,13 @@ impl From<queue::Rejection> for Refusal {
             R::TooManyConsumers { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "consumers")
             }
+            R::TooManyFilters { .. } => {
+                Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "filters")
+            }
+            R::NoFilter => Self::invalid(
+                "the queue has no header to filter by: name one with its setting `filter_header` (`quorate queue \
+                 update --filter-header KEY`), or consume without a filter",
+            ),
             R::NoPriorities => Self::new(
                 reason::PRIORITIES_OFF,
                 "the queue takes no messages with a priority; create it with the setting `priorities` \

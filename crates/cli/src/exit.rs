@@ -72,6 +72,7 @@ impl Exit {
             | "SLOT_LOST"
             | "SLOT_MOVED"
             | "CONSUMER_KICKED"
+            | "FILTER_CHANGED"
             | "MESSAGE_ID_CONFLICT"
             | "UNEXPECTED_OFFSET"
             | "OFFSET_GONE"

@@ -122,6 +122,7 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "NO_ROUTE" => "`quorate topic bind` adds a route; --allow-unrouted lets it go nowhere",
         "TOPIC_CHANGED" => "the same again",
         "CONSUMER_NOT_FOUND" => "`quorate consumer list` shows the consumers of the queue",
+        "FILTER_CHANGED" => "consume with values of the header that is set now",
         "CONSUMER_KICKED" => "the same again, if it is to go on",
         "SLOT_NOT_FOUND" => "`quorate slot list` shows the slots, `quorate slot create` makes one",
         "SLOT_EXISTS" => "another name, or `quorate slot drop` first; `quorate slot list` shows it",

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::client::Client;
+use crate::consumer::check_filter;
 use crate::error::{Error, Refusal, SettleError};
 use crate::fault::Verdict;
 use crate::nodes::{Effect, MAX_ANSWER_BYTES};
@@ -76,6 +77,7 @@ pub struct PullConsumer {
     queue: String,
     name: String,
     lease: Option<Duration>,
+    filter: Vec<String>,
     /// Of a sharded queue, once that is known: its shards, and when they were learned.
     shards: Arc<Mutex<Option<Learned>>>,
     /// The place of the shard that is asked first.
@@ -187,7 +189,8 @@ impl PullConsumer {
     pub(crate) fn new(client: Client, queue: String) -> Self {
         // Programs that ask once each come to all shards.
         let (shards, turn) = (Arc::default(), Arc::new(AtomicUsize::new(random::choice())));
-        Self { client, queue, name: String::new(), lease: None, shards, turn }
+        let (name, lease, filter) = (String::new(), None, Vec::new());
+        Self { client, queue, name, lease, filter, shards, turn }
     }
 
     /// Shown to people in listings; at most 128 bytes, empty unless set.
@@ -204,6 +207,13 @@ impl PullConsumer {
         self
     }
 
+    /// Takes only messages with one of these values, as [`ConsumerBuilder::filter`](crate::ConsumerBuilder::filter).
+    #[must_use]
+    pub fn filter(mut self, values: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.filter = values.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Takes up to `most` messages (1 to 1,000) that are ready; if there are none, waits up to `wait` for the first ones.
     /// None have come if it is empty.
     ///
@@ -211,6 +221,7 @@ impl PullConsumer {
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND` or `INVALID_ARGUMENT`; [`Error::Unavailable`] when no node answers within
     /// the client's request time limit. Messages of an answer that was lost come again when their leases end.
     pub async fn receive(&self, most: u32, wait: Duration) -> Result<Vec<Received>, Error> {
+        check_filter(&self.filter)?;
         let (begun, session) = (Instant::now(), random::session());
         let slice = SLICE.min(self.client.nodes.request_timeout() / 2);
         let mut lists = 0;
@@ -340,6 +351,7 @@ impl PullConsumer {
             max_messages: most.max(1),
             wait_ms: millis(wait),
             lease_ms: self.lease.map_or(0, |lease| millis(lease).max(1)),
+            filter: self.filter.clone(),
         };
         let ask = |channel| {
             let request = request.clone();

@@ -10,7 +10,7 @@ use quorate_machine::catalog::{
 use quorate_machine::queue::{
     Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
     ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
-    SettleKind, SlotName, SlotStart, Target, Token,
+    SettleKind, SlotName, SlotStart, Target, Token, tag_of,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -149,7 +149,24 @@ pub fn queue_commands() -> Vec<Command> {
         publish(None, 4),
         settle(50, &[(SettleKind::Ack, 0, 1_000)]),
         seek(),
+        Command::Configure(Box::new(Settings {
+            filter_header: Some("region".to_owned()),
+            priorities: true,
+            version: 8,
+            ..Settings::default()
+        })),
+        filtering(),
+        tagged(),
+        Command::Configure(Box::new(Settings { version: 9, ..Settings::default() })),
     ]
+}
+
+/// One that is handed messages of two values.
+fn filtering() -> Command {
+    let filter = vec!["eu".to_owned(), String::new()];
+    let (session, node, name) = (Session(31), NodeId(2), "some".to_owned());
+    let (prefetch, lease_ms, tells_starts) = (4, Some(900), false);
+    Command::Attach(Attach { session, node, name, prefetch, lease_ms, tells_starts, filter })
 }
 
 /// Back to before the last messages but one, which are of a key and for later.
@@ -207,6 +224,14 @@ fn telling(session: Session) -> Command {
     })
 }
 
+/// Messages of one of its values.
+fn tagged() -> Command {
+    let frame = frames::frames().swap_remove(4);
+    let tag = Some(tag_of("region", b"eu"));
+    let properties = vec![Properties { count: frame.count, tag, ..Properties::default() }];
+    Command::Publish(Publish { properties, ..Publish::plain(frame.count, frame.messages) })
+}
+
 /// What the telling consumer says of its first messages.
 fn told(token: u64, kind: SettleKind, count: u32) -> Command {
     let item = SettleItem { kind, token: Token(token), first: Offset(0), count };
@@ -219,7 +244,8 @@ fn control(target: Target, what: Control) -> Command {
 
 fn receive(session: Session, count: u32, wait_ms: u32) -> Command {
     let (name, lease_ms) = ("receiver".to_owned(), Some(1_000));
-    Command::Receive(Receive { session, node: NodeId(1), name, count, lease_ms, wait_ms })
+    let (node, filter) = (NodeId(1), Vec::new());
+    Command::Receive(Receive { session, node, name, count, lease_ms, wait_ms, filter })
 }
 
 fn publish(sequence: Option<u64>, frame: usize) -> Command {
@@ -234,8 +260,8 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
     let properties = match sequence {
         Some(0) => vec![Properties { count, due, ..Properties::default() }],
         Some(3) => vec![
-            Properties { count: 1, due: None, expires, priority: 9, group: Some(7) },
-            Properties { count: count - 1, due, expires: None, priority: 1, group: None },
+            Properties { count: 1, due: None, expires, priority: 9, group: Some(7), tag: Some(5) },
+            Properties { count: count - 1, due, priority: 1, ..Properties::default() },
         ],
         _ => Vec::new(),
     };

@@ -245,6 +245,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         lease_ms: 5_000,
         max_lag_ms: 700,
         tells_starts: true,
+        filter: vec!["eu".to_owned()],
     };
     let item = |kind: v1::SettleKind, delay_ms| v1::SettleItem {
         kind: kind.into(),

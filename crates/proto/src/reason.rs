@@ -121,6 +121,10 @@ pub const SESSION_CLOSED: &str = "SESSION_CLOSED";
 /// An administrator has ended the consumer's session; what it had leased went back. Retry: not by itself. Cure: a new
 /// session, if it is to go on.
 pub const CONSUMER_KICKED: &str = "CONSUMER_KICKED";
+/// The header that the queue filters by is another one now, or none, and the session of a consumer with a filter has ended;
+/// what it had leased went back. Metadata `queue`. Retry: not by itself. Cure: a new session, with values of the header that
+/// is set now.
+pub const FILTER_CHANGED: &str = "FILTER_CHANGED";
 /// The queue has no consumer of this session or name. Retry: no. Cure: correct it; the listing shows who is there.
 pub const CONSUMER_NOT_FOUND: &str = "CONSUMER_NOT_FOUND";
 /// The queue has a majority of its voters, or may have: there is nothing to recover. Retry: no. Cure: replace
@@ -177,6 +181,7 @@ pub const ALL: &[&str] = &[
     SLOT_MOVED,
     SESSION_CLOSED,
     CONSUMER_KICKED,
+    FILTER_CHANGED,
     CONSUMER_NOT_FOUND,
     HAS_QUORUM,
     NO_SURVIVOR,

@@ -50,6 +50,7 @@ macro_rules! fields {
 fields! {
     replicas max_messages max_bytes max_deliveries lease_ms session_grace_ms dedup_age_ms min_in_sync in_sync_lag_ms
     retain_ms retain_bytes ttl_ms overflow priorities retry_ms retry_max_ms single_active dead_letter message_id_window
+    filter_header
 }
 
 /// The field of this name.

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::pattern::Pattern;
-use crate::member::{BEHAVIOUR_VERSION, Member};
+use crate::member::{BEHAVIOUR_VERSION, FILTERS_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on, queue_name};
@@ -49,6 +49,7 @@ pub(crate) fn settings_of(wanted: &v1::QueueSettings) -> Settings {
         // One that is no name was refused.
         dead_letter: QueueName::parse(&wanted.dead_letter).ok(),
         message_id_window: or(wanted.message_id_window, default.message_id_window),
+        filter_header: Some(wanted.filter_header.clone()).filter(|name| !name.is_empty()),
         ..default
     }
 }
@@ -77,6 +78,7 @@ pub(super) fn settings_to(settings: &Settings, replicas: usize) -> v1::QueueSett
         retry_max_ms: if settings.retry_ms > 0 { settings.retry_max_ms() } else { 0 },
         dead_letter: settings.dead_letter.as_ref().map_or("", QueueName::as_str).into(),
         message_id_window: settings.message_id_window,
+        filter_header: settings.filter_header.clone().unwrap_or_default(),
     }
 }
 
@@ -119,6 +121,17 @@ pub(crate) fn check_settings(settings: &v1::QueueSettings) -> Result<(), Refusal
     let max = quorate_machine::queue::MESSAGE_IDS_MAX;
     if settings.message_id_window > max {
         return Err(Refusal::invalid(format!("`message_id_window` is at most {max}")));
+    }
+    let max = quorate_machine::queue::FILTER_HEADER_BYTES_MAX;
+    if settings.filter_header.len() > max {
+        let message = format!("`filter_header` is a key of headers: at most {max} bytes");
+        return Err(Refusal::invalid(message));
+    }
+    if !settings.filter_header.is_empty() && settings.single_active {
+        return Err(Refusal::invalid(
+            "`filter_header` is not for a queue with `single_active`: the one consumer that is handed messages is \
+             to take all of them",
+        ));
     }
     check_retries(settings)
 }
@@ -258,6 +271,17 @@ impl Member {
         Ok(v1::CreateQueueResponse { queue: Some(queue), created })
     }
 
+    /// Whether all nodes know what settings ask for.
+    pub(super) fn expect_settings_known(&self, settings: &Settings) -> Result<(), Refusal> {
+        if settings.filter_header.is_some() {
+            self.expect_known(FILTERS_VERSION, "a header to filter by")?;
+        }
+        match settings.are_numbered() {
+            true => self.expect_known(BEHAVIOUR_VERSION, "these settings"),
+            false => Ok(()),
+        }
+    }
+
     /// What the catalog is asked for to make a queue, or `count` of them as shards of one.
     pub(super) fn wanted_queue(
         &self,
@@ -269,9 +293,7 @@ impl Member {
         if name.is_shard() {
             return Err(catalog::Rejection::ShardName.into());
         }
-        if settings_of(&wanted).are_numbered() {
-            self.expect_known(BEHAVIOUR_VERSION, "these settings")?;
-        }
+        self.expect_settings_known(&settings_of(&wanted))?;
         let (nodes, queues) = self.catalog.read(|catalog| {
             let nodes: Vec<_> = catalog.nodes().map(|node| node.id).collect();
             (nodes, catalog.queues().len())

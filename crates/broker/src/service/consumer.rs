@@ -108,6 +108,7 @@ pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusa
         prefetch: attach.prefetch,
         lease_ms,
         tells_starts: attach.tells_starts,
+        filter: attach.filter.clone(),
     })
 }
 

@@ -82,6 +82,7 @@ impl Member {
             active: info.active,
             paused: info.paused,
             tells_starts: info.tells_starts,
+            filter: info.filter,
             zone: self.catalog.read(zone),
             role: replica.map_or(0, |replica| replica.role),
         }

@@ -246,6 +246,7 @@ fn ready(waiting: Waiting) -> v1::ReadyMessage {
         consumers_away: crowd.away,
         consumers_paused: crowd.paused,
         consumers_full: crowd.full,
+        consumers_filtered: crowd.filtered,
         active: active.map(holder_of),
         ..Default::default()
     };
@@ -262,6 +263,7 @@ fn obstacle_of(obstacle: Obstacle) -> v1::DeliveryObstacle {
         Obstacle::NoConsumer => Told::NoConsumer,
         Obstacle::ConsumersAway => Told::ConsumersAway,
         Obstacle::ConsumersPaused => Told::ConsumersPaused,
+        Obstacle::FilteredOut => Told::FilteredOut,
         Obstacle::CreditUsed => Told::CreditUsed,
         Obstacle::ActiveFull => Told::ActiveFull,
         Obstacle::OthersHold => Told::OthersHold,

@@ -106,7 +106,7 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
 }
 
 /// What the properties of a run of messages take in the log, at most.
-const PROPERTY_BYTES: usize = 24;
+const PROPERTY_BYTES: usize = 32;
 /// The longest delay and time to live of a message, in milliseconds: 366 days.
 const DELAY_MS_MAX: u64 = 366 * 24 * 3_600_000;
 
@@ -156,17 +156,36 @@ pub(crate) fn properties_of(
         let from = due.unwrap_or(Millis(now_ms + 1));
         let expires = (ttl_ms > 0).then(|| from.plus(ttl_ms));
         let group = (!group_key.is_empty()).then(|| machine::group_of(group_key));
-        let run = Properties { count, due, expires, priority, group };
-        match runs.last_mut() {
-            Some(last) if Properties { count, ..*last } == run => last.count += count,
-            _ => runs.push(run),
-        }
+        add(&mut runs, Properties { count, due, expires, priority, group, tag: None });
     }
+    Ok(unless_plain(runs))
+}
+
+fn add(runs: &mut Vec<Properties>, run: Properties) {
+    match runs.last_mut() {
+        Some(last) if Properties { count: run.count, ..*last } == run => last.count += run.count,
+        _ => runs.push(run),
+    }
+}
+
+fn unless_plain(runs: Vec<Properties>) -> Vec<Properties> {
     let plain = |run: &Properties| Properties { count: 0, ..*run } == Properties::default();
-    match runs.iter().all(plain) {
-        true => Ok(Vec::new()),
-        false => Ok(runs),
+    if runs.iter().all(plain) { Vec::new() } else { runs }
+}
+
+/// Properties with what each message has in the header that consumers filter by.
+fn tagged(properties: Vec<Properties>, frame: &v1::Frame, header: &str) -> Vec<Properties> {
+    let mut values = frames::header(&frame.messages, header).peekable();
+    let plain = [Properties { count: frame.count, ..Properties::default() }];
+    let given = if properties.is_empty() { &plain } else { &properties[..] };
+    let each = given.iter().flat_map(|of| (0..of.count).map(|_| Properties { count: 1, ..*of }));
+    let mut runs = Vec::new();
+    for (at, of) in (0..).zip(each) {
+        let value = values.next_if(|(found, _)| *found == at);
+        let tag = value.map(|(_, value)| machine::tag_of(header, value));
+        add(&mut runs, Properties { tag, ..of });
     }
+    unless_plain(runs)
 }
 
 /// Refuses a batch in which keys and headers say different things of a message: consumers are to see what it was
@@ -252,6 +271,11 @@ impl Publisher {
                 check_keys(&frame, properties)?;
                 properties_of(properties, frame.count, self.queue.handle.now_ms())?
             }
+        };
+        let header = self.queue.handle.read(|machine| machine.settings().filter_header.clone());
+        let properties = match header {
+            Some(header) => tagged(properties, &frame, &header),
+            None => properties,
         };
         self.check_properties(&properties)?;
         if !condition.is_empty() {

@@ -48,6 +48,7 @@ pub(crate) fn receive_of(
         count: request.max_messages.max(1),
         lease_ms,
         wait_ms: request.wait_ms,
+        filter: request.filter.clone(),
     })
 }
 
@@ -74,6 +75,7 @@ impl Services {
             prefetch: 0,
             lease_ms: receive.lease_ms,
             tells_starts: false,
+            filter: Vec::new(),
         };
         let traces = Arc::new(node.telemetry.deliveries(&queue, &attach));
         let mut inlet = Inlet::open(node.clone(), queue.clone(), session, traces.clone());

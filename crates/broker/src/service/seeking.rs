@@ -10,7 +10,7 @@ use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::member::{FILTERS_VERSION, Member};
+use crate::member::{SEEKS_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place as Routed, forwarded, hops, passed_on};
@@ -112,7 +112,7 @@ impl Member {
         place: SeekTo,
         dry_run: bool,
     ) -> Result<v1::SeekConsumersResponse, Refusal> {
-        self.expect_known(FILTERS_VERSION, "seeks of consumers")?;
+        self.expect_known(SEEKS_VERSION, "seeks of consumers")?;
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let (to, may) = queue.handle.read(|machine| {

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::admin::{check_settings, settings_of, settings_to};
-use crate::member::{BEHAVIOUR_VERSION, Member};
+use crate::member::Member;
 use crate::refusal::Refusal;
 use crate::routing::{forwarded, hops, passed_on, queue_name};
 
@@ -162,9 +162,7 @@ impl Member {
         });
         let known = known.ok_or_else(|| Refusal::queue_not_found(name.as_str()))?;
         let update = update_of(&known, request)?;
-        if update.settings.are_numbered() {
-            self.expect_known(BEHAVIOUR_VERSION, "these settings")?;
-        }
+        self.expect_settings_known(&update.settings)?;
         self.catalog.read(|catalog| catalog.check_dead_letter(name, &update.settings))?;
         let is_new = !settings::differing(&update.before, &update.after).is_empty();
         if request.dry_run || !is_new {

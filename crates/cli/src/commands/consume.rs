@@ -52,6 +52,9 @@ pub struct Args {
         requires = "max_lag"
     )]
     zone: String,
+    /// Take only messages with this value in the queue's filter header; may be given 16 times.
+    #[arg(long, value_name = "VALUE")]
+    filter: Vec<String>,
     /// Name shown in listings of consumers.
     #[arg(long, default_value = "quorate consume", value_name = "NAME")]
     name: String,
@@ -87,6 +90,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     let mut building =
         client.consumer(args.queue.as_str()).name(args.name.as_str()).prefetch(args.credit());
+    building = building.filter(args.filter.iter().cloned());
     if let Some(bound) = args.max_lag {
         building = building.max_lag(bound).zone(args.zone.as_str());
     }

@@ -27,6 +27,9 @@ pub struct Args {
     /// How long the messages are held; the queue's setting unless given.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     lease: Option<Duration>,
+    /// Take only messages with this value in the queue's filter header; may be given 16 times.
+    #[arg(long, value_name = "VALUE")]
+    filter: Vec<String>,
     /// Acknowledge each message once it has been printed.
     #[arg(long)]
     ack: bool,
@@ -39,6 +42,7 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let client = session::connect(global).await?;
     let mut receiver = client.pull_consumer(args.queue.as_str()).name(args.name.as_str());
+    receiver = receiver.filter(args.filter.iter().cloned());
     if let Some(lease) = args.lease {
         receiver = receiver.lease(lease);
     }

@@ -25,6 +25,10 @@ const LEASE_MS: RangeInclusive<u128> = 100..=43_200_000;
 const MAX_LAG_MS: RangeInclusive<u128> = 100..=3_600_000;
 /// Most bytes of a consumer's name.
 const MAX_NAME_BYTES: usize = 128;
+/// Most values of a filter.
+const FILTER_VALUES_MAX: usize = 16;
+/// Most bytes of one of them.
+const FILTER_VALUE_BYTES_MAX: usize = 256;
 /// Session grace of a queue that does not say its own.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
@@ -53,12 +57,21 @@ pub struct ConsumerBuilder {
     lease: Option<Duration>,
     max_lag: Option<Duration>,
     zone: String,
+    filter: Vec<String>,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, queue: String) -> Self {
-        let (name, zone) = (String::new(), String::new());
-        Self { client, queue, name, prefetch: 256, lease: None, max_lag: None, zone }
+        Self {
+            client,
+            queue,
+            name: String::new(),
+            prefetch: 256,
+            lease: None,
+            max_lag: None,
+            zone: String::new(),
+            filter: Vec::new(),
+        }
     }
 
     /// Shown to people in listings; at most 128 bytes, empty unless set.
@@ -96,10 +109,19 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Takes only messages that have one of these values in the header that the queue's setting `filter_header` names; any
+    /// messages unless set. At most 16 values of at most 256 bytes. The broker picks them: what is not wanted here is not sent,
+    /// and waits for others. A message that several consumers want goes to one of them.
+    pub fn filter(mut self, values: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.filter = values.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Attaches the consumer at the node that leads the queue, or with [`max_lag`](Self::max_lag) at a replica.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::Unavailable`] when no node takes the stream
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or with `INVALID_ARGUMENT` if there is a filter and the queue has no
+    /// `filter_header`; [`Error::Unavailable`] when no node takes the stream
     /// within the client's request time limit; [`Error::Invalid`] when a setting is out of its range.
     pub async fn build(self) -> Result<Consumer, Error> {
         let session = random::session();
@@ -166,6 +188,7 @@ impl ConsumerBuilder {
         if self.name.len() > MAX_NAME_BYTES {
             return invalid(format!("the name has {} bytes; at most 128", self.name.len()));
         }
+        check_filter(&self.filter)?;
         let lease_ms = match self.lease {
             None => 0,
             Some(lease) if LEASE_MS.contains(&lease.as_millis()) => lease.as_millis() as u32,
@@ -184,8 +207,23 @@ impl ConsumerBuilder {
             lease_ms,
             max_lag_ms,
             tells_starts: true,
+            filter: self.filter.clone(),
         };
         Ok(v1::ConsumeRequest { request: Some(Request::Attach(attach)) })
+    }
+}
+
+/// Whether a server takes a filter.
+pub(crate) fn check_filter(values: &[String]) -> Result<(), Error> {
+    if let Some(long) = values.iter().find(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
+        let message = format!("a value to filter by has {} bytes; at most 256", long.len());
+        return Err(Error::Invalid(message));
+    }
+    match values.len() > FILTER_VALUES_MAX {
+        true => {
+            Err(Error::Invalid(format!("the filter has {} values; at most 16", values.len())))
+        }
+        false => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 
 pub use builder::ConsumerBuilder;
+pub(crate) use builder::check_filter;
 pub use delivery::Delivery;
 
 use crate::error::ConsumeError;

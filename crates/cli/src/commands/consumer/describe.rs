@@ -62,6 +62,10 @@ fn text(consumer: &ConsumerDescription, queue_paused: bool) -> String {
                 false => "all that it has counts as delivered",
             },
         );
+    if !consumer.filter.is_empty() {
+        let values: Vec<String> = consumer.filter.iter().map(|value| format!("{value:?}")).collect();
+        facts.fact("filter", values.join(", "));
+    }
     if queue_paused {
         facts.fact("queue", "is paused: nobody is handed anything");
     }

@@ -93,6 +93,7 @@ pub fn json(consumer: &ConsumerDescription) -> Value {
         "zone": consumer.zone, "role": role(consumer.role()), "prefetch": consumer.prefetch,
         "leased": consumer.leased, "connected": consumer.connected, "active": consumer.active,
         "paused": consumer.paused, "tells_starts": consumer.tells_starts,
+        "filter": consumer.filter,
     })
 }
 

@@ -159,7 +159,7 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             let facts = facts! {
                 "session": session(&attach.session), "node": attach.node.0, "name": attach.name,
                 "prefetch": attach.prefetch, "lease_ms": attach.lease_ms,
-                "tells_starts": attach.tells_starts,
+                "tells_starts": attach.tells_starts, "filter": attach.filter,
             };
             Shown::of("attach", facts)
         }
@@ -167,6 +167,7 @@ fn queue_command(command: &queue::Command, bodies: bool) -> Shown {
             let facts = facts! {
                 "session": session(&receive.session), "node": receive.node.0, "name": receive.name,
                 "count": receive.count, "lease_ms": receive.lease_ms, "wait_ms": receive.wait_ms,
+                "filter": receive.filter,
             };
             Shown::of("receive", facts)
         }
@@ -357,7 +358,7 @@ fn settings_facts(settings: &queue::Settings) -> FactList {
         "priorities": settings.priorities, "retry_ms": settings.retry_ms,
         "retry_max_ms": settings.retry_max_ms,
         "dead_letter": settings.dead_letter.as_ref().map(catalog::QueueName::as_str),
-        "message_id_window": settings.message_id_window,
+        "message_id_window": settings.message_id_window, "filter_header": settings.filter_header,
         "version": settings.version,
     }
 }

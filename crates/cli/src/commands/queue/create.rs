@@ -93,6 +93,10 @@ pub struct Options {
     /// Most message ids remembered, the oldest are forgotten first; default 65,536, at most 131,072.
     #[arg(long, value_name = "N")]
     message_id_window: Option<u32>,
+    /// Let consumers filter by the value of this header of the messages; "" for none, which is the default. Not with
+    /// --single-active.
+    #[arg(long, value_name = "KEY")]
+    filter_header: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -130,6 +134,7 @@ impl Options {
             single_active: self.single_active.unwrap_or_default(),
             dead_letter: self.dead_letter.clone().unwrap_or_default(),
             message_id_window: self.message_id_window.unwrap_or_default(),
+            filter_header: self.filter_header.clone().unwrap_or_default(),
         })
     }
 
@@ -156,6 +161,7 @@ impl Options {
             single_active,
             dead_letter,
             message_id_window,
+            filter_header,
         } = self;
         let given = [
             ("replicas", replicas.is_some()),
@@ -177,6 +183,7 @@ impl Options {
             ("single_active", single_active.is_some()),
             ("dead_letter", dead_letter.is_some()),
             ("message_id_window", message_id_window.is_some()),
+            ("filter_header", filter_header.is_some()),
         ];
         given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect()
     }

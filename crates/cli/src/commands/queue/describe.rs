@@ -130,6 +130,13 @@ fn settings(queue: &QueueDescription, facts: &mut Facts) {
             if settings.single_active { "one active at a time" } else { "side by side" },
         )
         .fact(
+            "filtered by",
+            match settings.filter_header.as_str() {
+                "" => "nothing".to_owned(),
+                header => format!("header {header}"),
+            },
+        )
+        .fact(
             "in sync",
             format!("{} at least, within {}", settings.min_in_sync, time(settings.in_sync_lag_ms)),
         );
@@ -247,6 +254,7 @@ pub fn json(queue: &QueueDescription) -> Value {
             "retry_max_ms": settings.retry_max_ms,
             "dead_letter": settings.dead_letter,
             "message_id_window": settings.message_id_window,
+            "filter_header": settings.filter_header,
         })),
         "counts": queue.counts.as_ref().map(|counts| json!({
             "published": counts.published, "ready": counts.ready, "leased": counts.leased,

@@ -203,6 +203,10 @@ fn of_obstacle(obstacle: DeliveryObstacle, ready: &ReadyMessage, queue: &str) ->
         DeliveryObstacle::ConsumersPaused => format!(
             "of the {crowd}, those that are there are paused: `quorate consumer list {queue}`"
         ),
+        DeliveryObstacle::FilteredOut => format!(
+            "of the {crowd}, those that are there have a filter that it does not pass: `quorate consumer describe {queue} \
+             NAME` shows each"
+        ),
         DeliveryObstacle::CreditUsed => format!(
             "all {crowd}: those that could take it hold as many as they may (prefetch), and have settled none"
         ),
@@ -225,6 +229,7 @@ fn crowd(ready: &ReadyMessage) -> String {
     let parts = [
         (ready.consumers_away, "away"),
         (ready.consumers_paused, "paused"),
+        (ready.consumers_filtered, "filtered"),
         (ready.consumers_full, "full"),
     ];
     let parts = parts.iter().filter(|(count, _)| *count > 0);
@@ -546,6 +551,7 @@ fn ready_json(ready: &ReadyMessage) -> Value {
         "obstacles": ready.obstacles().map(name).collect::<Vec<_>>(),
         "consumers": ready.consumers, "consumers_away": ready.consumers_away,
         "consumers_paused": ready.consumers_paused, "consumers_full": ready.consumers_full,
+        "consumers_filtered": ready.consumers_filtered,
         "active": ready.active.as_ref().map(holder_json),
     })
 }
