@@ -189,9 +189,7 @@ impl Refusal {
             reason::SESSION_CLOSED
             | reason::CONSUMER_KICKED
             | reason::FILTER_CHANGED
-            | reason::UNEXPECTED_OFFSET => {
-                Code::Aborted
-            }
+            | reason::UNEXPECTED_OFFSET => Code::Aborted,
             reason::UNSUPPORTED_VERSION => Code::Unimplemented,
             _ => Code::FailedPrecondition,
         }

@@ -6,6 +6,7 @@
 //!  world ── faults, starts, stops ────┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use quorate_client::{AckLevel, LogPosition, ReadPosition};
 use quorate_group::sim::{Made, Observer};
 use quorate_machine::Machine;
-use quorate_machine::queue::{Command, Effect, Queue, Reply, Stats, Whereabouts};
+use quorate_machine::queue::{Command, Effect, Queue, Reply, Session, Stats, Whereabouts};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -321,6 +322,26 @@ impl QueueEntry<'_> {
             let first = run.first_offset.0;
             (first..first + u64::from(run.count)).map(|offset| (offset, run.attempt))
         })
+    }
+
+    /// Those of them that went to consumers with a filter, and the values of that.
+    pub fn granted_by_filter(&self) -> BTreeMap<u64, Vec<String>> {
+        let filtered = self.queue.consumers_after(None).filter(|info| !info.filter.is_empty());
+        let filters: BTreeMap<Session, Vec<String>> =
+            filtered.map(|info| (info.session, info.filter)).collect();
+        let mut granted = BTreeMap::new();
+        for effect in self.effects {
+            let Effect::Deliver { session, token, runs, .. } = effect else { continue };
+            let Some(filter) = filters.get(session).filter(|_| token.0 == self.index) else {
+                continue;
+            };
+            for run in runs {
+                let first = run.first_offset.0;
+                let offsets = first..first + u64::from(run.count);
+                granted.extend(offsets.map(|offset| (offset, filter.clone())));
+            }
+        }
+        granted
     }
 }
 

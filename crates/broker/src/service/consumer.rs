@@ -95,7 +95,17 @@ pub(super) fn check_consumer(name: &str, lease_ms: u32) -> Result<Option<u32>, R
     Ok(lease_ms)
 }
 
+/// The values of a filter, if they are no more and no longer than the log takes.
+pub(super) fn check_filter(values: &[String]) -> Result<Vec<String>, Refusal> {
+    let is_short = |value: &String| value.len() <= Attach::FILTER_VALUE_BYTES_MAX;
+    match values.len() <= Attach::FILTER_VALUES_MAX && values.iter().all(is_short) {
+        true => Ok(values.to_vec()),
+        false => Err(machine::Rejection::InvalidFilter.into()),
+    }
+}
+
 pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusal> {
+    let filter = check_filter(&attach.filter)?;
     let lease_ms = check_consumer(&attach.name, attach.lease_ms)?;
     if attach.max_lag_ms > 0 && !MAX_LAG_MS.contains(&attach.max_lag_ms) {
         let (min, max) = (MAX_LAG_MS.start(), MAX_LAG_MS.end());
@@ -108,7 +118,7 @@ pub(crate) fn attach_of(attach: &v1::Attach, node: u64) -> Result<Attach, Refusa
         prefetch: attach.prefetch,
         lease_ms,
         tells_starts: attach.tells_starts,
-        filter: attach.filter.clone(),
+        filter,
     })
 }
 

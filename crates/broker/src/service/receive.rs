@@ -10,7 +10,7 @@ use quorate_machine::queue::{
 use quorate_proto::{frame, v1};
 
 use super::Services;
-use super::consumer::{Attached, attached, check_consumer, session_of};
+use super::consumer::{Attached, attached, check_consumer, check_filter, session_of};
 use super::inlet::Inlet;
 use crate::member::BEHAVIOUR_VERSION;
 use crate::queue::Queue;
@@ -31,6 +31,7 @@ pub(crate) fn receive_of(
     new_session: impl FnOnce() -> Session,
 ) -> Result<Receive, Refusal> {
     let lease_ms = check_consumer(&request.name, request.lease_ms)?;
+    let filter = check_filter(&request.filter)?;
     if request.max_messages > MESSAGES_MAX {
         return Err(Refusal::invalid(format!("`max_messages` is at most {MESSAGES_MAX}")));
     }
@@ -48,7 +49,7 @@ pub(crate) fn receive_of(
         count: request.max_messages.max(1),
         lease_ms,
         wait_ms: request.wait_ms,
-        filter: request.filter.clone(),
+        filter,
     })
 }
 

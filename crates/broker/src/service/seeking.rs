@@ -10,7 +10,7 @@ use quorate_proto::{reason, v1};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::member::{SEEKS_VERSION, Member};
+use crate::member::{Member, SEEKS_VERSION};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place as Routed, forwarded, hops, passed_on};

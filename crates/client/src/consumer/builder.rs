@@ -220,9 +220,7 @@ pub(crate) fn check_filter(values: &[String]) -> Result<(), Error> {
         return Err(Error::Invalid(message));
     }
     match values.len() > FILTER_VALUES_MAX {
-        true => {
-            Err(Error::Invalid(format!("the filter has {} values; at most 16", values.len())))
-        }
+        true => Err(Error::Invalid(format!("the filter has {} values; at most 16", values.len()))),
         false => Ok(()),
     }
 }

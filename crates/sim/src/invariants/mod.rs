@@ -9,6 +9,7 @@ mod corruption_contained;
 mod dead_letters_once;
 mod enters_once;
 mod expected_offset;
+mod filter_kept;
 mod gone_for_a_reason;
 mod group_order;
 mod identity;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<acked_stays_gone::AckedStaysGone>::default(),
         Box::<group_order::GroupOrder>::default(),
         Box::<one_active::OneActive>::default(),
+        Box::<filter_kept::FilterKept>::default(),
         Box::<priority_order::PriorityOrder>::default(),
         Box::<never_early::NeverEarly>::default(),
         Box::<conservation::Conservation>::default(),

@@ -1,5 +1,5 @@
-//! Whoever is handed messages is handed the first of what is ready: while one of a higher priority, or an earlier one of
-//! the same, stays behind, no other goes out.
+//! Whoever is handed messages and has no filter is handed the first of what is ready: while one of a higher priority, or an
+//! earlier one of the same, stays behind, no other goes out.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +36,10 @@ impl Queue {
         }
         // Of the lowest priority that went out, the last.
         let worth = |offset: u64| (std::cmp::Reverse(self.of(offset)), offset);
+        let by_filter = entry.granted_by_filter();
+        let granted = entry.granted().filter(|(offset, _)| !by_filter.contains_key(offset));
         let Some((std::cmp::Reverse(lowest), last)) =
-            entry.granted().map(|(offset, _)| worth(offset)).max()
+            granted.map(|(offset, _)| worth(offset)).max()
         else {
             return Ok(());
         };

@@ -9,7 +9,7 @@ use madsim::rand::{Rng, thread_rng};
 use quorate_client::{Client, Consumer, Delivery};
 use tokio::time::{sleep, timeout};
 
-use super::{Queue, Shared, body};
+use super::{Queue, Shared, body, habits};
 use crate::events::{Event, Settle};
 
 pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
@@ -20,22 +20,38 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
         if thread_rng().gen_bool(0.5) {
             consumer = consumer.max_lag(Duration::from_millis(thread_rng().gen_range(100..3_000)));
         }
+        // In the end all is to be taken.
+        let filters = queue.habits.filtered && !shared.is_draining() && thread_rng().gen_bool(0.5);
+        if filters {
+            consumer = consumer.filter([habits::flavour(), habits::flavour()]);
+        }
         let opened = consumer.build().await;
         let Ok(consumer) = opened else {
             sleep(Duration::from_millis(200)).await;
             continue;
         };
         let number = shared.next_consumer();
-        attend(&shared, &queue, number, consumer).await;
+        attend(&shared, &queue, number, consumer, filters).await;
     }
 }
 
 /// Takes deliveries until the stream ends or the consumer has had enough.
-async fn attend(shared: &Arc<Shared>, queue: &Queue, number: u32, mut consumer: Consumer) {
+async fn attend(
+    shared: &Arc<Shared>,
+    queue: &Queue,
+    number: u32,
+    mut consumer: Consumer,
+    filters: bool,
+) {
     let enough = thread_rng().gen_range(50..600);
+    // A consumer that is shown nothing for long begins anew, as a careful application would; one that filters is not shown
+    // what others want.
+    let patience = Duration::from_secs(if filters { 2 } else { 20 });
     for _ in 0..enough {
-        // A consumer that is shown nothing for long begins anew, as a careful application would.
-        let next = timeout(Duration::from_secs(20), consumer.next()).await;
+        if filters && shared.is_draining() {
+            break;
+        }
+        let next = timeout(patience, consumer.next()).await;
         let Ok(Some(Ok(delivery))) = next else { break };
         let id = body::read(&delivery.body);
         shared.cluster.record().tell(Event::Delivered {

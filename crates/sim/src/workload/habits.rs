@@ -6,6 +6,16 @@ use quorate_client::{Overflow, QueueSettings};
 /// Name of the queue that others' dead messages are moved to.
 pub(super) const DEAD_LETTERS: &str = "dead-letters";
 
+/// Header that messages of some queues have, and consumers filter by.
+pub(super) const HEADER: &str = "flavour";
+/// Its values.
+const FLAVOURS: [&str; 4] = ["sweet", "sour", "salt", ""];
+
+/// One of the values.
+pub(super) fn flavour() -> &'static str {
+    FLAVOURS[thread_rng().gen_range(0..FLAVOURS.len())]
+}
+
 /// What clients do with a queue, beyond publishing to it and consuming from it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Habits {
@@ -23,6 +33,8 @@ pub struct Habits {
     pub purged: bool,
     /// Its consumers take little at a time, and their time: messages wait for them.
     pub slow: bool,
+    /// Its messages have a header, and some of its consumers filter by it.
+    pub filtered: bool,
     /// Others' dead messages are moved to it; nobody else publishes to it.
     pub dead_letters: bool,
 }
@@ -62,6 +74,7 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         pulled: random.gen_bool(0.35),
         purged: random.gen_bool(0.3),
         slow: random.gen_bool(0.35),
+        filtered: random.gen_bool(0.25),
         dead_letters: false,
     };
     // Now and then others publish too, and the claims have to be made anew.
@@ -75,7 +88,8 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         max_bytes: some(0.1, 16_000..60_000),
         overflow: overflow(),
         priorities: habits.priorities,
-        single_active: random.gen_bool(0.15),
+        single_active: !habits.filtered && random.gen_bool(0.15),
+        filter_header: if habits.filtered { HEADER.to_owned() } else { String::new() },
         message_id_window: some(0.5, 3..40) as u32,
         dead_letter: dead_letter.to_owned(),
         ..settings
@@ -92,7 +106,7 @@ pub(super) fn of_the_dead(settings: QueueSettings) -> QueueSettings {
 pub(super) fn random_update() -> (QueueSettings, Vec<&'static str>) {
     let mut random = thread_rng();
     let plain = QueueSettings::default();
-    match random.gen_range(0..6) {
+    match random.gen_range(0..7) {
         0 => (QueueSettings { ttl_ms: some(0.6, 200..5_000), ..plain }, vec!["ttl_ms"]),
         1 => {
             let lease_ms = random.gen_range(800..5_000);
@@ -111,6 +125,11 @@ pub(super) fn random_update() -> (QueueSettings, Vec<&'static str>) {
         4 => {
             let message_id_window = some(0.8, 2..30) as u32;
             (QueueSettings { message_id_window, ..plain }, vec!["message_id_window"])
+        }
+        5 => {
+            // Where there are no filters it changes nothing, and one consumer at a time is refused to have them.
+            let filter_header = if random.gen_bool(0.8) { HEADER } else { "" }.to_owned();
+            (QueueSettings { filter_header, ..plain }, vec!["filter_header"])
         }
         _ => {
             let settings = QueueSettings { overflow: overflow(), ..plain };

@@ -9,7 +9,7 @@ use madsim::rand::{Rng, thread_rng};
 use quorate_client::{AckLevel, Client, Message, Pending, Producer, PublishError, Receipt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Queue, Shared, body};
+use super::{Queue, Shared, body, habits};
 use crate::events::{Event, MessageId};
 
 /// How long a producer of the workload tries.
@@ -121,6 +121,9 @@ pub(super) fn random_message(shared: &Shared, queue: &Queue, id: MessageId) -> M
     }
     if habits.priorities && random.gen_bool(0.4) {
         message = message.priority(random.gen_range(1..=9));
+    }
+    if habits.filtered && random.gen_bool(0.8) {
+        message = message.header(habits::HEADER, habits::flavour());
     }
     message
 }

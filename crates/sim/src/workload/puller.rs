@@ -7,7 +7,7 @@ use madsim::rand::{Rng, thread_rng};
 use quorate_client::{Client, PullConsumer, Received, Settlement};
 use tokio::time::sleep;
 
-use super::{Queue, Shared, body};
+use super::{Queue, Shared, body, habits};
 use crate::events::{Event, Settle};
 
 /// Ends when the queues are drained: each of its calls is an entry, also where there is nothing.
@@ -17,6 +17,9 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, queue: Queue) {
         let mut puller = client.pull_consumer(queue.name.as_str());
         if thread_rng().gen_bool(0.3) {
             puller = puller.lease(Duration::from_millis(thread_rng().gen_range(300..4_000)));
+        }
+        if queue.habits.filtered && thread_rng().gen_bool(0.4) {
+            puller = puller.filter([habits::flavour()]);
         }
         let most = thread_rng().gen_range(1..20);
         let wait = Duration::from_millis(thread_rng().gen_range(0..3_000));

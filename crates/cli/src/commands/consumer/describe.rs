@@ -63,7 +63,8 @@ fn text(consumer: &ConsumerDescription, queue_paused: bool) -> String {
             },
         );
     if !consumer.filter.is_empty() {
-        let values: Vec<String> = consumer.filter.iter().map(|value| format!("{value:?}")).collect();
+        let values: Vec<String> =
+            consumer.filter.iter().map(|value| format!("{value:?}")).collect();
         facts.fact("filter", values.join(", "));
     }
     if queue_paused {
