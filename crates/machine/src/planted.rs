@@ -59,11 +59,19 @@ pub enum Bug {
     TearTopicPart,
     /// Those who stand by are handed messages too.
     ServeStandby,
+    /// A seek brings back all that it names but the last one.
+    SeekOneLess,
+    /// A seek brings back the message before the first that it names, too.
+    SeekOneMore,
+    /// A seek takes the message at its place for one before it.
+    SkipOneMore,
+    /// Messages come back by a seek without the key that they were published with.
+    SeekWithoutKeys,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 30] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -90,6 +98,10 @@ impl Bug {
         Bug::LetGoOfDead,
         Bug::TearTopicPart,
         Bug::ServeStandby,
+        Bug::SeekOneLess,
+        Bug::SeekOneMore,
+        Bug::SkipOneMore,
+        Bug::SeekWithoutKeys,
     ];
 
     /// As the command line names it.
@@ -122,6 +134,10 @@ impl Bug {
             Bug::LetGoOfDead => "let_go_of_dead",
             Bug::TearTopicPart => "tear_topic_part",
             Bug::ServeStandby => "serve_standby",
+            Bug::SeekOneLess => "seek_one_less",
+            Bug::SeekOneMore => "seek_one_more",
+            Bug::SkipOneMore => "skip_one_more",
+            Bug::SeekWithoutKeys => "seek_without_keys",
         }
     }
 }
