@@ -61,11 +61,19 @@ pub enum Bug {
     ServeStandby,
     /// Who has a filter is handed what it does not filter for.
     IgnoreFilter,
+    /// A seek brings back all that it names but the last one.
+    SeekOneLess,
+    /// A seek brings back the message before the first that it names, too.
+    SeekOneMore,
+    /// A seek takes the message at its place for one before it.
+    SkipOneMore,
+    /// Messages come back by a seek without the key that they were published with.
+    SeekWithoutKeys,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 31] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -93,6 +101,10 @@ impl Bug {
         Bug::TearTopicPart,
         Bug::ServeStandby,
         Bug::IgnoreFilter,
+        Bug::SeekOneLess,
+        Bug::SeekOneMore,
+        Bug::SkipOneMore,
+        Bug::SeekWithoutKeys,
     ];
 
     /// As the command line names it.
@@ -126,6 +138,10 @@ impl Bug {
             Bug::TearTopicPart => "tear_topic_part",
             Bug::ServeStandby => "serve_standby",
             Bug::IgnoreFilter => "ignore_filter",
+            Bug::SeekOneLess => "seek_one_less",
+            Bug::SeekOneMore => "seek_one_more",
+            Bug::SkipOneMore => "skip_one_more",
+            Bug::SeekWithoutKeys => "seek_without_keys",
         }
     }
 }

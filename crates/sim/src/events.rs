@@ -12,14 +12,17 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_client::{AckLevel, LogPosition, ReadPosition};
+use quorate_client::{AckLevel, LogPosition, ReadPosition, SeekTo, Sought};
 use quorate_group::sim::{Made, Observer};
 use quorate_machine::Machine;
-use quorate_machine::queue::{Command, Effect, Queue, Reply, Session, Stats, Whereabouts};
+use quorate_machine::queue::{
+    Command, Effect, Properties, Queue, Reply, Session, Stats, Whereabouts,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::invariants::{self, Invariant};
+use crate::passages::Passages;
 use crate::trace::Trace;
 
 /// A message of the workload: who sent it, and which of its messages it is.
@@ -256,6 +259,24 @@ pub enum Event<'a> {
         /// Why not.
         error: Option<&'a str>,
     },
+    /// The consumers of a queue are about to be set to a place.
+    Seeking {
+        /// The queue.
+        group: u64,
+        /// Numbered within the run.
+        seek: u32,
+        /// The place.
+        to: SeekTo,
+    },
+    /// What came of it, unless that is not known.
+    Sought {
+        /// The queue.
+        group: u64,
+        /// Which one.
+        seek: u32,
+        /// The place, and how many came back and left; or why not.
+        sought: Result<Sought, &'a str>,
+    },
     /// A queue's figures, as its leader gave them.
     Counted {
         /// The queue.
@@ -298,13 +319,18 @@ pub struct QueueEntry<'a> {
     pub effects: &'a [Effect],
     /// The queue's figures after it.
     pub stats: &'a Stats,
+    /// Where messages were before it, by offset.
+    pub before: &'a [(Range<u64>, Whereabouts)],
     /// Where messages are after it, by offset.
     pub places: &'a [(Range<u64>, Whereabouts)],
-    /// Messages that are not held any more, by offset; among them those that came with the entry and went with it.
+    /// Messages that are not held any more, by offset; among them those that came with the entry and went with it, and those
+    /// that left and came back.
     pub left: &'a [u64],
     /// Messages that have left, or wait from now on to be moved to the dead-letter queue; those that waited for that
     /// before are not among them.
     pub ended: &'a [u64],
+    /// Messages that came back by seeks, by offset, each as it was named; among them those that left again.
+    pub returned: &'a [(u64, Properties)],
     /// The queue after it.
     pub queue: &'a Queue,
 }
@@ -343,25 +369,6 @@ impl QueueEntry<'_> {
         }
         granted
     }
-}
-
-/// What is in `before` and not in `after`; both go up.
-fn without(
-    before: impl Iterator<Item = Range<u64>>,
-    after: impl Iterator<Item = Range<u64>>,
-) -> Vec<u64> {
-    let (mut gone, mut after) = (Vec::new(), after.peekable());
-    for range in before {
-        let mut at = range.start;
-        while at < range.end {
-            while after.next_if(|kept| kept.end <= at).is_some() {}
-            let end = after.peek().map_or(range.end, |kept| kept.start.clamp(at, range.end));
-            gone.extend(at..end);
-            let kept_to = after.peek().map_or(range.end, |kept| kept.end.min(range.end));
-            at = end.max(kept_to);
-        }
-    }
-    gone
 }
 
 /// Figures of a run.
@@ -409,6 +416,8 @@ struct State {
     leaders: std::collections::BTreeMap<u64, (u64, u64)>,
     applied: std::collections::BTreeMap<(u64, u64), u64>,
     parked: std::collections::BTreeSet<(u64, u64)>,
+    /// By group: the time of its queue.
+    times: std::collections::BTreeMap<u64, u64>,
 }
 
 impl Record {
@@ -425,6 +434,7 @@ impl Record {
             leaders: Default::default(),
             applied: Default::default(),
             parked: Default::default(),
+            times: Default::default(),
         };
         Record(Arc::new(Inner { state: Mutex::new(state), violated: Notify::new() }))
     }
@@ -518,6 +528,11 @@ impl Record {
         self.lock().applied.get(&(node, group)).copied()
     }
 
+    /// The time of a queue, in Unix milliseconds, as far as any replica has applied.
+    pub(crate) fn time_ms(&self, group: u64) -> Option<u64> {
+        self.lock().times.get(&group).copied()
+    }
+
     pub(crate) fn with_trace<R>(&self, look: impl FnOnce(&mut Trace) -> R) -> R {
         look(&mut self.lock().trace)
     }
@@ -567,31 +582,6 @@ impl State {
     }
 }
 
-/// What was held and is not any more, and what has ended: left, or died.
-fn departed(
-    before: &[(Range<u64>, Whereabouts)],
-    after: &[(Range<u64>, Whereabouts)],
-    replies: &[Reply],
-) -> (Vec<u64>, Vec<u64>) {
-    let entered = replies.iter().filter_map(|reply| match reply {
-        Reply::Published { first_offset, count, duplicate: false } => {
-            Some(first_offset.0..first_offset.0 + u64::from(*count))
-        }
-        _ => None,
-    });
-    let entered: Vec<_> = entered.collect();
-    let held = |with_dead: bool| {
-        move |(range, place): &(Range<u64>, Whereabouts)| {
-            (with_dead || *place != Whereabouts::Dead).then(|| range.clone())
-        }
-    };
-    let gone = |with_dead: bool| {
-        let before = before.iter().filter_map(held(with_dead)).chain(entered.iter().cloned());
-        without(before, after.iter().filter_map(held(with_dead)))
-    };
-    (gone(true), gone(false))
-}
-
 impl Observer for Record {
     fn applied(&self, node: u64, group: u64, term: u64, index: u64, body: &[u8]) {
         self.tell(Event::Applied { node, group, term, index, body });
@@ -613,26 +603,34 @@ impl Observer for Record {
         let (Some(replies), Some(effects), Some(queue)) = (replies, effects, queue) else { return };
         let places = queue.places();
         let before = state.places.insert(group, places.clone()).unwrap_or_default();
+        state.times.insert(group, queue.now().0);
         drop(state);
-        let (left, ended) = departed(&before, &places, replies);
         let stats = queue.stats();
         let commands = made.commands.iter().map(|bytes| Queue::decode(&mut bytes.clone()));
-        match commands.collect::<Result<Vec<Command>, _>>() {
-            Ok(commands) => self.tell(Event::Made(QueueEntry {
-                group,
-                index: made.index,
-                now_ms: made.now_ms,
-                commands: &commands,
-                replies,
-                effects,
-                stats: &stats,
-                places: &places,
-                left: &left,
-                ended: &ended,
-                queue,
-            })),
-            Err(error) => self.violate(format!("an applied command cannot be read: {error}")),
-        }
+        let commands = match commands.collect::<Result<Vec<Command>, _>>() {
+            Ok(commands) => commands,
+            Err(error) => {
+                return self.violate(format!("an applied command cannot be read: {error}"));
+            }
+        };
+        let now_ms = queue.now().0;
+        let Passages { left, ended, returned } =
+            Passages::of(&before, &places, &commands, replies, now_ms);
+        self.tell(Event::Made(QueueEntry {
+            group,
+            index: made.index,
+            now_ms: made.now_ms,
+            commands: &commands,
+            replies,
+            effects,
+            stats: &stats,
+            before: &before,
+            places: &places,
+            left: &left,
+            ended: &ended,
+            returned: &returned,
+            queue,
+        }));
     }
 
     fn restored(&self, node: u64, group: u64, index: u64) {

@@ -22,6 +22,8 @@ pub mod events;
 pub mod faults;
 #[cfg(madsim)]
 pub mod invariants;
+#[cfg(madsim)]
+mod passages;
 #[cfg(all(madsim, feature = "planted"))]
 mod planted;
 #[cfg(madsim)]

@@ -159,6 +159,8 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             write!(out, "g{group} c{consumer} settled {offset} token {token} {settle:?}: ")?;
             out.write_str(error.unwrap_or("done"))
         }
+        Event::Seeking { group, seek, to } => write!(out, "g{group} seek {seek} to {to:?}"),
+        Event::Sought { group, seek, sought } => write!(out, "g{group} seek {seek}: {sought:?}"),
         Event::Counted { group, counts } => write!(out, "g{group} counts {counts:?}"),
         Event::Fault { kind, what } => write!(out, "FAULT {kind} {what}"),
         Event::Node { node, does } => write!(out, "n{node} NODE {does}"),

@@ -26,6 +26,7 @@ use super::reading::{Piece, piece};
 use super::ready::Span;
 use super::reply::{Limit, Rejection, Reply};
 use crate::Millis;
+use crate::planted::{self, Bug};
 
 /// Most runs of messages that one seek brings back: they are one command of the log.
 pub const SEEK_RUNS_MAX: usize = 1 << 17;
@@ -128,7 +129,7 @@ impl Queue {
         };
         let (left, again) = (plan.left(), plan.again());
         self.merge = false;
-        self.skip_to(to);
+        self.skip_to(self.skipped_below(to));
         self.gone.acked += left;
         self.hold_again(plan.batches);
         plan.coming.iter().for_each(|part| self.enter_again(part));
@@ -151,6 +152,7 @@ impl Queue {
             }
             _ => {}
         }
+        let to = self.skipped_below(to);
         let mut leaving: Vec<Span> = self.ready.before(to).collect();
         leaving.extend(self.groups.waiting_before(to, self.now));
         leaving.sort_unstable_by_key(|span| span.first);
@@ -175,7 +177,10 @@ impl Queue {
                 if self.has_outlived(batch, &run.of) {
                     continue;
                 }
-                let (from, to) = (run.first.0.max(batch.first), run.end().min(batch.end()));
+                let more = u64::from(planted::is(Bug::SeekOneMore) && run.first == begin.first);
+                let less = u64::from(planted::is(Bug::SeekOneLess) && run.end() == end.end());
+                let from = run.first.0.saturating_sub(more).max(batch.first);
+                let to = (run.end() - less).min(batch.end());
                 for (first, end) in gaps(&held, from, to) {
                     let (count, of, since) = (end - first, run.of, batch.since);
                     parts.push(Part { first, count, of, since });
@@ -238,6 +243,11 @@ impl Queue {
             let after = Batch { remaining: *remaining, ..*batch };
             bytes - batch.held_bytes() + after.held_bytes()
         })
+    }
+
+    /// Before which place what waits leaves.
+    fn skipped_below(&self, to: u64) -> u64 {
+        if planted::is(Bug::SkipOneMore) { (to + 1).min(self.ready.next()) } else { to }
     }
 
     /// What waits before `to` for nothing but a consumer, or for others of its group, leaves.

@@ -1,5 +1,5 @@
-//! Every confirmed message is delivered and settled for good in the end, or has left its queue by a
-//! rule that the queue declares, which `gone_for_a_reason` judges as it happens; and the queue's own
+//! Every confirmed message is delivered and settled for good in the end, as often as a seek has brought it back, or has left its
+//! queue by a rule that the queue declares, which `gone_for_a_reason` judges as it happens; and the queue's own
 //! figures say the same of every message.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use quorate_machine::queue::{Command, Reply, SettleKind};
 
 use super::{Invariant, entered, must};
 use crate::events::{Event, MessageId, QueueEntry};
+use crate::passages::place_of;
 
 #[derive(Default)]
 pub struct AckedNeverLost {
@@ -24,6 +25,8 @@ struct Queue {
     /// Acknowledged or rejected, under a lease that lasted.
     settled: BTreeSet<u64>,
     acked: u64,
+    /// Left as if acknowledged, since a seek went beyond them.
+    skipped: u64,
     counts: quorate_client::QueueCounts,
 }
 
@@ -32,6 +35,9 @@ impl Queue {
         self.entered.extend(entered(entry).into_iter().map(|(offset, _)| offset));
         self.left.extend(entry.left);
         for (command, reply) in entry.commands.iter().zip(entry.replies) {
+            if let Reply::Sought { left, .. } = reply {
+                self.skipped += left;
+            }
             let Command::Settle { items, .. } = command else { continue };
             let Reply::Settled(settled) = reply else { continue };
             for item in items {
@@ -48,6 +54,12 @@ impl Queue {
                 }
             }
         }
+        for (offset, _) in entry.returned {
+            self.settled.remove(offset);
+            if place_of(entry.places, *offset).is_some() {
+                self.left.remove(offset);
+            }
+        }
     }
 
     /// All that had entered when the queue said that it was empty.
@@ -60,7 +72,7 @@ impl Queue {
         let held = self.entered.range(..counts.published);
         let held = held.copied().find(|offset| !self.left.contains(offset));
         must(held.is_none(), || format!("offset {held:?} is there still: {counts:?}"))?;
-        must(self.acked >= counts.acked, || {
+        must(self.acked + self.skipped >= counts.acked, || {
             format!("{} messages were acknowledged, the queue counts {counts:?}", self.acked)
         })?;
         let settled = self.settled.range(..counts.published).count() as u64;
@@ -69,7 +81,8 @@ impl Queue {
             + counts.purged
             + counts.expired
             + counts.dropped
-            + counts.dead_lettered;
+            + counts.dead_lettered
+            + self.skipped;
         must(dropped <= most, || {
             format!("{dropped} messages left without being settled, {counts:?}")
         })?;

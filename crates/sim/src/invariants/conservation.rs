@@ -1,7 +1,9 @@
-//! Every message published is ready, leased, delayed, blocked, dead, or gone in one of the ways there are, after each entry
-//! as in what clients are told; and no more were published than the log says.
+//! Every message published, and each time that one came back, is ready, leased, delayed, blocked, dead, or gone in one of the
+//! ways there are, after each entry as in what clients are told; and no more were published, and came back, than the log says.
 
 use std::collections::BTreeMap;
+
+use quorate_machine::queue::Reply;
 
 use super::{Invariant, entered, must};
 use crate::events::Event;
@@ -10,6 +12,16 @@ use crate::events::Event;
 pub struct Conservation {
     /// By group: messages that entered, as far as any replica has applied.
     entered: BTreeMap<u64, u64>,
+    /// By group: messages that came back by seeks.
+    returned: BTreeMap<u64, u64>,
+}
+
+/// How many a command has brought back.
+fn came_back(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Sought { again, .. } => *again,
+        _ => 0,
+    }
 }
 
 impl Invariant for Conservation {
@@ -22,6 +34,8 @@ impl Invariant for Conservation {
             Event::Made(entry) => {
                 let published = self.entered.entry(entry.group).or_default();
                 *published += entered(entry).len() as u64;
+                let returned = self.returned.entry(entry.group).or_default();
+                *returned += entry.replies.iter().map(came_back).sum::<u64>();
                 let stats = entry.stats;
                 let mut held = [0; 5];
                 for (range, place) in entry.places {
@@ -33,8 +47,12 @@ impl Invariant for Conservation {
                 let dropped = stats.purged + stats.expired + stats.dropped;
                 let gone = settled + dropped + stats.dead_lettered;
                 let all = told.iter().sum::<u64>() + gone;
-                must(stats.published == *published && all == *published, || {
-                    format!("group {}: {published} entered, {all} are in {stats:?}", entry.group)
+                let is_so = (stats.published, stats.replayed) == (*published, *returned);
+                must(is_so && all == *published + *returned, || {
+                    format!(
+                        "group {}: {published} entered, {returned} came back, {all} are in {stats:?}",
+                        entry.group
+                    )
                 })
             }
             Event::Counted { group, counts } => {
@@ -47,8 +65,9 @@ impl Invariant for Conservation {
                     format!("group {group}: {held} held and {gone} gone of {counts:?}")
                 })?;
                 let entered = self.entered.get(group).copied().unwrap_or(0);
-                must(counts.published <= entered, || {
-                    format!("group {group}: {} published, {entered} entered", counts.published)
+                let returned = self.returned.get(group).copied().unwrap_or(0);
+                must(counts.published <= entered && counts.replayed <= returned, || {
+                    format!("group {group}: {entered} entered, {returned} came back: {counts:?}")
                 })
             }
             _ => Ok(()),

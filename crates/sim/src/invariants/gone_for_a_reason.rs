@@ -1,5 +1,5 @@
 //! A message leaves its queue for a reason, and a true one: acknowledged or rejected under its lease, purged by a command
-//! that meant it, exhausted after `max_deliveries`, expired after its time and not before, dropped only to make room
+//! that meant it, skipped by a seek beyond it, exhausted after `max_deliveries`, expired after its time and not before, dropped only to make room
 //! where a limit would be exceeded, no more than it takes and the least first, or moved to the dead-letter queue once it
 //! is dead, for a cause that holds. The queue's figures say the same of each entry. And nothing that has outlived its
 //! time is handed out.
@@ -25,6 +25,8 @@ struct Queue {
     rules: Rules,
     /// What is held.
     messages: BTreeMap<u64, Message>,
+    /// What was, for the seek that brings it back.
+    gone: BTreeMap<u64, Message>,
     /// What is dead: its number, and why.
     dead: BTreeMap<u64, (u64, Cause)>,
     places: Vec<(Range<u64>, Whereabouts)>,
@@ -69,6 +71,8 @@ struct Said {
     acked: BTreeSet<u64>,
     rejected: BTreeSet<u64>,
     purged_below: u64,
+    skipped_below: u64,
+    skipped: u64,
     moved_below: u64,
     entered: u64,
     took_in: bool,
@@ -154,6 +158,10 @@ impl Queue {
             (Command::PurgeBefore { before }, _) => {
                 said.purged_below = said.purged_below.max(before.0.min(self.next));
             }
+            (Command::Seek { to, .. }, Reply::Sought { left, .. }) => {
+                said.skipped_below = said.skipped_below.max(to.0);
+                said.skipped += left;
+            }
             (Command::Moved { to }, Reply::Moved { .. }) => {
                 said.moved_below = said.moved_below.max(*to);
             }
@@ -180,16 +188,23 @@ impl Queue {
             self.command(command, reply, &mut said);
         }
         let rules = [before, self.rules.clone()];
+        // What was settled by a command before the seek leaves first.
+        let settled = |offset: &u64| said.acked.contains(offset) || said.rejected.contains(offset);
+        let (after, first): (Vec<u64>, Vec<u64>) =
+            entry.returned.iter().map(|(offset, _)| *offset).partition(settled);
+        self.returned(&first)?;
+        let held_before = held_before + entry.returned.len() as u64;
         self.left(entry, &rules, &said, held_before)?;
+        self.returned(&after)?;
         self.died(entry, &rules, &said)?;
         let held: u64 = entry.places.iter().map(|(range, _)| range.end - range.start).sum();
         must(held == self.messages.len() as u64, || {
             format!("{held} messages are held, of those that entered {}", self.messages.len())
         })?;
-        let is_judged = said.took_in && rules[0] == rules[1];
+        let is_judged = (said.took_in || !entry.returned.is_empty()) && rules[0] == rules[1];
         let most = self.rules.settings.max_messages.filter(|_| is_judged);
         must(most.is_none_or(|most| held <= most), || {
-            format!("{held} messages are held, and one was taken in: the most is {most:?}")
+            format!("{held} messages are held, and some were taken in: the most is {most:?}")
         })?;
         for (offset, attempt) in entry.granted() {
             let message = self.messages.get_mut(&offset);
@@ -201,6 +216,19 @@ impl Queue {
         }
         self.places.clear();
         self.places.extend_from_slice(entry.places);
+        Ok(())
+    }
+
+    /// Messages that a seek has brought back: as they came, and delivered to nobody.
+    fn returned(&mut self, offsets: &[u64]) -> Result<(), String> {
+        let Rules { settings, ttl_since_ms } = &self.rules;
+        for &offset in offsets {
+            let message = self.gone.get(&offset).cloned();
+            let message = message.ok_or_else(|| format!("{offset} came back, and had not left"))?;
+            let was_later = message.due_ms > message.since_ms.max(*ttl_since_ms);
+            let from_due = settings.ttl_ms.is_some() && was_later;
+            self.messages.insert(offset, Message { from_due, attempts: 0, ..message });
+        }
         Ok(())
     }
 
@@ -220,6 +248,7 @@ impl Queue {
             let message = self.messages.remove(&offset);
             let message = message.ok_or_else(|| format!("{offset} has left, and never entered"))?;
             let died = self.dead.remove(&offset);
+            self.gone.insert(offset, message.clone());
             let is_purged = offset < said.purged_below;
             if said.acked.contains(&offset) {
                 certain.acked += 1;
@@ -233,21 +262,25 @@ impl Queue {
                 let is_exhausted = rules.iter().any(|rules| rules.is_exhausted(&message));
                 let drops = rules.iter().any(|rules| rules.settings.drop_head);
                 let is_dropped = drops && said.took_in && died.is_none();
-                let ways =
-                    [u64::from(is_purged), may(is_exhausted), may(is_over), u64::from(is_dropped)];
+                let is_skipped = offset < said.skipped_below && died.is_none();
+                let ways = [is_purged, is_dropped, is_skipped].map(u64::from);
+                let [is_purged, is_dropped, is_skipped] = ways;
+                let ways = [is_purged, may(is_exhausted), may(is_over), is_dropped, is_skipped];
                 must(ways.iter().any(|way| *way > 0), || {
                     format!(
                         "offset {offset} has left at {} for no reason: {message:?}",
                         self.now_ms
                     )
                 })?;
-                if ways == [0, 0, 0, 1] {
+                if ways == [0, 0, 0, 1, 0] {
                     to_make_room.push((message.priority, offset));
                 }
                 possible.purged += ways[0];
                 possible.exhausted += ways[1];
                 possible.expired += ways[2];
                 possible.dropped += ways[3];
+                // It counts as acked.
+                possible.acked += ways[4];
                 open += 1;
             }
         }
@@ -262,7 +295,7 @@ impl Queue {
         };
         let more = figures.since(&std::mem::replace(&mut self.figures, figures));
         let is_certain = [
-            (more.acked, certain.acked),
+            (more.acked, certain.acked + said.skipped),
             (more.rejected, certain.rejected),
             (more.dead_lettered, certain.dead_lettered),
         ];
@@ -271,6 +304,7 @@ impl Queue {
             (more.exhausted, possible.exhausted),
             (more.expired, possible.expired),
             (more.dropped, possible.dropped),
+            (said.skipped, possible.acked),
         ];
         let told: u64 = is_possible.iter().map(|(told, _)| told).sum();
         let agree = is_certain.iter().all(|(told, seen)| told == seen)

@@ -1,12 +1,16 @@
 //! Messages of a group are in flight one at a time, in the order of their offsets: what is leased is the first of its
-//! group that has not left the queue, and what comes after it is not leased before it has.
+//! group that has not left the queue, and what comes after it is not leased before it has. What a seek brings back comes in
+//! by its offset; but the first of its group, if it had been handed out, stays first.
 
 use std::collections::BTreeMap;
 
-use quorate_machine::queue::{Command, Effect, Publish, Reply, SettleItem, SettleKind};
+use quorate_machine::queue::{
+    Command, Effect, Publish, Reply, SettleItem, SettleKind, Whereabouts,
+};
 
 use super::{Invariant, must};
 use crate::events::{Event, QueueEntry};
+use crate::passages::place_of;
 
 #[derive(Default)]
 pub struct GroupOrder {
@@ -26,8 +30,10 @@ struct Queue {
 struct Group {
     /// Messages that have not ended: their last attempt.
     open: BTreeMap<u64, u32>,
-    /// The last that was leased for the first time.
+    /// The last that was leased for the first time, since any came back.
     furthest: Option<u64>,
+    /// The first, where a seek brought back others before it: nobody takes it away from who may have it.
+    stays_first: Option<u64>,
 }
 
 impl Queue {
@@ -38,6 +44,32 @@ impl Queue {
             let Some(group) = group else { continue };
             self.group_of.insert(offset, group);
             self.groups.entry(group).or_default().open.insert(offset, 0);
+        }
+    }
+
+    /// Messages come back.
+    fn returned(&mut self, entry: &QueueEntry<'_>) {
+        let held = |offset: u64| place_of(entry.places, offset);
+        let returned = entry.returned.iter().filter(|(offset, _)| held(*offset).is_some());
+        let mut by_group: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (offset, of) in returned {
+            let Some(group) = of.group else { continue };
+            by_group.entry(group).or_default().push(*offset);
+        }
+        for (number, offsets) in by_group {
+            let group = self.groups.entry(number).or_default();
+            let stays_first = group.stays_first.filter(|first| group.open.contains_key(first));
+            let first = group.open.first_key_value().filter(|(first, attempts)| {
+                // Whether it steps back depends on whether a delivery counted; it waits for the others then.
+                let is_behind = offsets.iter().any(|offset| offset < *first);
+                is_behind && **attempts > 0 && held(**first) != Some(Whereabouts::Blocked)
+            });
+            group.stays_first = stays_first.or(first.map(|(first, _)| *first));
+            group.furthest = None;
+            for offset in offsets {
+                group.open.insert(offset, 0);
+                self.tokens.remove(&offset);
+            }
         }
     }
 
@@ -61,6 +93,12 @@ impl Queue {
         }
         let group = self.groups.entry(*group).or_default();
         group.open.insert(offset, attempt);
+        let stays_first = group.stays_first.filter(|first| group.open.contains_key(first));
+        if let Some(first) = stays_first {
+            return must(first == offset, || {
+                format!("offset {offset} was leased, and {first} stays before it")
+            });
+        }
         must(group.furthest.is_none_or(|furthest| furthest <= offset), || {
             format!("offset {offset} was leased after {:?}, which is behind it", group.furthest)
         })?;
@@ -98,6 +136,7 @@ impl Queue {
                 group.open.remove(offset);
             }
         }
+        self.returned(entry);
         for effect in entry.effects {
             let Effect::Deliver { token, runs, .. } = effect else { continue };
             for run in runs {

@@ -25,6 +25,7 @@ mod raft_safety;
 mod reads_within_bound;
 mod replicas_agree;
 mod slot_never_skips;
+mod sought_exactly;
 mod topic_parts;
 mod weaker_is_declared;
 
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<priority_order::PriorityOrder>::default(),
         Box::<never_early::NeverEarly>::default(),
         Box::<conservation::Conservation>::default(),
+        Box::<sought_exactly::SoughtExactly>::default(),
         Box::<gone_for_a_reason::GoneForAReason>::default(),
         Box::<dead_letters_once::DeadLettersOnce>::default(),
         Box::<identity::Identity>::default(),

@@ -1,16 +1,17 @@
 //! A lease does not end before its time by the leader's clock, unless its holder gives it up or its
-//! session is over; a message that was given back with a delay, or published for later, is not delivered before
-//! its time.
+//! session is over, also not by a seek beyond it; a message that was given back with a delay, or published for later, is not
+//! delivered before its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_machine::queue::{
     Attach, Attachment, Command, Control, Effect, Receive, Reply, Session, Settings, SettleItem,
-    SettleKind, Target, Token,
+    SettleKind, Target, Token, Whereabouts,
 };
 
 use super::{Invariant, dues, must};
 use crate::events::{Event, QueueEntry};
+use crate::passages::{ended_by, place_of};
 
 #[derive(Default)]
 pub struct NeverEarly {
@@ -24,6 +25,8 @@ struct Queue {
     sessions: BTreeMap<Session, Attached>,
     /// By offset: its last lease, and from when on it may be leased again.
     free_from: BTreeMap<u64, Free>,
+    /// How many have left in other ways than by being settled or skipped.
+    by_others: u64,
 }
 
 struct Attached {
@@ -194,10 +197,50 @@ impl Queue {
         })
     }
 
+    /// A seek beyond what a consumer holds leaves it to the consumer.
+    fn skipped(&mut self, entry: &QueueEntry<'_>) -> Result<(), String> {
+        let stats = entry.stats;
+        let by_others = stats.purged + stats.exhausted + stats.expired + stats.dropped;
+        if std::mem::replace(&mut self.by_others, by_others) != by_others {
+            return Ok(());
+        }
+        let (mut skipped_below, mut settled) = (0, BTreeSet::new());
+        for (command, reply) in entry.commands.iter().zip(entry.replies) {
+            match (command, reply) {
+                (Command::Seek { to, .. }, Reply::Sought { .. }) => {
+                    skipped_below = skipped_below.max(to.0);
+                }
+                (Command::Settle { items, .. }, Reply::Settled(told)) => {
+                    settled.extend(items.iter().flat_map(|item| ended_by(item, told)));
+                }
+                _ => {}
+            }
+        }
+        let skipped = entry.left.iter().filter(|offset| **offset < skipped_below);
+        for offset in skipped.filter(|offset| !settled.contains(offset)) {
+            let is_leased = place_of(entry.before, *offset) == Some(Whereabouts::Leased);
+            let Some(free) = self.free_from.get(offset).filter(|_| is_leased) else { continue };
+            let grace = self.grace_ends_ms(free.session).unwrap_or(u64::MAX);
+            must(free.at_ms.min(grace) <= self.now_ms, || {
+                format!("offset {offset} was skipped, and a consumer holds it until {}", free.at_ms)
+            })?;
+        }
+        Ok(())
+    }
+
     fn made(&mut self, entry: &QueueEntry<'_>) -> Result<(), String> {
         self.now_ms = self.now_ms.max(entry.now_ms);
         for (command, reply) in entry.commands.iter().zip(entry.replies) {
             self.applied(command, reply);
+        }
+        self.skipped(entry)?;
+        for (offset, of) in entry.returned {
+            // As when it was published.
+            self.free_from.remove(offset);
+            if let Some(due) = of.due {
+                let free = Free { session: Session(0), token: Token(0), attempt: 0, at_ms: due.0 };
+                self.free_from.insert(*offset, free);
+            }
         }
         for effect in entry.effects {
             let Effect::Deliver { session, token, runs, .. } = effect else { continue };

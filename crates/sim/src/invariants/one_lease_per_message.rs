@@ -1,5 +1,5 @@
 //! A settle takes effect only under the token of the last lease of the message, given to the same
-//! session; tokens and delivery counts of a message only grow.
+//! session; tokens and delivery counts of a message only grow, but that what comes back by a seek has been delivered to nobody.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,8 @@ struct Lease {
     session: Session,
     token: u64,
     attempt: u32,
+    /// The message was settled since, and has come back.
+    is_over: bool,
 }
 
 impl OneLeasePerMessage {
@@ -57,8 +59,9 @@ impl OneLeasePerMessage {
                 continue;
             }
             let lease = self.leases.get(&(group, offset));
-            let held =
-                lease.is_some_and(|lease| lease.token == item.token.0 && lease.session == session);
+            let held = lease.is_some_and(|lease| {
+                !lease.is_over && lease.token == item.token.0 && lease.session == session
+            });
             must(held, || {
                 format!(
                     "group {group} offset {offset}: {:?} under token {} took effect, the lease is {:?}",
@@ -80,10 +83,17 @@ impl OneLeasePerMessage {
                 }
             }
         }
+        for (offset, _) in entry.returned {
+            if let Some(lease) = self.leases.get_mut(&(entry.group, *offset)) {
+                lease.attempt = 0;
+                lease.is_over = true;
+            }
+        }
         for effect in entry.effects {
             let Effect::Deliver { session, token, runs, .. } = effect else { continue };
             for run in runs {
-                let lease = Lease { session: *session, token: token.0, attempt: run.attempt };
+                let (session, token, attempt) = (*session, token.0, run.attempt);
+                let lease = Lease { session, token, attempt, is_over: false };
                 for offset in run.first_offset.0..run.first_offset.0 + u64::from(run.count) {
                     self.granted(entry.group, offset, run.attempt, lease)?;
                 }

@@ -1,6 +1,6 @@
 //! Offsets of one producer's messages follow the order in which it sent them; and a consumer is
 //! shown first deliveries in the order of the queue, but for messages that were published for later, with a group key or
-//! with a priority, and those that came back from a delivery that was not counted.
+//! with a priority, and those that came back, by a seek or from a delivery that was not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,8 @@ pub struct OrderKept {
     /// By group and consumer: the last first delivery, and the tokens by offset: a lease that a
     /// consumer gave up for lost may be shown to it again.
     shown: BTreeMap<(u64, u32), (u64, BTreeMap<u64, u64>)>,
-    /// By group and offset: what was published for later, with a key or with a priority, or leased more than once.
+    /// By group and offset: what was published for later, with a key or with a priority, leased more than once, or came back
+    /// by a seek.
     later: BTreeSet<(u64, u64)>,
     /// By group and offset: the token of the first lease.
     leased: BTreeMap<(u64, u64), u64>,
@@ -45,6 +46,7 @@ impl Invariant for OrderKept {
                         self.later.extend(later.map(|(offset, _)| (group, offset)));
                     }
                 }
+                self.later.extend(entry.returned.iter().map(|(offset, _)| (group, *offset)));
                 for effect in entry.effects {
                     let Effect::Deliver { token, runs, .. } = effect else { continue };
                     for run in runs {

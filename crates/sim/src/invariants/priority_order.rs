@@ -34,6 +34,8 @@ impl Queue {
         for offset in entry.left {
             self.0.remove(offset);
         }
+        let back = entry.returned.iter().filter(|(_, of)| of.priority > 0);
+        self.0.extend(back.map(|(offset, of)| (*offset, of.priority)));
         // Of the lowest priority that went out, the last.
         let worth = |offset: u64| (std::cmp::Reverse(self.of(offset)), offset);
         let by_filter = entry.granted_by_filter();

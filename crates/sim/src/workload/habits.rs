@@ -35,6 +35,8 @@ pub struct Habits {
     pub slow: bool,
     /// Its messages have a header, and some of its consumers filter by it.
     pub filtered: bool,
+    /// Its consumers are set to a place now and then, back or forward.
+    pub sought: bool,
     /// Others' dead messages are moved to it; nobody else publishes to it.
     pub dead_letters: bool,
 }
@@ -75,6 +77,7 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         purged: random.gen_bool(0.3),
         slow: random.gen_bool(0.35),
         filtered: random.gen_bool(0.25),
+        sought: is_sought(&settings),
         dead_letters: false,
     };
     // Now and then others publish too, and the claims have to be made anew.
@@ -95,6 +98,12 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         ..settings
     };
     (settings, habits)
+}
+
+/// Whether somebody seeks: mostly where there is a way back.
+pub(super) fn is_sought(settings: &QueueSettings) -> bool {
+    let retains = settings.retain_ms > 0 || settings.retain_bytes > 0;
+    thread_rng().gen_bool(if retains { 0.4 } else { 0.05 })
 }
 
 /// Of the queue that is to get what others lose: it has no limits, so that in the end all of it comes.

@@ -14,6 +14,7 @@ mod named;
 mod producer;
 mod puller;
 mod reader;
+mod seeker;
 mod slots;
 mod topics;
 
@@ -130,6 +131,7 @@ pub(crate) struct Shared {
     producers: AtomicU32,
     consumers: AtomicU32,
     readers: AtomicU32,
+    seeks: AtomicU32,
     /// A topic leads to the queues.
     has_topic: bool,
     named: Mutex<VecDeque<named::Named>>,
@@ -155,6 +157,10 @@ impl Shared {
 
     fn next_reader(&self) -> u32 {
         self.readers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_seek(&self) -> u32 {
+        self.seeks.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn next_consumer(&self) -> u32 {
@@ -191,6 +197,7 @@ impl Workload {
             producers: AtomicU32::new(0),
             consumers: AtomicU32::new(0),
             readers: AtomicU32::new(0),
+            seeks: AtomicU32::new(0),
             has_topic,
             named: Mutex::default(),
         });
@@ -248,8 +255,9 @@ async fn create_queues(cluster: &Cluster, load: &Load) -> Result<(Vec<Queue>, bo
     let mut queues = Vec::new();
     let mut last = None;
     if load.habits && thread_rng().gen_bool(0.5) {
-        let of_the_dead = Habits { dead_letters: true, ..Habits::default() };
         let settings = habits::of_the_dead(random_settings());
+        let sought = habits::is_sought(&settings);
+        let of_the_dead = Habits { dead_letters: true, sought, ..Habits::default() };
         last = Some(create(cluster, &client, habits::DEAD_LETTERS, settings, of_the_dead).await?);
     }
     for number in 0..load.queues {
@@ -327,6 +335,9 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
         }
         if habits.pulled {
             tasks.push(tokio::spawn(puller::run(shared.clone(), client.clone(), queue.clone())));
+        }
+        if habits.sought && mine(0) {
+            tasks.push(tokio::spawn(seeker::run(shared.clone(), client.clone(), queue.clone())));
         }
         // The other machine, so that killing one leaves the other end.
         for _ in (0..shared.load.consumers).filter(|index| !mine(*index)) {
