@@ -1,7 +1,10 @@
 //! Messages that must not be delivered before a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod runs;
 
+use std::collections::BTreeSet;
+
+use self::runs::Runs;
 use super::ready::Span;
 use crate::Millis;
 
@@ -18,7 +21,7 @@ pub(super) const DUE_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Delayed {
     /// When each is due, and what else it is, by first offset.
-    runs: BTreeMap<u64, (Millis, Span)>,
+    runs: Runs,
     dues: BTreeSet<(Millis, u64)>,
     count: u64,
 }
@@ -31,25 +34,26 @@ impl Delayed {
 
     /// Delayed runs, in order of their due times.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Millis, Span)> {
-        self.dues.iter().map(|(_, first)| self.runs[first])
+        self.dues
+            .iter()
+            .map(|&(_, first)| self.runs.get(first).expect("what has a due time has a run"))
     }
 
     /// The lowest offset.
     pub fn first(&self) -> Option<u64> {
-        self.runs.first_key_value().map(|(&first, _)| first)
+        self.runs.iter().next().map(|(_, span)| span.first)
     }
 
     /// The run that a message is in, and when it is due.
     pub fn find(&self, offset: u64) -> Option<(Millis, Span)> {
-        let (_, &run) = self.runs.range(..=offset).next_back()?;
-        Some(run).filter(|(_, span)| offset < span.end())
+        self.runs.up_to(offset).filter(|(_, span)| offset < span.end())
     }
 
     /// Holds messages back until `due`.
     pub fn insert(&mut self, due: Millis, mut span: Span) {
         self.count += span.count;
-        let before = self.runs.range(..span.first).next_back().map(|(_, run)| *run);
-        let after = self.runs.get(&span.end()).copied();
+        let before = span.first.checked_sub(1).and_then(|before| self.runs.up_to(before));
+        let after = self.runs.get(span.end());
         if let Some((_, after)) = after.filter(|after| are_one(&(due, span), after)) {
             self.remove(due, after.first);
             span.count += after.count;
@@ -58,45 +62,43 @@ impl Delayed {
             span = Span { first: before.first, count: before.count + span.count, ..span };
         }
         self.dues.insert((due, span.first));
-        self.runs.insert(span.first, (due, span));
+        self.runs.insert(due, span);
     }
 
     /// Holds back a run as it is; its priority follows. False if there is one at its place.
     pub fn restore(&mut self, due: Millis, span: Span) -> bool {
         self.count += span.count;
         self.dues.insert((due, span.first));
-        self.runs.insert(span.first, (due, span)).is_none()
+        self.runs.insert(due, span)
     }
 
     /// Says which priority a restored run has. False if there is none that begins at `first`.
     pub fn set_priority(&mut self, first: u64, priority: u8) -> bool {
-        self.runs.get_mut(&first).map(|(_, span)| span.priority = priority).is_some()
+        self.runs.set_priority(first, priority)
     }
 
     /// Whether there are runs that should be one.
     pub fn is_divided(&self) -> bool {
-        self.runs.values().zip(self.runs.values().skip(1)).any(|(run, after)| are_one(run, after))
+        self.runs.iter().zip(self.runs.iter().skip(1)).any(|(run, after)| are_one(&run, &after))
     }
 
     fn remove(&mut self, due: Millis, first: u64) {
         self.dues.remove(&(due, first));
-        self.runs.remove(&first);
+        self.runs.remove(first);
     }
 
     /// Takes a run that is due.
     pub fn pop_due(&mut self, now: Millis) -> Option<Span> {
         let &(due, first) = self.dues.first().filter(|(due, _)| *due <= now)?;
         self.dues.remove(&(due, first));
-        let (_, span) = self.runs.remove(&first)?;
+        let (_, span) = self.runs.remove(first)?;
         self.count -= span.count;
         Some(span)
     }
 
     /// Takes all within `from..to`.
     pub fn cut(&mut self, from: u64, to: u64, taken: &mut Vec<Span>) {
-        let before = self.runs.range(..from).next_back().filter(|(_, run)| run.1.end() > from);
-        let within = before.into_iter().chain(self.runs.range(from..to)).map(|(_, run)| *run);
-        for (due, span) in within.collect::<Vec<(Millis, Span)>>() {
+        for (due, span) in self.runs.overlapping(from, to) {
             self.remove(due, span.first);
             self.count -= span.count;
             let (within, rests) = span.cut(from, to);
@@ -107,10 +109,7 @@ impl Delayed {
 
     /// Takes the message at `offset`, if it is here and has never been delivered, and says when it is due.
     pub fn take_never_delivered(&mut self, offset: u64) -> Option<(Millis, Span)> {
-        let (_, &(due, span)) = self.runs.range(..=offset).next_back()?;
-        if span.end() <= offset || span.attempts > 0 {
-            return None;
-        }
+        let (due, _) = self.find(offset).filter(|(_, span)| span.attempts == 0)?;
         let mut taken = Vec::new();
         self.cut(offset, offset + 1, &mut taken);
         taken.pop().map(|span| (due, span))
