@@ -62,7 +62,7 @@ fn each_consumer_is_handed_what_it_filters_for_and_the_rest_waits_whoever_leads(
         let client = cluster.queue_with(QUEUE, by_region()).await;
         let mut eu = consumer(&client, &["eu"]).await;
         let mut other = consumer(&client, &["us", "asia"]).await;
-        let mut regions = vec!["eu", "us", "", "asia", "moon", "eu"].repeat(20);
+        let mut regions = ["eu", "us", "", "asia", "moon", "eu"].repeat(20);
         publish(&client, &regions).await;
         let (mut of_eu, mut of_other) = (take(&mut eu, 25).await, take(&mut other, 25).await);
         let leader = cluster.leader_of(QUEUE).await;
