@@ -34,6 +34,8 @@ struct Attached {
     lease_ms: Option<u32>,
     /// It has no stream that could break.
     receives: bool,
+    /// It has a filter.
+    filters: bool,
     attachment: Attachment,
     /// When its stream broke, unless it was attached again.
     broken_ms: Option<u64>,
@@ -50,18 +52,28 @@ struct Free {
 impl Queue {
     fn applied(&mut self, command: &Command, reply: &Reply) {
         match (command, reply) {
-            (Command::Configure(settings), Reply::Done) => self.settings = (**settings).clone(),
+            (Command::Configure(settings), Reply::Done) => self.configured(settings),
             (
-                Command::Attach(Attach { session, lease_ms, .. }),
+                Command::Attach(Attach { session, lease_ms, filter, .. }),
                 Reply::Attached { attachment, .. },
             ) => {
                 self.end_if_grace_is_over(*session);
-                self.attached(*session, *lease_ms, *attachment, false);
+                let (lease_ms, attachment) = (*lease_ms, *attachment);
+                let filters = !filter.is_empty();
+                let attached =
+                    Attached { lease_ms, receives: false, filters, attachment, broken_ms: None };
+                self.sessions.insert(*session, attached);
             }
             (
-                Command::Receive(Receive { session, lease_ms, .. }),
+                Command::Receive(Receive { session, lease_ms, filter, .. }),
                 Reply::Attached { attachment, .. },
-            ) => self.attached(*session, *lease_ms, *attachment, true),
+            ) => {
+                let (lease_ms, attachment) = (*lease_ms, *attachment);
+                let filters = !filter.is_empty();
+                let attached =
+                    Attached { lease_ms, receives: true, filters, attachment, broken_ms: None };
+                self.sessions.insert(*session, attached);
+            }
             (Command::Disconnect { session, attachment }, _) => {
                 let now_ms = self.now_ms;
                 if let Some(attached) = self.sessions.get_mut(session)
@@ -114,15 +126,15 @@ impl Queue {
         }
     }
 
-    fn attached(
-        &mut self,
-        session: Session,
-        lease_ms: Option<u32>,
-        attachment: Attachment,
-        receives: bool,
-    ) {
-        let attached = Attached { lease_ms, receives, attachment, broken_ms: None };
-        self.sessions.insert(session, attached);
+    /// Another header to filter by ends the sessions that filter.
+    fn configured(&mut self, settings: &Settings) {
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        if before.filter_header != self.settings.filter_header {
+            let filtered = self.sessions.iter().filter(|(_, attached)| attached.filters);
+            for session in filtered.map(|(session, _)| *session).collect::<Vec<_>>() {
+                self.free_all_of(session, 0);
+            }
+        }
     }
 
     /// Until when a broken session keeps its leases.
