@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::inlet::Inlet;
 use super::queue::FIRST_MESSAGE;
 use super::{Answers, Services, requests};
-use crate::member::{BEHAVIOUR_VERSION, Member};
+use crate::member::{BEHAVIOUR_VERSION, FILTERS_VERSION, Member};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{Place, deliver_at, forwarded, hops, passed_on};
@@ -360,6 +360,9 @@ impl Services {
         let has_replica = |node: &u64| self.has_replica(&queue, *node);
         let deliver_at = deliver_at.filter(has_replica).unwrap_or(self.node.id());
         let mut command = attach_of(attach, deliver_at)?;
+        if !command.filter.is_empty() {
+            self.node.expect_known(FILTERS_VERSION, "consumers that filter")?;
+        }
         // Nobody is asked to tell what the queue makes no use of, or some node would not understand.
         let charges = || queue.handle.read(|machine| machine.settings().charges());
         command.tells_starts &= self.node.knows(BEHAVIOUR_VERSION) && charges();

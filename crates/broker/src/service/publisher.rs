@@ -106,7 +106,7 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refusal> {
 }
 
 /// What the properties of a run of messages take in the log, at most.
-const PROPERTY_BYTES: usize = 32;
+const PROPERTY_BYTES: usize = 38;
 /// The longest delay and time to live of a message, in milliseconds: 366 days.
 const DELAY_MS_MAX: u64 = 366 * 24 * 3_600_000;
 

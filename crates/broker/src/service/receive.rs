@@ -12,7 +12,7 @@ use quorate_proto::{frame, v1};
 use super::Services;
 use super::consumer::{Attached, attached, check_consumer, check_filter, session_of};
 use super::inlet::Inlet;
-use crate::member::BEHAVIOUR_VERSION;
+use crate::member::{BEHAVIOUR_VERSION, FILTERS_VERSION};
 use crate::queue::Queue;
 use crate::random::random;
 use crate::refusal::Refusal;
@@ -61,6 +61,9 @@ impl Services {
     ) -> Result<v1::ReceiveResponse, Refusal> {
         self.node.expect_known(BEHAVIOUR_VERSION, "receiving without a stream")?;
         let receive = receive_of(request, self.node.id(), || Session(random()))?;
+        if !receive.filter.is_empty() {
+            self.node.expect_known(FILTERS_VERSION, "consumers that filter")?;
+        }
         let (node, session) = (self.node.clone(), receive.session);
         let has_stream = queue.handle.read(|machine| machine.has_stream(session));
         if has_stream || queue.has_outlet(session) {

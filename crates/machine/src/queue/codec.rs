@@ -331,7 +331,8 @@ fn put_wishes(out: &mut BytesMut, lease_ms: Option<u32>, tells_starts: bool, fil
     }
 }
 
-/// Appends the values of a filter; one that is not empty is at most as long as the machine accepts.
+/// Appends the values of a filter, which is not empty. Whoever proposes one has seen that it is not longer than
+/// [`filter`] reads: an entry that holds it cannot be read.
 pub(super) fn put_filter(out: &mut impl BufMut, filter: &[String]) {
     out.put_u8(u8::try_from(filter.len()).expect("a filter has at most 16 values"));
     filter.iter().for_each(|value| wire::put_bytes(out, value.as_bytes()));

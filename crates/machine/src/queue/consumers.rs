@@ -382,27 +382,33 @@ impl Consumers {
         Some((session, &self.sessions[&session]))
     }
 
-    /// The next one of those with a filter, which goes to the end.
-    pub fn next_filtered(&mut self) -> Option<(Session, &Consumer)> {
-        let session = self.filtered_turn.pop_front()?;
-        self.filtered_turn.push_back(session);
-        Some((session, &self.sessions[&session]))
+    /// Takes the line of those with a filter while they are served; it is put back in the order of their next turns.
+    pub fn take_filtered_turn(&mut self) -> VecDeque<Session> {
+        std::mem::take(&mut self.filtered_turn)
+    }
+
+    /// Puts back the line of those with a filter, without those that can take nothing more.
+    pub fn put_filtered_turn(&mut self, line: VecDeque<Session>) {
+        self.filtered_turn = line;
     }
 
     /// The next one without a filter was handed `count` messages; if it can take more, it goes to the end, or stays where it
     /// is if `single`.
     pub fn serve(&mut self, count: u32, single: bool) {
         let session = self.turn.pop_front().expect("somebody was served");
-        self.hand(session, count, single);
+        self.hand(session, count);
+        self.join_turn(session, single);
     }
 
-    /// The one that [`next_filtered`](Self::next_filtered) told of was handed `count` messages.
-    pub fn serve_filtered(&mut self, count: u32) {
-        let session = self.filtered_turn.pop_back().expect("somebody was served");
-        self.hand(session, count, false);
+    /// One of the line that was taken was handed `count` messages; whether it can take more.
+    pub fn serve_filtered(&mut self, session: Session, count: u32) -> bool {
+        self.hand(session, count);
+        let consumer = self.sessions.get_mut(&session).expect("who waits is known");
+        consumer.in_turn = consumer.credit() > 0;
+        consumer.in_turn
     }
 
-    fn hand(&mut self, session: Session, count: u32, single: bool) {
+    fn hand(&mut self, session: Session, count: u32) {
         let consumer = self.sessions.get_mut(&session).expect("who waits is known");
         consumer.leased += count;
         consumer.in_turn = false;
@@ -414,7 +420,6 @@ impl Consumers {
             }
             receiver.wants = wants;
         }
-        self.join_turn(session, single);
     }
 
     /// A session has settled `count` messages; `single` if one at a time is handed messages.

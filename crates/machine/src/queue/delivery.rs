@@ -9,7 +9,7 @@
 //!
 //! Where one consumer at a time is active (see `consumers`), it gets all that it can take, and nobody else anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Queue;
 use super::consumers::Consumer;
@@ -78,20 +78,25 @@ impl Queue {
 
     /// Hands those with a filter what they filter for, until none of them can take anything more.
     fn deliver_filtered(&mut self, grants: &mut Vec<Grant>) {
-        while self.ready.has_tagged() {
-            let waiting = self.consumers.filtered_turn().len() as u64;
-            let share = (self.ready.len() / waiting.max(1)).clamp(1, SHARE_MAX);
-            let mut is_over = true;
-            for _ in 0..waiting {
-                if let Some(grant) = self.next_filtered_grant(share) {
-                    grant.join(grants);
-                    is_over = false;
+        let mut line = self.consumers.take_filtered_turn();
+        // Who finds nothing now does not find anything later in the entry, and has waited longest in the next one.
+        let mut idle = VecDeque::with_capacity(line.len());
+        while !line.is_empty() && self.ready.has_tagged() {
+            let waiting = line.len();
+            let share = (self.ready.len() / waiting as u64).clamp(1, SHARE_MAX);
+            for session in line.drain(..).collect::<Vec<_>>() {
+                let Some(grant) = self.filtered_grant(session, share) else {
+                    idle.push_back(session);
+                    continue;
+                };
+                if self.consumers.serve_filtered(session, grant.span.count as u32) {
+                    line.push_back(session);
                 }
-            }
-            if is_over {
-                break;
+                grant.join(grants);
             }
         }
+        idle.append(&mut line);
+        self.consumers.put_filtered_turn(idle);
     }
 
     /// Takes up to `share` messages for the consumer whose turn it is.
@@ -103,17 +108,15 @@ impl Queue {
         Some(grant)
     }
 
-    /// As [`next_grant`](Self::next_grant), for the one with a filter whose turn it is; nothing, if there is nothing for it.
-    fn next_filtered_grant(&mut self, share: u64) -> Option<Grant> {
-        let (session, consumer) = self.consumers.next_filtered()?;
+    /// As [`next_grant`](Self::next_grant), for one with a filter; nothing, if there is nothing for it.
+    fn filtered_grant(&mut self, session: Session, share: u64) -> Option<Grant> {
+        let consumer = self.consumers.get(session)?;
         let most = share.min(consumer.credit().into());
         let span = match planted::is(Bug::IgnoreFilter) {
             true => self.ready.take(most),
             false => self.ready.take_of(&consumer.tags, most),
         }?;
-        let grant = Grant::new(session, consumer, span, self.now, &self.settings);
-        self.consumers.serve_filtered(span.count as u32);
-        Some(grant)
+        Some(Grant::new(session, consumer, span, self.now, &self.settings))
     }
 
     fn grant(&mut self, token: Token, grant: &Grant, runs: &mut Vec<Run>) {

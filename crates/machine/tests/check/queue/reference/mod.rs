@@ -560,6 +560,9 @@ impl Reference {
         let held_batches = self.held_batches();
         let doomed = (0..self.messages.len()).take(before as usize);
         let doomed: Vec<usize> = doomed.filter(|&at| is_held(&self.messages[at])).collect();
+        // Nobody waits for what is dead.
+        let living = doomed.iter().copied().filter(|&at| lives(&self.messages[at]));
+        let living: Vec<usize> = living.collect();
         doomed.iter().for_each(|&at| self.messages[at].state = State::Purged);
         // What is left of a run that was leased is one of its own.
         for message in &mut self.messages {
@@ -569,7 +572,7 @@ impl Reference {
         }
         let sessions: Vec<Session> = self.consumers.keys().copied().collect();
         sessions.into_iter().for_each(|session| self.bring_forward(session));
-        doomed.iter().for_each(|&at| self.left(at));
+        living.iter().for_each(|&at| self.left(at));
         let count = doomed.len() as u64;
         for at in 0..self.batches.len() {
             let Batch { first, count, kept, .. } = self.batches[at];
