@@ -1,4 +1,4 @@
-//! The persisted form of the queue's commands, and the road back from a run to its bytes.
+//! The persisted form of the queue's commands. The road back from a run to its bytes is next door, in `bodies`.
 //!
 //! ```text
 //! command   = version u8 | kind u8 | fields            integers little-endian
@@ -48,13 +48,13 @@ use super::seeking::SEEK_RUNS_MAX;
 use super::settings::Settings;
 use super::slots::{CreateSlot, SlotName, SlotStart};
 use crate::wire::{self, DecodeError};
-use crate::{Millis, NodeId, entry, frame};
+use crate::{Millis, NodeId};
 
 /// Version of the command encoding.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 const CONFIGURE: u8 = 1;
-const PUBLISH: u8 = 2;
+pub(super) const PUBLISH: u8 = 2;
 const ATTACH: u8 = 3;
 const DETACH: u8 = 4;
 const DISCONNECT: u8 = 5;
@@ -65,9 +65,9 @@ const LEADER_CHANGED: u8 = 9;
 const CREATE_SLOT: u8 = 10;
 const ADVANCE_SLOT: u8 = 11;
 const DROP_SLOT: u8 = 12;
-const PUBLISH_WITH: u8 = 13;
-const PUBLISH_IF: u8 = 14;
-const PUBLISH_MOVED: u8 = 15;
+pub(super) const PUBLISH_WITH: u8 = 13;
+pub(super) const PUBLISH_IF: u8 = 14;
+pub(super) const PUBLISH_MOVED: u8 = 15;
 const MOVED: u8 = 16;
 const CONTROL_CONSUMER: u8 = 17;
 const PURGE_BEFORE: u8 = 18;
@@ -450,7 +450,7 @@ fn attachment(buf: &mut impl Buf) -> Result<Attachment, DecodeError> {
 }
 
 /// Reads a publish of any kind; `properties` makes of the encoded ones what is wanted of them.
-fn decode_publish<B: Buf>(
+pub(super) fn decode_publish<B: Buf>(
     buf: &mut B,
     kind: u8,
     properties: impl FnOnce(Bytes) -> Result<Vec<Properties>, DecodeError>,
@@ -476,7 +476,7 @@ fn decode_publish<B: Buf>(
     Ok(Publish { producer, message_id, expected_next, count, layout, properties, frame })
 }
 
-fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeError> {
+pub(super) fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeError> {
     Ok(PublishMoved {
         source: wire::u64(buf)?,
         timeline: wire::u64(buf)?,
@@ -508,7 +508,7 @@ fn decode_condition(
 const OLDER_PUBLISH: DecodeError =
     DecodeError::Invalid { what: "publish", why: "it has an older form" };
 
-fn decode_properties(mut encoded: Bytes) -> Result<Vec<Properties>, DecodeError> {
+pub(super) fn decode_properties(mut encoded: Bytes) -> Result<Vec<Properties>, DecodeError> {
     let mut properties = Vec::new();
     while encoded.has_remaining() {
         properties.push(decode_property(&mut encoded)?);
@@ -617,120 +617,4 @@ fn decode_item(buf: &mut impl Buf) -> Result<SettleItem, DecodeError> {
     };
     let token = Token(wire::u64(buf)?);
     Ok(SettleItem { kind, token, first: Offset(wire::u64(buf)?), count: wire::u32(buf)? })
-}
-
-/// The messages of a [`super::Run`] as frames that share the memory of the entry: the `take`
-/// messages after the first `skip`, counted over the publish commands of the entry from command
-/// `ordinal` on.
-///
-/// # Errors
-/// When the entry is damaged or holds fewer messages.
-pub fn body(
-    entry_payload: &Bytes,
-    ordinal: u32,
-    mut skip: u32,
-    mut take: u32,
-) -> Result<Vec<Bytes>, DecodeError> {
-    let (_, commands) = entry::decode_entry(entry_payload.clone())?;
-    let mut frames = Vec::new();
-    for command in commands.skip(ordinal as usize) {
-        if take == 0 {
-            break;
-        }
-        // Where a body is does not depend on the properties.
-        let Some(publish) = publish_within(command?, |_| Ok(Vec::new()))? else {
-            continue;
-        };
-        if skip >= publish.count {
-            skip -= publish.count;
-            continue;
-        }
-        let here = take.min(publish.count - skip);
-        // A whole batch, the usual case, needs no walk over its messages.
-        let whole = here == publish.count;
-        frames.push(if whole { publish.frame } else { frame::slice(&publish.frame, skip, here)? });
-        skip = 0;
-        take -= here;
-    }
-    match take {
-        0 => Ok(frames),
-        _ => Err(DecodeError::Invalid { what: "entry", why: "it holds too few messages" }),
-    }
-}
-
-/// What the messages of a [`super::Run`] were published with, run by run; as [`body`].
-///
-/// # Errors
-/// When the entry is damaged or holds fewer messages.
-pub fn properties(
-    entry_payload: &Bytes,
-    ordinal: u32,
-    mut skip: u32,
-    mut take: u32,
-) -> Result<Vec<Properties>, DecodeError> {
-    let (_, commands) = entry::decode_entry(entry_payload.clone())?;
-    let mut found = Vec::new();
-    for command in commands.skip(ordinal as usize) {
-        if take == 0 {
-            break;
-        }
-        let Some(publish) = publish_within(command?, decode_properties)? else {
-            continue;
-        };
-        let plain = Properties { count: publish.count, ..Properties::default() };
-        let of_each = if publish.properties.is_empty() { vec![plain] } else { publish.properties };
-        for of in of_each {
-            let passed = skip.min(of.count);
-            let count = take.min(of.count - passed);
-            found.extend((count > 0).then_some(Properties { count, ..of }));
-            (skip, take) = (skip - passed, take - count);
-        }
-    }
-    match take {
-        0 => Ok(found),
-        _ => Err(DecodeError::Invalid { what: "entry", why: "it holds too few messages" }),
-    }
-}
-
-/// The entry without what its messages say: the same commands, the frames [`frame::blanked`]. It gives a queue
-/// the same state.
-///
-/// # Errors
-/// When the entry cannot be read.
-pub fn without_bodies(entry_payload: &Bytes) -> Result<Bytes, DecodeError> {
-    let (now, commands) = entry::decode_entry(entry_payload.clone())?;
-    let mut blank = entry::EntryBuilder::with_capacity(entry_payload.len());
-    for command in commands {
-        let mut command = decode(&mut command?)?;
-        match &mut command {
-            Command::Publish(Publish { frame, .. })
-            | Command::PublishMoved(PublishMoved { frame, .. }) => {
-                *frame = frame::blanked(frame).into();
-            }
-            _ => {}
-        }
-        blank.push(|out| encode(&command, out));
-    }
-    Ok(blank.freeze(now))
-}
-
-/// The publish that a command is, if it is one; `properties` makes of the encoded ones what is wanted of them.
-fn publish_within(
-    mut command: Bytes,
-    properties: impl FnOnce(Bytes) -> Result<Vec<Properties>, DecodeError>,
-) -> Result<Option<Publish>, DecodeError> {
-    wire::expect_version(&mut command, "queue command", VERSION)?;
-    let kind = wire::u8(&mut command)?;
-    let publish = match kind {
-        PUBLISH | PUBLISH_WITH | PUBLISH_IF => decode_publish(&mut command, kind, properties)?,
-        PUBLISH_MOVED => {
-            let PublishMoved { count, layout, frame, .. } = decode_moved(&mut command)?;
-            Publish { layout, ..Publish::plain(count, frame) }
-        }
-        _ => return Ok(None),
-    };
-    match publish.layout {
-        frame::LAYOUT => Ok(Some(publish)),
-        version => Err(DecodeError::UnknownVersion { what: "frame", version }),
-    }
 }

@@ -31,6 +31,7 @@ use crate::wire::{DecodeError, SnapshotError};
 use crate::{At, Machine, Millis, NodeId};
 
 mod backlog;
+mod bodies;
 mod check;
 mod codec;
 mod command;
@@ -70,7 +71,7 @@ mod sources;
 mod stats;
 mod tags;
 
-pub use codec::{body, properties, without_bodies};
+pub use bodies::{body, properties, without_bodies};
 pub use command::{
     Again, Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
     SettleItem, SettleKind,
