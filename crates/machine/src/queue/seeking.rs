@@ -156,7 +156,14 @@ impl Queue {
         let mut leaving: Vec<Span> = self.ready.before(to).collect();
         leaving.extend(self.groups.waiting_before(to, self.now));
         leaving.sort_unstable_by_key(|span| span.first);
-        let (coming, batches) = self.coming(again);
+        let (coming, batches) = match again {
+            [first, ..] if planted::is(Bug::SeekOneMore) && first.first.0 > 0 => {
+                let of = Properties { count: 1, ..first.of };
+                let before = Again { first: Offset(first.first.0 - 1), of };
+                self.coming(&[&[before], again].concat())
+            }
+            _ => self.coming(again),
+        };
         let plan = Plan { leaving, coming, batches };
         self.admit_again(&plan)?;
         Ok(plan)
@@ -177,10 +184,9 @@ impl Queue {
                 if self.has_outlived(batch, &run.of) {
                     continue;
                 }
-                let more = u64::from(planted::is(Bug::SeekOneMore) && run.first == begin.first);
                 let less = u64::from(planted::is(Bug::SeekOneLess) && run.end() == end.end());
-                let from = run.first.0.saturating_sub(more).max(batch.first);
-                let to = (run.end() - less).min(batch.end());
+                let (from, to) =
+                    (run.first.0.max(batch.first), (run.end() - less).min(batch.end()));
                 for (first, end) in gaps(&held, from, to) {
                     let (count, of, since) = (end - first, run.of, batch.since);
                     parts.push(Part { first, count, of, since });

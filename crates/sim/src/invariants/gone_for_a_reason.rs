@@ -7,11 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use quorate_machine::queue::{
-    Cause, Command, Properties, Publish, Reply, Settings, SettleKind, Whereabouts,
-};
+use quorate_machine::queue::{Cause, Command, Publish, Reply, Settings, SettleKind, Whereabouts};
 
-use super::{Invariant, must};
+use super::{Invariant, must, of_each};
 use crate::events::{Event, QueueEntry};
 
 #[derive(Default)]
@@ -113,13 +111,7 @@ impl Queue {
     }
 
     fn published(&mut self, first: u64, publish: &Publish) {
-        let plain = Properties { count: publish.count, ..Properties::default() };
-        let properties = match publish.properties.as_slice() {
-            [] => std::slice::from_ref(&plain),
-            properties => properties,
-        };
-        let each = properties.iter().flat_map(|of| std::iter::repeat_n(of, of.count as usize));
-        for (offset, of) in (first..).zip(each) {
+        for (offset, of) in (first..).zip(of_each(publish)) {
             let due_ms = of.due.map_or(0, |due| due.0);
             let message = Message {
                 since_ms: self.now_ms,

@@ -58,11 +58,14 @@ impl Queue {
         }
         for (number, offsets) in by_group {
             let group = self.groups.entry(number).or_default();
+            // Whether it steps back depends on whether a delivery counted, which one that was returned since does not; it
+            // waits for the others then.
+            let steps_back = |first: u64| held(first) == Some(Whereabouts::Blocked);
             let stays_first = group.stays_first.filter(|first| group.open.contains_key(first));
+            let stays_first = stays_first.filter(|first| !steps_back(*first));
             let first = group.open.first_key_value().filter(|(first, attempts)| {
-                // Whether it steps back depends on whether a delivery counted; it waits for the others then.
                 let is_behind = offsets.iter().any(|offset| offset < *first);
-                is_behind && **attempts > 0 && held(**first) != Some(Whereabouts::Blocked)
+                is_behind && **attempts > 0 && !steps_back(**first)
             });
             group.stays_first = stays_first.or(first.map(|(first, _)| *first));
             group.furthest = None;

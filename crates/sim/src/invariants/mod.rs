@@ -141,6 +141,14 @@ fn named(entry: &QueueEntry<'_>) -> impl Iterator<Item = u64> {
     ranges.flatten()
 }
 
+/// What each message of a publish was published with.
+fn of_each(publish: &Publish) -> impl Iterator<Item = Properties> + '_ {
+    let is_plain = publish.properties.is_empty();
+    let plain = is_plain.then_some(Properties { count: publish.count, ..Properties::default() });
+    let runs = plain.into_iter().chain(publish.properties.iter().copied());
+    runs.flat_map(|of| std::iter::repeat_n(Properties { count: 1, ..of }, of.count as usize))
+}
+
 /// When each message of a publish is due, if it was for later.
 fn dues(properties: &[Properties]) -> impl Iterator<Item = Option<Millis>> + '_ {
     properties.iter().flat_map(|of| std::iter::repeat_n(of.due, of.count as usize))

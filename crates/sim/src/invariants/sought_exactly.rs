@@ -8,7 +8,7 @@ use quorate_client::SeekTo;
 use quorate_machine::Millis;
 use quorate_machine::queue::{Again, Command, Properties, Publish, Reply, Settings, Whereabouts};
 
-use super::{Invariant, must};
+use super::{Invariant, must, of_each};
 use crate::events::{Event, QueueEntry};
 use crate::passages::{named, place_of};
 
@@ -26,7 +26,7 @@ struct Queue {
     /// Since when it has a time to live.
     ttl_since_ms: u64,
     messages: BTreeMap<u64, Published>,
-    /// Of each message that has left, the last entry that it left with.
+    /// Of each message that has left and is not back, the last entry that it left with.
     left_at: BTreeMap<u64, u64>,
     /// Seeks of which nobody knows yet what came of them.
     asked: BTreeMap<u32, Asked>,
@@ -56,14 +56,7 @@ struct Done {
 
 impl Queue {
     fn published(&mut self, first: u64, publish: &Publish) {
-        let plain = Properties { count: publish.count, ..Properties::default() };
-        let properties = match publish.properties.as_slice() {
-            [] => std::slice::from_ref(&plain),
-            properties => properties,
-        };
-        let each = properties.iter().flat_map(|of| std::iter::repeat_n(of, of.count as usize));
-        for (offset, of) in (first..).zip(each) {
-            let of = Properties { count: 1, ..*of };
+        for (offset, of) in (first..).zip(of_each(publish)) {
             self.messages.insert(offset, Published { since_ms: self.now_ms, of });
             self.next = offset + 1;
         }
@@ -126,6 +119,10 @@ impl Queue {
         }
         self.done.extend(seeks);
         self.left_at.extend(entry.left.iter().map(|offset| (*offset, entry.index)));
+        let back = entry.returned.iter().map(|(offset, _)| offset);
+        for offset in back.filter(|offset| place_of(entry.places, **offset).is_some()) {
+            self.left_at.remove(offset);
+        }
         self.index = entry.index;
         Ok(())
     }
