@@ -71,7 +71,8 @@ struct Said {
     purged_below: u64,
     skipped_below: u64,
     skipped: u64,
-    moved_below: u64,
+    /// Dead ones below a number, from an offset on: what a purge before it in the entry took was not moved.
+    moved: Vec<(u64, u64)>,
     entered: u64,
     took_in: bool,
 }
@@ -155,7 +156,7 @@ impl Queue {
                 said.skipped += left;
             }
             (Command::Moved { to }, Reply::Moved { .. }) => {
-                said.moved_below = said.moved_below.max(*to);
+                said.moved.push((*to, said.purged_below));
             }
             (Command::Settle { items, .. }, Reply::Settled(settled)) => {
                 for item in items {
@@ -242,9 +243,11 @@ impl Queue {
             let died = self.dead.remove(&offset);
             self.gone.insert(offset, message.clone());
             let is_purged = offset < said.purged_below;
+            let is_moved =
+                |number| said.moved.iter().any(|(to, from)| number < *to && offset >= *from);
             if said.acked.contains(&offset) {
                 certain.acked += 1;
-            } else if died.is_some_and(|(number, _)| number < said.moved_below) {
+            } else if died.is_some_and(|(number, _)| is_moved(number)) {
                 certain.dead_lettered += 1;
             } else if said.rejected.contains(&offset) && !with_dead {
                 certain.rejected += 1;
