@@ -5,8 +5,7 @@
 
 use quorate_machine::catalog::{CreateQueue, QueueName, RegisterNode};
 use quorate_machine::queue::{
-    Attach, Control, CreateSlot, MessageId, Offset, ProducerId, Properties, Settings, SettleItem,
-    SlotName, Target,
+    Attach, Control, CreateSlot, ProducerId, Properties, Settings, SettleItem, SlotName, Target,
 };
 use quorate_proto::v1;
 
@@ -38,13 +37,12 @@ pub fn publish(mut request: v1::PublishRequest) -> Option<Publish> {
 }
 
 /// A message id and an expected offset.
-pub type Condition = (Option<MessageId>, Option<Offset>);
+pub type Condition = Option<Box<quorate_machine::queue::Condition>>;
 
 /// On what a batch enters.
 #[must_use]
 pub fn condition(message_id: &str, expected_next: Option<u64>) -> Option<Condition> {
-    let condition = publisher::Condition::of(message_id, expected_next).ok()?;
-    Some((condition.message_id, condition.expected_next))
+    publisher::condition_of(message_id, expected_next).ok()
 }
 
 /// The properties of `count` messages that are published at `now_ms`.

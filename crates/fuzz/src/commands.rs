@@ -8,9 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, CreateSharded, GroupId, PlaceQueue, QueueName, RegisterNode,
 };
 use quorate_machine::queue::{
-    Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
-    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
-    SettleKind, SlotName, SlotStart, Target, Token, tag_of,
+    Again, Attach, Attachment, Command, Condition, Control, CreateSlot, MessageId, Offset,
+    Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings,
+    SettleItem, SettleKind, SlotName, SlotStart, Target, Token, tag_of,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -271,7 +271,7 @@ fn publish(sequence: Option<u64>, frame: usize) -> Command {
 fn publish_if(id: Option<&str>, next: Option<u64>) -> Command {
     let Command::Publish(publish) = publish(None, 2) else { unreachable!("it is one") };
     let message_id = id.map(|id| MessageId::new(id).expect("short"));
-    Command::Publish(Publish { message_id, expected_next: next.map(Offset), ..publish })
+    Command::Publish(Publish { condition: Condition::of(message_id, next.map(Offset)), ..publish })
 }
 
 fn publish_moved(first: u64) -> Command {

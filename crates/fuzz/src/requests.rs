@@ -104,7 +104,7 @@ fn propose_frame(
     sequence: u64,
     frame: v1::Frame,
     properties: &[v1::Properties],
-    (message_id, expected_next): broker::Condition,
+    condition: broker::Condition,
 ) {
     let max = proto::MAX_MESSAGE_BYTES as u32;
     let good =
@@ -117,7 +117,7 @@ fn propose_frame(
         assert!(properties.is_empty() || all == u64::from(frame.count), "each message has some");
         let producer = producer.map(|(id, epoch)| Producer { id, epoch, sequence });
         let plain = Publish::plain(frame.count, frame.messages);
-        let publish = Publish { producer, message_id, expected_next, properties, ..plain };
+        let publish = Publish { producer, condition, properties, ..plain };
         proposable::<Queue>(Command::Publish(publish));
     }
 }

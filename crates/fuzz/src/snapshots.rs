@@ -8,9 +8,9 @@ use quorate_machine::catalog::{
     self, Catalog, CreateQueue, CreateSharded, PlaceQueue, RegisterNode,
 };
 use quorate_machine::queue::{
-    Again, Attach, Command, Control, CreateSlot, Effect, MessageId, Offset, Piece, Producer,
-    ProducerId, Properties, Publish, Queue, SeekTo, Session, Settings, SettleItem, SettleKind,
-    SlotName, SlotStart, Target, Token,
+    Again, Attach, Command, Condition, Control, CreateSlot, Effect, MessageId, Offset, Piece,
+    Producer, ProducerId, Properties, Publish, Queue, SeekTo, Session, Settings, SettleItem,
+    SettleKind, SlotName, SlotStart, Target, Token,
 };
 use quorate_machine::{
     At, DecodeError, EntryBuilder, Machine, Millis, NodeId, SnapshotError, decode_entry,
@@ -133,7 +133,10 @@ fn create_slot(name: &str, from: SlotStart) -> Command {
 fn publish_named() -> Command {
     let frame = Bytes::from_static(&[2, 0, 0, 0, 0, 0]);
     let message_id = Some(MessageId::new("named").expect("short"));
-    Command::Publish(Publish { message_id, ..Publish::plain(1, frame) })
+    Command::Publish(Publish {
+        condition: Condition::of(message_id, None),
+        ..Publish::plain(1, frame)
+    })
 }
 
 fn publish(producer: Option<u64>) -> Command {

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorate_machine::catalog::{self, Catalog, QueueName};
 use quorate_machine::queue::{
-    Again, Attach, Attachment, Command, Control, CreateSlot, MessageId, Offset, Producer,
-    ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings, SettleItem,
-    SettleKind, SlotName, SlotStart, Target, Token, body,
+    Again, Attach, Attachment, Command, Condition, Control, CreateSlot, MessageId, Offset,
+    Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Session, Settings,
+    SettleItem, SettleKind, SlotName, SlotStart, Target, Token, body,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -68,8 +68,7 @@ fn publishes() -> impl Strategy<Value = Publish> {
     (named, any::<u32>(), any::<u8>(), properties, any::<Vec<u8>>()).prop_map(
         |((producer, (message_id, expected_next)), count, layout, properties, frame)| Publish {
             producer,
-            message_id,
-            expected_next,
+            condition: Condition::of(message_id, expected_next),
             count,
             layout,
             properties,
@@ -300,7 +299,8 @@ fn settings_of_version_1_are_those_of_today_with_the_defaults_of_what_came_since
 #[test]
 fn a_publish_without_id_and_condition_has_its_older_form_only() {
     let plain = Publish::plain(1, Bytes::from_static(&[2, 0, 0, 0, 0, 0]));
-    let named = Publish { message_id: Some(MessageId::new("a").unwrap()), ..plain.clone() };
+    let condition = Condition::of(Some(MessageId::new("a").unwrap()), None);
+    let named = Publish { condition, ..plain.clone() };
     assert_eq!(encoded::<Queue>(&Command::Publish(plain))[..2], [1, 2]);
     let mut bytes = encoded::<Queue>(&Command::Publish(named)).to_vec();
     assert_eq!(bytes[..9], [1, 14, 0, 1, 1, 0, 0, 0, b'a']);

@@ -14,7 +14,7 @@ use quorate_group::{Applied, OnDisk, Outcome, Position};
 use quorate_machine::Millis;
 use quorate_machine::frame::{self as frames, FrameError};
 use quorate_machine::queue::{
-    self as machine, Command, MessageId, Offset, ProducerId, Properties, Reply,
+    self as machine, Command, Condition, MessageId, Offset, ProducerId, Properties, Reply,
 };
 use quorate_proto::frame::{FrameError as FrameRefused, GROUP_KEY_HEADER, MAX_GROUP_KEY_BYTES};
 use quorate_proto::v1::{self, AckLevel};
@@ -74,23 +74,14 @@ struct Remembered {
     settings: u64,
 }
 
-/// On what a batch enters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Condition {
-    pub message_id: Option<MessageId>,
-    pub expected_next: Option<Offset>,
-}
-
-impl Condition {
-    pub(crate) fn of(message_id: &str, expected_next: Option<u64>) -> Result<Self, Refusal> {
-        let id = (!message_id.is_empty()).then(|| MessageId::new(message_id)).transpose();
-        let message_id = id.map_err(|error| Refusal::invalid(error.to_string()))?;
-        Ok(Self { message_id, expected_next: expected_next.map(Offset) })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.message_id.is_none() && self.expected_next.is_none()
-    }
+/// On what a batch enters, as a request has it.
+pub(crate) fn condition_of(
+    message_id: &str,
+    expected_next: Option<u64>,
+) -> Result<Option<Box<Condition>>, Refusal> {
+    let id = (!message_id.is_empty()).then(|| MessageId::new(message_id)).transpose();
+    let message_id = id.map_err(|error| Refusal::invalid(error.to_string()))?;
+    Ok(Condition::of(message_id, expected_next.map(Offset)))
 }
 
 /// What a caller asks for, where it leaves it to us.
@@ -236,7 +227,7 @@ impl Publisher {
         sequence: u64,
         frame: v1::Frame,
         properties: &[v1::Properties],
-        condition: Condition,
+        condition: Option<Box<Condition>>,
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         let trace = self.node.telemetry.arrived(&self.queue, &frame);
@@ -258,7 +249,7 @@ impl Publisher {
         sequence: u64,
         frame: v1::Frame,
         properties: &[v1::Properties],
-        condition: Condition,
+        condition: Option<Box<Condition>>,
         ack: i32,
     ) -> Result<Submitted, Refusal> {
         if self.node.disk.is_full() {
@@ -278,7 +269,7 @@ impl Publisher {
             None => properties,
         };
         self.check_properties(&properties)?;
-        if !condition.is_empty() {
+        if condition.is_some() {
             self.node.expect_known(BEHAVIOUR_VERSION, "message ids and expected offsets")?;
         }
         let level = level_of(ack)?;
@@ -287,17 +278,14 @@ impl Publisher {
         }
         let remembered = match level {
             // What is not plain may be too much for the queue, and what has a condition may not meet it.
-            AckLevel::Accepted if properties.is_empty() && condition.is_empty() => {
-                self.remembered()
-            }
+            AckLevel::Accepted if properties.is_empty() && condition.is_none() => self.remembered(),
             _ => None,
         };
         let (write, written) = remembered.map(|_| oneshot::channel()).unzip();
         let count = frame.count;
-        let Condition { message_id, expected_next } = condition;
-        let bytes = frame.messages.len()
-            + properties.len() * PROPERTY_BYTES
-            + message_id.as_ref().map_or(0, |id| id.as_str().len());
+        let id = condition.as_ref().and_then(|condition| condition.message_id.as_ref());
+        let id_bytes = id.map_or(0, |id| id.as_str().len());
+        let bytes = frame.messages.len() + properties.len() * PROPERTY_BYTES + id_bytes;
         let memory = self.node.budget.memory(bytes).await?;
         let producer = self.producer.clone();
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
@@ -306,8 +294,7 @@ impl Publisher {
         counts.published_bytes.add(frame.messages.len() as u64);
         let command = Command::Publish(machine::Publish {
             producer,
-            message_id,
-            expected_next,
+            condition,
             properties,
             ..machine::Publish::plain(frame.count, frame.messages)
         });
@@ -592,7 +579,7 @@ impl Publisher {
                 Ok(Some(v1::PublishStreamRequest { request: Some(Request::Batch(batch)) })) => {
                     let v1::PublishBatch { sequence, frame, properties, ack, .. } = batch;
                     let frame = frame.unwrap_or_default();
-                    let condition = Condition::of(&batch.message_id, batch.expected_next_offset);
+                    let condition = condition_of(&batch.message_id, batch.expected_next_offset);
                     let outcome = match (&refused, condition) {
                         (Some(refusal), _) => Err(refusal.clone()),
                         (None, Err(refusal)) => Err(refusal),

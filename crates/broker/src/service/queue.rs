@@ -10,7 +10,7 @@ use quorate_proto::v1;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::publisher::{Condition, Publisher, producer_of};
+use super::publisher::{Publisher, condition_of, producer_of};
 use super::{Answers, Services, requests};
 use crate::refusal::Refusal;
 use crate::routing::{Place, forwarded, hops, passed_on};
@@ -84,7 +84,7 @@ impl v1::queue_service_server::QueueService for Services {
         self.node.check_routed(&queue.name, request.shards_generation)?;
         let (frame, properties) = frame_of(&mut request)?;
         let producer = producer_of(request.producer.take())?;
-        let condition = Condition::of(&request.message_id, request.expected_next_offset)?;
+        let condition = condition_of(&request.message_id, request.expected_next_offset)?;
         let publisher = Publisher::new(self.node.clone(), queue, producer);
         let v1::PublishRequest { sequence, ack, .. } = request;
         let submitted = publisher.submit(sequence, frame, &properties, condition, ack).await?;

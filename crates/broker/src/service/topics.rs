@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
 use super::Services;
-use super::publisher::Condition;
+use super::publisher::condition_of;
 use crate::member::{BEHAVIOUR_VERSION, Member};
 use crate::refusal::Refusal;
 use crate::routing::{forwarded, hops, passed_on, queue_name};
@@ -211,7 +211,7 @@ impl v1::topic_service_server::TopicService for Services {
         }
         if !request.message_id.is_empty() {
             self.node.expect_known(BEHAVIOUR_VERSION, "message ids")?;
-            Condition::of(&request.message_id, None)?;
+            condition_of(&request.message_id, None)?;
         }
         let Some(topic) = self.node.topic(&name) else {
             // This node's catalog may be behind: its leader's is not.

@@ -39,8 +39,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::command::{
-    Again, Attach, Command, Producer, Properties, Publish, PublishMoved, Receive, SettleItem,
-    SettleKind,
+    Again, Attach, Command, Condition, Producer, Properties, Publish, PublishMoved, Receive,
+    SettleItem, SettleKind,
 };
 use super::control::{Control, Target};
 use super::ids::{Attachment, MessageId, Offset, ProducerId, Session, Token};
@@ -242,7 +242,7 @@ pub(super) fn slot_start(buf: &mut impl Buf) -> Result<SlotStart, DecodeError> {
 fn encode_publish(publish: &Publish, out: &mut BytesMut) {
     let properties = &publish.properties;
     out.reserve(publish.frame.len() + ProducerId::BYTES_MAX + properties.len() * PROPERTY_BYTES);
-    let is_conditional = publish.is_conditional();
+    let is_conditional = publish.condition.is_some();
     out.put_u8(match properties.is_empty() {
         _ if is_conditional => PUBLISH_IF,
         true => PUBLISH,
@@ -253,10 +253,10 @@ fn encode_publish(publish: &Publish, out: &mut BytesMut) {
         out.put_u32_le(producer.epoch);
         out.put_u64_le(producer.sequence);
     });
-    if is_conditional {
-        let id = publish.message_id.as_ref();
+    if let Some(condition) = &publish.condition {
+        let id = condition.message_id.as_ref();
         wire::put_option(out, id, |out, id| wire::put_bytes(out, id.as_str().as_bytes()));
-        wire::put_option(out, publish.expected_next, |out, Offset(next)| out.put_u64_le(next));
+        wire::put_option(out, condition.expected_next, |out, Offset(next)| out.put_u64_le(next));
     }
     out.put_u32_le(publish.count);
     out.put_u8(publish.layout);
@@ -378,11 +378,15 @@ fn encode_settle(session: Session, items: &[SettleItem], out: &mut BytesMut) {
             SettleKind::Return => (RETURN, 0),
             SettleKind::Start => (START, 0),
         };
-        out.put_u8(kind);
-        out.put_u32_le(argument);
-        out.put_u64_le(item.token.0);
-        out.put_u64_le(item.first.0);
-        out.put_u32_le(item.count);
+        // Into the buffer as a whole: each piece of its own is a look whether there is room.
+        let mut bytes = [0; ITEM_BYTES];
+        let mut fields = &mut bytes[..];
+        fields.put_u8(kind);
+        fields.put_u32_le(argument);
+        fields.put_u64_le(item.token.0);
+        fields.put_u64_le(item.first.0);
+        fields.put_u32_le(item.count);
+        out.put_slice(&bytes);
     }
 }
 
@@ -461,9 +465,9 @@ pub(super) fn decode_publish<B: Buf>(
             .map_err(|_| DecodeError::Invalid { what: "producer id", why: "it is empty" })?;
         Ok(Producer { id, epoch: wire::u32(buf)?, sequence: wire::u64(buf)? })
     })?;
-    let (message_id, expected_next) = match kind {
-        PUBLISH_IF => decode_condition(buf)?,
-        _ => (None, None),
+    let condition = match kind {
+        PUBLISH_IF => Some(decode_condition(buf)?),
+        _ => None,
     };
     let count = wire::u32(buf)?;
     let layout = wire::u8(buf)?;
@@ -473,7 +477,7 @@ pub(super) fn decode_publish<B: Buf>(
     };
     let limit = buf.remaining();
     let frame = wire::bytes(buf, "frame", limit)?;
-    Ok(Publish { producer, message_id, expected_next, count, layout, properties, frame })
+    Ok(Publish { producer, condition, count, layout, properties, frame })
 }
 
 pub(super) fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeError> {
@@ -490,19 +494,14 @@ pub(super) fn decode_moved(buf: &mut impl Buf) -> Result<PublishMoved, DecodeErr
     })
 }
 
-fn decode_condition(
-    buf: &mut impl Buf,
-) -> Result<(Option<MessageId>, Option<Offset>), DecodeError> {
+fn decode_condition(buf: &mut impl Buf) -> Result<Box<Condition>, DecodeError> {
     let message_id = wire::option(buf, "message id flag", |buf| {
         let id = wire::string(buf, "message id", MessageId::BYTES_MAX)?;
         MessageId::new(&id)
             .map_err(|_| DecodeError::Invalid { what: "message id", why: "it is empty" })
     })?;
     let expected_next = wire::option(buf, "expected offset flag", wire::u64)?.map(Offset);
-    match (&message_id, expected_next) {
-        (None, None) => Err(OLDER_PUBLISH),
-        _ => Ok((message_id, expected_next)),
-    }
+    Condition::of(message_id, expected_next).ok_or(OLDER_PUBLISH)
 }
 
 const OLDER_PUBLISH: DecodeError =

@@ -101,10 +101,8 @@ pub enum Command {
 pub struct Publish {
     /// Who publishes, for a batch that must enter once.
     pub producer: Option<Producer>,
-    /// Name of the batch, for one that must enter once. Judged after the producer's sequence.
-    pub message_id: Option<MessageId>,
-    /// The batch is to enter at this offset, or not at all. Judged after what would make it a duplicate.
-    pub expected_next: Option<Offset>,
+    /// On what else it enters; in a box, as few batches have one, and every command is as large as the largest.
+    pub condition: Option<Box<Condition>>,
     /// Messages in the frame, at least 1.
     pub count: u32,
     /// Layout of the frame; see [`crate::frame`].
@@ -121,8 +119,7 @@ impl Publish {
     pub fn plain(count: u32, frame: Bytes) -> Self {
         Self {
             producer: None,
-            message_id: None,
-            expected_next: None,
+            condition: None,
             count,
             layout: frame::LAYOUT,
             properties: Vec::new(),
@@ -130,10 +127,34 @@ impl Publish {
         }
     }
 
-    /// Whether it has an id or a condition, which came with one version of commands.
+    /// Name of the batch, for one that must enter once.
     #[must_use]
-    pub fn is_conditional(&self) -> bool {
-        self.message_id.is_some() || self.expected_next.is_some()
+    pub fn message_id(&self) -> Option<&MessageId> {
+        self.condition.as_ref()?.message_id.as_ref()
+    }
+
+    /// The offset that the batch is to enter at, or not at all.
+    #[must_use]
+    pub fn expected_next(&self) -> Option<Offset> {
+        self.condition.as_ref()?.expected_next
+    }
+}
+
+/// On what a batch enters, beside its producer's sequence: at least one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Name of the batch, for one that must enter once. Judged after the producer's sequence.
+    pub message_id: Option<MessageId>,
+    /// The batch is to enter at this offset, or not at all. Judged after what would make it a duplicate.
+    pub expected_next: Option<Offset>,
+}
+
+impl Condition {
+    /// A condition, if there is one.
+    #[must_use]
+    pub fn of(message_id: Option<MessageId>, expected_next: Option<Offset>) -> Option<Box<Self>> {
+        let is_one = message_id.is_some() || expected_next.is_some();
+        is_one.then(|| Box::new(Self { message_id, expected_next }))
     }
 }
 

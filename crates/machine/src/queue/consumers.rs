@@ -396,22 +396,23 @@ impl Consumers {
     /// is if `single`.
     pub fn serve(&mut self, count: u32, single: bool) {
         let session = self.turn.pop_front().expect("somebody was served");
-        self.hand(session, count);
-        self.join_turn(session, single);
+        if self.hand(session, count) {
+            match single {
+                true => self.turn.push_front(session),
+                false => self.turn.push_back(session),
+            }
+        }
     }
 
     /// One of the line that was taken was handed `count` messages; whether it can take more.
     pub fn serve_filtered(&mut self, session: Session, count: u32) -> bool {
-        self.hand(session, count);
-        let consumer = self.sessions.get_mut(&session).expect("who waits is known");
-        consumer.in_turn = consumer.credit() > 0;
-        consumer.in_turn
+        self.hand(session, count)
     }
 
-    fn hand(&mut self, session: Session, count: u32) {
+    /// One that waits was handed `count` messages; whether it can take more, and so waits again.
+    fn hand(&mut self, session: Session, count: u32) -> bool {
         let consumer = self.sessions.get_mut(&session).expect("who waits is known");
         consumer.leased += count;
-        consumer.in_turn = false;
         if let Some(receiver) = &mut consumer.receiver {
             // What is left of it is wanted until the entry ends.
             let wants = receiver.wants - count;
@@ -420,6 +421,8 @@ impl Consumers {
             }
             receiver.wants = wants;
         }
+        consumer.in_turn = consumer.credit() > 0;
+        consumer.in_turn
     }
 
     /// A session has settled `count` messages; `single` if one at a time is handed messages.

@@ -24,8 +24,12 @@ use crate::{Millis, NodeId};
 /// Most messages that a consumer gets in one round.
 const SHARE_MAX: u64 = 64;
 
+/// Grants that memory is kept for between two entries.
+const GRANTS_KEPT: usize = 64;
+
 /// A lease in the making: it grows as long as its consumer is handed the messages that follow.
-struct Grant {
+#[derive(Debug)]
+pub(super) struct Grant {
     session: Session,
     node: NodeId,
     deadline: Millis,
@@ -45,10 +49,10 @@ impl Queue {
         if is_full || self.is_expiry_behind() {
             return;
         }
-        let mut grants: Vec<Grant> = Vec::with_capacity(4);
+        let mut grants = std::mem::take(&mut self.grants);
         let is_single = self.settings.single_active && !planted::is(Bug::ServeStandby);
         let single = is_single.then(|| self.consumers.active(self.leased.len()));
-        if single.is_none() {
+        if single.is_none() && !self.consumers.filtered_turn().is_empty() {
             self.deliver_filtered(&mut grants);
         }
         while self.ready.len() > 0 && !self.consumers.turn().is_empty() {
@@ -74,6 +78,9 @@ impl Queue {
             let Grant { session, node, .. } = grants[0];
             effects.push(Effect::Deliver { session, node, token, runs });
         }
+        grants.clear();
+        grants.shrink_to(GRANTS_KEPT);
+        self.grants = grants;
     }
 
     /// Hands those with a filter what they filter for, until none of them can take anything more.

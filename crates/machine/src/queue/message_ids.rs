@@ -99,7 +99,7 @@ impl MessageIds {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Publish, Queue};
+    use super::super::{Command, Condition, Publish, Queue};
     use super::*;
     use crate::{At, Machine};
 
@@ -116,7 +116,10 @@ mod tests {
         for n in 0..u64::from(MESSAGE_IDS_MAX) + 5 {
             let id = MessageId::new(&format!("{n:0>128}")).unwrap();
             let plain = Publish::plain(1, bytes::Bytes::from_static(&[2, 0, 0, 0, 0, 0]));
-            apply(2 + n, Command::Publish(Publish { message_id: Some(id), ..plain }));
+            apply(
+                2 + n,
+                Command::Publish(Publish { condition: Condition::of(Some(id), None), ..plain }),
+            );
         }
         apply(1 << 40, Command::Purge);
         assert_eq!(queue.message_ids.len(), MESSAGE_IDS_MAX as usize);

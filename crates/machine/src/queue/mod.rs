@@ -73,8 +73,8 @@ mod tags;
 
 pub use bodies::{body, properties, without_bodies};
 pub use command::{
-    Again, Attach, Command, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved, Receive,
-    SettleItem, SettleKind,
+    Again, Attach, Command, Condition, PRIORITY_MAX, Producer, Properties, Publish, PublishMoved,
+    Receive, SettleItem, SettleKind,
 };
 pub use consumers::{CONSUMERS_MAX, FILTERED_MAX};
 pub use control::{Control, Target};
@@ -133,6 +133,8 @@ pub struct Queue {
     paused: bool,
     /// Index of the entry that is applied; not part of the state.
     entry: u64,
+    /// What an entry hands out, while it is decided; kept for its memory, and not part of the state.
+    grants: Vec<delivery::Grant>,
     /// The publish command before this one, in the same entry, was accepted.
     merge: bool,
 }
@@ -168,7 +170,7 @@ impl Queue {
     ) -> Reply {
         match command {
             Command::Configure(settings) => self.configure(*settings, effects),
-            Command::Publish(publish) => self.publish(at.index, ordinal, &publish),
+            Command::Publish(ref publish) => self.publish(at.index, ordinal, publish),
             Command::Attach(attach) => self.attach(attach, effects),
             Command::Detach { session, attachment } => self.detach(session, attachment),
             Command::Disconnect { session, attachment } => self.disconnect(session, attachment),

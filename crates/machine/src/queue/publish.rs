@@ -42,7 +42,7 @@ impl Queue {
                 Verdict::Rejected(rejection) => return Err(rejection),
             }
         }
-        if publish.is_conditional()
+        if publish.condition.is_some()
             && let Some(first_offset) = self.meets(publish)?
         {
             return Ok(Some(first_offset));
@@ -88,15 +88,15 @@ impl Queue {
 
     /// Where a batch entered before, by its id; else whether it meets its condition.
     fn meets(&mut self, publish: &Publish) -> Result<Option<Offset>, Rejection> {
-        let known = publish.message_id.as_ref();
-        let known = known.map(|id| self.message_ids.judge(id, publish.count)).transpose()?;
+        let known =
+            publish.message_id().map(|id| self.message_ids.judge(id, publish.count)).transpose()?;
         if let Some(first_offset) = known.flatten() {
             // The producer goes on with its next sequence, as after any batch that it was told has entered.
             self.remember_producer(publish, first_offset);
             return Ok(Some(first_offset));
         }
         let next = Offset(self.ready.next());
-        match publish.expected_next {
+        match publish.expected_next() {
             Some(expected) if expected != next && !planted::is(Bug::IgnoreExpectedOffset) => {
                 Err(Rejection::UnexpectedOffset { next })
             }
@@ -179,7 +179,7 @@ impl Queue {
         self.backlog.append(batch, merge);
         self.slots.published(first, self.now);
         self.remember_producer(publish, first_offset);
-        if let Some(id) = &publish.message_id {
+        if let Some(id) = publish.message_id() {
             self.message_ids.record(id.clone(), Entered { first, count, since });
         }
         Reply::Published { first_offset, count, duplicate: false }

@@ -28,10 +28,10 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use quorate_machine::catalog::QueueName;
 use quorate_machine::queue::{
-    Again, Attach, Attachment, Command, Control, CreateSlot, DeadRun, Effect, MessageId, Offset,
-    Piece, Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply, Run,
-    SeekTo, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target, Token,
-    tag_of,
+    Again, Attach, Attachment, Command, Condition, Control, CreateSlot, DeadRun, Effect, MessageId,
+    Offset, Piece, Producer, ProducerId, Properties, Publish, PublishMoved, Queue, Receive, Reply,
+    Run, SeekTo, Session, SettleItem, SettleKind, Settled, SlotInfo, SlotName, SlotStart, Target,
+    Token, tag_of,
 };
 use quorate_machine::{Machine, Millis, NodeId};
 
@@ -229,7 +229,8 @@ fn publish(words: &Words) -> Command {
     };
     let frame = Bytes::from(vec![0; bytes]);
     let plain = Publish::plain(count, frame);
-    Command::Publish(Publish { producer, message_id, expected_next, layout, properties, ..plain })
+    let condition = Condition::of(message_id, expected_next);
+    Command::Publish(Publish { producer, condition, layout, properties, ..plain })
 }
 
 fn or_flag(words: &Words, key: &str, old: bool) -> bool {

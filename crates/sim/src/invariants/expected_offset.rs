@@ -21,7 +21,7 @@ impl ExpectedOffset {
         let next = self.next.entry(entry.group).or_default();
         for (command, reply) in entry.commands.iter().zip(entry.replies) {
             let expected = match command {
-                Command::Publish(publish) => publish.expected_next,
+                Command::Publish(publish) => publish.expected_next(),
                 _ => None,
             };
             match reply {

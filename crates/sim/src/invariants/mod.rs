@@ -132,10 +132,11 @@ fn moved_here(entry: &QueueEntry<'_>) -> impl Iterator<Item = u64> {
 fn named(entry: &QueueEntry<'_>) -> impl Iterator<Item = u64> {
     let replies = entry.commands.iter().zip(entry.replies);
     let ranges = replies.filter_map(|(command, reply)| match (command, reply) {
-        (
-            Command::Publish(Publish { message_id: Some(_), .. }),
-            Reply::Published { first_offset, count, duplicate: false },
-        ) => Some(first_offset.0..first_offset.0 + u64::from(*count)),
+        (Command::Publish(publish), Reply::Published { first_offset, count, duplicate: false })
+            if publish.message_id().is_some() =>
+        {
+            Some(first_offset.0..first_offset.0 + u64::from(*count))
+        }
         _ => None,
     });
     ranges.flatten()

@@ -44,7 +44,7 @@ impl Queue {
     }
 
     fn published(&mut self, publish: &Publish, reply: &Reply) -> Result<(), String> {
-        let Some(id) = publish.message_id.as_ref().map(|id| id.as_str().to_owned()) else {
+        let Some(id) = publish.message_id().map(|id| id.as_str().to_owned()) else {
             return Ok(());
         };
         let known = self.known.iter().find(|(known, _)| *known == id).map(|(_, entered)| *entered);

@@ -267,10 +267,10 @@ fn publish(publish: &Publish, bodies: bool) -> Shown {
         facts.extend(bytes_fact("producer", producer.id.as_bytes()));
         facts.extend(facts! { "epoch": producer.epoch, "sequence": producer.sequence });
     }
-    if let Some(id) = &publish.message_id {
+    if let Some(id) = publish.message_id() {
         facts.extend(facts! { "message_id": id.as_str() });
     }
-    if let Some(expected) = publish.expected_next {
+    if let Some(expected) = publish.expected_next() {
         facts.extend(facts! { "expected_next_offset": expected.0 });
     }
     facts.extend(facts! { "count": publish.count, "bytes": publish.frame.len() });

@@ -218,8 +218,10 @@ impl Op {
                 let id = |id| MessageId::new(&format!("id-{id}")).unwrap();
                 let expected = |by| Offset(next.saturating_add_signed(by));
                 Command::Publish(Publish {
-                    message_id: condition.id.map(id),
-                    expected_next: condition.expected.map(expected),
+                    condition: quorate_machine::queue::Condition::of(
+                        condition.id.map(id),
+                        condition.expected.map(expected),
+                    ),
                     producer: producer.map(|numbered| numbered.producer(now)),
                     properties: properties(*count, kinds, now),
                     ..Publish::plain(*count, frame_of(ids, *padding))

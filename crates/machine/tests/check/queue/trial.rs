@@ -489,9 +489,9 @@ fn count_condition(tally: &mut Tally, command: &Command, reply: &Reply) {
             tally.add("purged before", *count);
         }
         (Command::Publish(publish), Reply::Published { duplicate, .. }) => {
-            let named = *duplicate && publish.message_id.is_some() && publish.producer.is_none();
+            let named = *duplicate && publish.message_id().is_some() && publish.producer.is_none();
             tally.add("ids repeated", named.into());
-            let met = !duplicate && publish.expected_next.is_some();
+            let met = !duplicate && publish.expected_next().is_some();
             tally.add("conditions met", met.into());
         }
         _ => {}

@@ -19,7 +19,7 @@ impl Reference {
             return reply;
         }
         let next = Offset(self.messages.len() as u64);
-        if publish.expected_next.is_some_and(|expected| expected != next) {
+        if publish.expected_next().is_some_and(|expected| expected != next) {
             return Reply::Rejected(Rejection::UnexpectedOffset { next });
         }
         let (count, bytes) = (u64::from(publish.count), publish.frame.len() as u64);
@@ -82,7 +82,7 @@ impl Reference {
         self.let_go();
         self.touch_slots_at(first);
         self.remember(publish, first);
-        if let Some(id) = &publish.message_id {
+        if let Some(id) = publish.message_id() {
             let (id, since) = (id.as_str().to_owned(), self.now);
             self.message_ids.push(Named { id, first, count: publish.count, since });
         }
@@ -128,7 +128,7 @@ impl Reference {
 
     /// The reply to a batch whose id has entered.
     fn judge_id(&mut self, publish: &Publish) -> Option<Reply> {
-        let id = publish.message_id.as_ref()?.as_str();
+        let id = publish.message_id()?.as_str();
         let &Named { first, count, .. } = self.message_ids.iter().find(|named| named.id == id)?;
         if count != publish.count {
             return Some(Reply::Rejected(Rejection::MessageIdConflict { count }));
