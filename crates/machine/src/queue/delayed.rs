@@ -32,11 +32,20 @@ impl Delayed {
         self.count
     }
 
+    /// How many runs there are.
+    pub fn runs(&self) -> usize {
+        self.dues.len()
+    }
+
     /// Delayed runs, in order of their due times.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Millis, Span)> {
-        self.dues
-            .iter()
-            .map(|&(_, first)| self.runs.get(first).expect("what has a due time has a run"))
+    pub fn iter(&self) -> impl Iterator<Item = (Millis, Span)> {
+        let find = self.runs.finder();
+        self.dues.iter().map(move |&(_, first)| find(first).expect("what has a due time has a run"))
+    }
+
+    /// Delayed runs, in order of their offsets: a walk through memory as it lies.
+    pub fn by_offset(&self) -> impl Iterator<Item = (Millis, Span)> {
+        self.runs.iter()
     }
 
     /// The lowest offset.

@@ -115,7 +115,7 @@ impl Queue {
 
     /// Runs that are held of messages that were set apart, or parted.
     pub(super) fn records(&self) -> usize {
-        let waiting = self.delayed.iter().len() + self.ready.runs();
+        let waiting = self.delayed.runs() + self.ready.runs();
         waiting + self.expiry.lives.len() + self.groups.records() + self.ready.tags.iter().len()
     }
 

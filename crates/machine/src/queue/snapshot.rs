@@ -72,7 +72,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 }
 
 fn state(queue: &Queue) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + queue.leased.runs() * 40);
+    // About what is needed, so that it does not grow by half of itself again and again.
+    let runs = queue.leased.runs() * 40 + queue.delayed.runs() * 13 + queue.ready.runs() * 6;
+    let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + runs);
     let sections = sections::all(queue);
     let version = version(queue, &sections);
     out.put_u8(version);
@@ -167,7 +169,7 @@ fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
     for span in returned {
         write_span(out, span);
     }
-    put_varint(out, queue.delayed.iter().len() as u64);
+    put_varint(out, queue.delayed.runs() as u64);
     for (due, span) in queue.delayed.iter() {
         put_varint(out, due.0);
         write_span(out, span);
