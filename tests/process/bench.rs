@@ -117,6 +117,32 @@ fn bench_backlog_is_published_survives_a_restart_and_drains() {
 }
 
 #[test]
+fn bench_later_tells_memory_and_lateness_and_that_nothing_came_early() {
+    turn::alone(HEAVY, async {
+        let times = ["--after", "6s", "--over", "2s"];
+        for more in [&[][..], &["--shuffled"], &["--memory-only"]] {
+            let report =
+                bench(&[&["later", "--messages", "3000"], &times[..], more].concat()).await;
+            assert_disk_and_memory(&report);
+            assert_positive(&report, &["publish_per_s"]);
+            let waits = more != ["--memory-only"];
+            assert_eq!(report.get("late_us").is_some(), waits, "{report}");
+            assert!(!waits || number(&report, "within_20_ms") <= 1.0, "{report}");
+        }
+    });
+}
+
+#[test]
+fn bench_later_that_is_not_published_in_time_says_what_to_change() {
+    turn::alone(HEAVY, async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = path(directory.path());
+        let args = ["bench", "later", "--after", "1ms", "--data", &data];
+        run(&args, HEAVY).await.refused_with(1, &["publishing took", "--after with more time"]);
+    });
+}
+
+#[test]
 fn bench_disturb_measures_before_during_and_after_each_fault() {
     turn::alone(HEAVY, async {
         for fault in ["slow-consumer", "paused-follower", "full-follower", "stopped-follower"] {

@@ -15,6 +15,7 @@ mod e2e;
 mod failover;
 mod idle;
 mod latency;
+mod later;
 mod load;
 mod plot;
 mod probe;
@@ -52,6 +53,8 @@ pub enum Command {
     E2e(e2e::Args),
     /// A backlog: publishing it, its memory, draining it.
     Backlog(backlog::Args),
+    /// Messages for later: their memory while they wait, and how late they come.
+    Later(later::Args),
     /// The leader fails under load: the gap, and whether anything is lost or doubled.
     Failover(failover::Args),
     /// A consumer, a follower or a follower's disk fails: what the other queues feel, and the catching up.
@@ -69,6 +72,7 @@ impl Command {
             Command::Latency(args) => &args.site.own,
             Command::E2e(args) => &args.site.own,
             Command::Backlog(args) => &args.site.own,
+            Command::Later(args) => &args.site.own,
             Command::Failover(args) => &args.own,
             Command::Disturb(args) => &args.own,
             Command::Idle(args) => &args.site.own,
@@ -82,6 +86,7 @@ impl Command {
             Command::Latency(args) => args.site.connect,
             Command::E2e(args) => args.site.connect,
             Command::Backlog(args) => args.site.connect,
+            Command::Later(args) => args.site.connect,
             Command::Idle(args) => args.site.connect,
             Command::Failover(_) | Command::Disturb(_) | Command::Startup(_) => false,
         }
@@ -94,9 +99,11 @@ impl Command {
             Command::Latency(args) => plot::check(args.shape.plot.as_deref()),
             Command::E2e(args) => plot::check(args.shape.plot.as_deref()),
             Command::Failover(args) => plot::check(args.plot.as_deref()),
-            Command::Backlog(_) | Command::Disturb(_) | Command::Idle(_) | Command::Startup(_) => {
-                Ok(())
-            }
+            Command::Backlog(_)
+            | Command::Later(_)
+            | Command::Disturb(_)
+            | Command::Idle(_)
+            | Command::Startup(_) => Ok(()),
         }
     }
 
@@ -106,6 +113,7 @@ impl Command {
             Command::Latency(args) => latency::run(args, stage).await,
             Command::E2e(args) => e2e::run(args, stage).await,
             Command::Backlog(args) => backlog::run(args, stage).await,
+            Command::Later(args) => later::run(args, stage).await,
             Command::Failover(args) => failover::run(args, stage).await,
             Command::Disturb(args) => disturb::run(args, stage).await,
             Command::Idle(args) => idle::run(args, stage).await,
