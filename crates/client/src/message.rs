@@ -24,16 +24,19 @@ use crate::sharding::refused;
 pub struct Message {
     body: Bytes,
     headers: Vec<(String, Bytes)>,
+    /// In a box, since few messages have one and all are moved about; none that is as `Apart::default()`.
+    apart: Option<Box<Apart>>,
+}
+
+/// What sets a message apart from plain ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Apart {
     due: Due,
     group_key: String,
-    shard_key: Option<Box<ShardKey>>,
+    shard_key: String,
     ttl: Option<Duration>,
     priority: u8,
 }
-
-/// In a box, since few messages have one and all are moved about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ShardKey(String);
 
 /// The longest delay and time to live.
 const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
@@ -56,6 +59,13 @@ impl Message {
         Self { body: body.into(), ..Self::default() }
     }
 
+    fn set(mut self, set: impl FnOnce(&mut Apart)) -> Self {
+        let mut apart = self.apart.take().unwrap_or_default();
+        set(&mut apart);
+        self.apart = Some(apart).filter(|apart| **apart != Apart::default());
+        self
+    }
+
     /// Appends a header. A key may be given more than once.
     #[must_use]
     pub fn header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
@@ -73,14 +83,14 @@ impl Message {
     /// ```
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
-        Self { due: Due::After(delay), ..self }
+        self.set(|apart| apart.due = Due::After(delay))
     }
 
     /// Not delivered to consumers before this time, by the clock of the queue's leader; at most 366 days from now. A
     /// time that has passed is no delay. In place of [`delay`](Self::delay): the later call counts.
     #[must_use]
     pub fn deliver_at(self, time: SystemTime) -> Self {
-        Self { due: Due::At(time), ..self }
+        self.set(|apart| apart.due = Due::At(time))
     }
 
     /// Delivered one after the other with all messages of the same key, in the order of their offsets, whoever
@@ -94,7 +104,7 @@ impl Message {
     /// ```
     #[must_use]
     pub fn group_key(self, key: impl Into<String>) -> Self {
-        Self { group_key: key.into(), ..self }
+        self.set(|apart| apart.group_key = key.into())
     }
 
     /// With a sharded queue: goes to the same shard as all messages with this key, which keeps their order there. At most
@@ -102,20 +112,19 @@ impl Message {
     /// and other queues take no notice.
     #[must_use]
     pub fn shard_key(self, key: impl Into<String>) -> Self {
-        let key: String = key.into();
-        Self { shard_key: (!key.is_empty()).then(|| Box::new(ShardKey(key))), ..self }
+        self.set(|apart| apart.shard_key = key.into())
     }
 
     /// What chooses its shard; empty if nothing does.
     pub(crate) fn spread_by(&self) -> &str {
-        match &self.shard_key {
-            Some(key) if self.group_key.is_empty() => &key.0,
-            _ => &self.group_key,
+        match &self.apart {
+            Some(apart) if apart.group_key.is_empty() => &apart.shard_key,
+            _ => self.key(),
         }
     }
 
     pub(crate) fn check_shard_key(&self) -> Result<(), PublishError> {
-        let bytes = self.shard_key.as_ref().map_or(0, |key| key.0.len());
+        let bytes = self.apart.as_ref().map_or(0, |apart| apart.shard_key.len());
         let most = SHARD_KEY_BYTES_MAX;
         match bytes > most {
             true => Err(refused(format!("the shard key has {bytes} bytes; at most {most}"))),
@@ -125,7 +134,7 @@ impl Message {
 
     /// Its key; empty if it has none.
     pub(crate) fn key(&self) -> &str {
-        &self.group_key
+        self.apart.as_ref().map_or("", |apart| &apart.group_key)
     }
 
     /// Not delivered any more once so much time has passed since the leader has it, or since it is due if it is for
@@ -139,7 +148,7 @@ impl Message {
     /// ```
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
-        Self { ttl: Some(ttl), ..self }
+        self.set(|apart| apart.ttl = Some(ttl))
     }
 
     /// 0 to 9, 0 unless set: of what is ready, the highest priority goes out first, and of equal ones the lowest
@@ -147,7 +156,7 @@ impl Message {
     /// the batch with `PRIORITIES_OFF`.
     #[must_use]
     pub fn priority(self, priority: u8) -> Self {
-        Self { priority, ..self }
+        self.set(|apart| apart.priority = priority)
     }
 
     /// Refuses what no server takes, before it fails the batch that it is in.
@@ -156,15 +165,16 @@ impl Message {
             let reason = reason::INVALID_ARGUMENT.to_owned();
             Err(PublishError::Refused(Refusal { reason, message, ..Refusal::default() }))
         };
-        match (self.due, self.ttl) {
+        let Some(apart) = &self.apart else { return Ok(()) };
+        match (apart.due, apart.ttl) {
             (Due::After(delay), _) if delay > DELAY_MAX => {
                 refused(format!("the delay is {delay:?}; at most 366 days"))
             }
             (_, Some(ttl)) if ttl > DELAY_MAX => {
                 refused(format!("the time to live is {ttl:?}; at most 366 days"))
             }
-            _ if self.priority > PRIORITY_MAX => {
-                refused(format!("the priority is {}; 0 to 9", self.priority))
+            _ if apart.priority > PRIORITY_MAX => {
+                refused(format!("the priority is {}; 0 to 9", apart.priority))
             }
             _ => Ok(()),
         }
@@ -173,25 +183,18 @@ impl Message {
     /// Adds what sets this message apart to that of those before it in a batch, of which there are `before`;
     /// plain ones are left out until there is one that is not.
     pub(crate) fn add_properties(&self, properties: &mut Vec<v1::Properties>, before: u32) {
-        let (delay_ms, deliver_at_ms) = match self.due {
-            Due::AtOnce => (0, 0),
-            // Rounded up: never early.
-            Due::After(delay) => (millis(delay), 0),
-            Due::At(time) => {
-                (0, millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
-            }
+        let plain = v1::Properties { count: 1, ..<_>::default() };
+        let of = match &self.apart {
+            None if properties.is_empty() => return,
+            None => plain.clone(),
+            Some(apart) => apart.to_proto(),
         };
-        // 0 on the wire is none.
-        let ttl_ms = self.ttl.map_or(0, |ttl| millis(ttl).max(1));
-        let priority = self.priority.into();
-        let group_key = self.group_key.clone();
-        let of = v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key };
         if properties.is_empty() {
-            if of == (v1::Properties { count: 1, ..<_>::default() }) {
+            if of == plain {
                 return;
             }
             if before > 0 {
-                properties.push(v1::Properties { count: before, ..<_>::default() });
+                properties.push(v1::Properties { count: before, ..plain });
             }
         }
         match properties.last_mut() {
@@ -227,6 +230,24 @@ impl Message {
     #[must_use]
     pub fn headers(&self) -> &[(String, Bytes)] {
         &self.headers
+    }
+}
+
+impl Apart {
+    /// As one message has it; what concerns its shard is not of it.
+    fn to_proto(&self) -> v1::Properties {
+        let (delay_ms, deliver_at_ms) = match self.due {
+            Due::AtOnce => (0, 0),
+            // Rounded up: never early.
+            Due::After(delay) => (millis(delay), 0),
+            Due::At(time) => {
+                (0, millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
+            }
+        };
+        // 0 on the wire is none.
+        let ttl_ms = self.ttl.map_or(0, |ttl| millis(ttl).max(1));
+        let (priority, group_key) = (self.priority.into(), self.group_key.clone());
+        v1::Properties { count: 1, delay_ms, deliver_at_ms, ttl_ms, priority, group_key }
     }
 }
 

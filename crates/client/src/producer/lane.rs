@@ -83,7 +83,7 @@ impl Lane {
         }
         self.room.take(count, bytes).await?;
         let sent_at = Instant::now();
-        let mut own = Some(Own { count, condition });
+        let mut own = Some(Box::new(Own { count, condition }));
         let (mut queued, mut pending) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (message, bytes) in messages.into_iter().zip(sizes) {
             let (waiter, outcome) = oneshot::channel();

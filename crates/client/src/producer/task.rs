@@ -63,8 +63,8 @@ pub(crate) struct Queued {
     pub bytes: usize,
     pub sent_at: Instant,
     pub waiter: Waiter,
-    /// It is the first of a batch of its own.
-    pub own: Option<Own>,
+    /// It is the first of a batch of its own; in a box, as few are.
+    pub own: Option<Box<Own>>,
 }
 
 /// A batch that the caller has made.
