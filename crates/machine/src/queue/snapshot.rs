@@ -72,7 +72,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 }
 
 fn state(queue: &Queue) -> Vec<u8> {
-    // About what is needed, so that it does not grow by half of itself again and again.
+    // About what is needed, so that it is not copied as it grows.
     let runs = queue.leased.runs() * 40 + queue.delayed.runs() * 13 + queue.ready.runs() * 6;
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + runs);
     let sections = sections::all(queue);
