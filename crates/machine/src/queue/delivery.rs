@@ -27,7 +27,7 @@ const SHARE_MAX: u64 = 64;
 /// Grants that memory is kept for between two entries.
 const GRANTS_KEPT: usize = 64;
 
-/// A lease in the making: it grows as long as its consumer is handed the messages that follow.
+/// A lease in the making, of one round; those of one consumer become one if they follow each other.
 #[derive(Debug)]
 pub(super) struct Grant {
     session: Session,
@@ -66,12 +66,13 @@ impl Queue {
                 let Some(grant) = self.next_grant(share) else {
                     break;
                 };
-                grant.join(&mut grants);
+                grants.push(grant);
             }
         }
         self.consumers.served(grants.iter().map(|grant| grant.session));
-        // By session; what each is handed stays in order.
+        // By session; what each is handed stays in order, and neighbours of one are one lease.
         grants.sort_by_key(|grant| grant.session);
+        grants.dedup_by(|next, last| last.joins(next));
         for grants in grants.chunk_by(|a, b| a.session == b.session) {
             let mut runs = Vec::with_capacity(grants.len());
             grants.iter().for_each(|grant| self.grant(token, grant, &mut runs));
@@ -99,7 +100,7 @@ impl Queue {
                 if self.consumers.serve_filtered(session, grant.span.count as u32) {
                     line.push_back(session);
                 }
-                grant.join(grants);
+                grants.push(grant);
             }
         }
         idle.append(&mut line);
@@ -167,12 +168,11 @@ impl Grant {
         Self { session, node, deadline, tells_starts, span }
     }
 
-    /// Becomes one with the last grant, if it goes on with it, or else the last one.
-    fn join(self, grants: &mut Vec<Grant>) {
-        match grants.last_mut() {
-            Some(last) if last.continues_with(&self) => last.span.count += self.span.count,
-            _ => grants.push(self),
-        }
+    /// Takes over what `next` grants, if it goes on with this one.
+    fn joins(&mut self, next: &Self) -> bool {
+        let goes_on = self.continues_with(next);
+        self.span.count += if goes_on { next.span.count } else { 0 };
+        goes_on
     }
 
     fn continues_with(&self, next: &Grant) -> bool {
