@@ -47,12 +47,13 @@ impl Queue {
             (true, _) => self.give_back(span),
             (false, Ending::Told) => self.give_back_uncharged(span),
             (false, Ending::Death) => {
+                let delay_ms = self.settings.back_off_ms(self.entry, span);
                 for (part, times) in self.uncharged.parts(span) {
                     if times < UNCHARGED_MAX {
                         self.uncharged.set(part, times + 1);
                         self.give_back_uncharged(part);
                     } else {
-                        self.give_back(part);
+                        self.hold_back(part, delay_ms);
                     }
                 }
             }
