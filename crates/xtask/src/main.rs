@@ -65,8 +65,11 @@ fn main() -> ExitCode {
 
 fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
-    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    // In the profile of the tests, so that build scripts and macros are compiled once.
+    run(cargo().args("clippy --release --workspace --all-targets -- -D warnings".split(' ')))?;
+    let mut doc = cargo();
+    doc.args("doc --release --workspace --no-deps".split(' '));
+    run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     test(&[])?;
     sim::ci()
 }
