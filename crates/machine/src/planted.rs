@@ -69,11 +69,13 @@ pub enum Bug {
     SkipOneMore,
     /// Messages come back by a seek without the key that they were published with.
     SeekWithoutKeys,
+    /// A node that is asked to publish by a key takes another shard than clients do.
+    StrayFromShard,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 31] = [
+    pub const ALL: [Bug; 32] = [
         Bug::SkipFsync,
         Bug::ConfirmBeforeQuorum,
         Bug::ForgetVote,
@@ -105,6 +107,7 @@ impl Bug {
         Bug::SeekOneMore,
         Bug::SkipOneMore,
         Bug::SeekWithoutKeys,
+        Bug::StrayFromShard,
     ];
 
     /// As the command line names it.
@@ -142,6 +145,7 @@ impl Bug {
             Bug::SeekOneMore => "seek_one_more",
             Bug::SkipOneMore => "skip_one_more",
             Bug::SeekWithoutKeys => "seek_without_keys",
+            Bug::StrayFromShard => "stray_from_shard",
         }
     }
 }

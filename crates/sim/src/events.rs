@@ -154,6 +154,15 @@ pub enum Event<'a> {
         /// The messages for it, in order; no other publish brings any of them.
         ids: &'a [MessageId],
     },
+    /// A message is about to be sent to a sharded queue.
+    Keyed {
+        /// The groups of its shards, in the order in which keys are spread over them.
+        shards: &'a [u64],
+        /// The message.
+        id: MessageId,
+        /// What chooses its shard.
+        key: &'a str,
+    },
     /// What came of a message that was published on the condition that it gets an offset.
     Claimed {
         /// The queue.

@@ -127,6 +127,7 @@ fn write_event(out: &mut String, event: &Event<'_>) -> std::fmt::Result {
             let first = ids.first().map(ToString::to_string).unwrap_or_default();
             write!(out, "g{group} part of {} from {first} on", ids.len())
         }
+        Event::Keyed { id, key, .. } => write!(out, "{id} is of {key:?}"),
         Event::Claimed { group, id, expected, got } => match got {
             Ok(offset) => write!(out, "g{group} {id} was to have {expected}, has {offset}"),
             Err(next) => write!(out, "g{group} {id} was to have {expected}, next was {next}"),

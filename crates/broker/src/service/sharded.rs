@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_machine::catalog::{self, CreateSharded, QueueName, Sharded};
+use quorate_machine::planted::{self, Bug};
 use quorate_proto::v1::admin_service_server::AdminService;
 use quorate_proto::v1::purge_queue_request::Before;
 use quorate_proto::{reason, sharding, v1};
@@ -121,6 +122,7 @@ impl Member {
             )));
         }
         let place = match place_of(request, shards.len())? {
+            Some(place) if planted::is(Bug::StrayFromShard) => (place + 1) % shards.len(),
             Some(place) => place,
             None => self.turns.fetch_add(1, Ordering::Relaxed) % shards.len(),
         };

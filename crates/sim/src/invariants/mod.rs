@@ -13,6 +13,7 @@ mod filter_kept;
 mod gone_for_a_reason;
 mod group_order;
 mod identity;
+mod key_at_one_shard;
 mod never_early;
 mod nothing_invented;
 mod offset_is_one_payload;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<once_per_message_id::OncePerMessageId>::default(),
         Box::<expected_offset::ExpectedOffset>::default(),
         Box::<topic_parts::TopicParts>::default(),
+        Box::<key_at_one_shard::KeyAtOneShard>::default(),
         Box::<order_kept::OrderKept>::default(),
         Box::<nothing_invented::NothingInvented>::default(),
         Box::<one_lease_per_message::OneLeasePerMessage>::default(),

@@ -119,6 +119,7 @@ fn steady() -> Load {
         readers: true,
         reader_pause: Duration::from_millis(750),
         slots: true,
+        shards: 0,
         moves_leaders: true,
     }
 }

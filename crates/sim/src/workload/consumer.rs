@@ -55,7 +55,7 @@ async fn attend(
         let Ok(Some(Ok(delivery))) = next else { break };
         let id = body::read(&delivery.body);
         shared.cluster.record().tell(Event::Delivered {
-            group: queue.group,
+            group: queue.group_of(delivery.shard),
             consumer: number,
             offset: delivery.offset,
             attempt: delivery.attempt,
@@ -73,7 +73,7 @@ async fn attend(
 }
 
 async fn handle(shared: Arc<Shared>, queue: Queue, consumer: u32, delivery: Delivery) {
-    let group = queue.group;
+    let group = queue.group_of(delivery.shard);
     let draining = shared.is_draining();
     let trouble = !draining && thread_rng().gen_range(0..100) < shared.load.trouble_percent;
     let work = match trouble {

@@ -37,6 +37,8 @@ pub struct Habits {
     pub filtered: bool,
     /// Its consumers are set to a place now and then, back or forward.
     pub sought: bool,
+    /// It is a sharded queue, or one of its shards: published to and consumed from as one.
+    pub shard: bool,
     /// Others' dead messages are moved to it; nobody else publishes to it.
     pub dead_letters: bool,
 }
@@ -44,7 +46,7 @@ pub struct Habits {
 impl Habits {
     /// Whether producers publish to it as they like.
     pub(super) fn is_published_to(self) -> bool {
-        !self.claimed && !self.dead_letters
+        !self.claimed && !self.dead_letters && !self.shard
     }
 
     /// Whether a topic leads to it, if there is one.
@@ -78,6 +80,7 @@ pub(super) fn random(settings: QueueSettings, has_dead: bool) -> (QueueSettings,
         slow: random.gen_bool(0.35),
         filtered: random.gen_bool(0.25),
         sought: is_sought(&settings),
+        shard: false,
         dead_letters: false,
     };
     // Now and then others publish too, and the claims have to be made anew.

@@ -15,6 +15,7 @@ mod producer;
 mod puller;
 mod reader;
 mod seeker;
+mod shards;
 mod slots;
 mod topics;
 
@@ -42,6 +43,16 @@ pub struct Queue {
     pub group: u64,
     /// What clients do with it.
     pub habits: Habits,
+    /// If it is sharded, the groups of its shards, in the order in which keys are spread over them.
+    pub shards: Vec<u64>,
+}
+
+impl Queue {
+    /// The group of a shard, or its own.
+    fn group_of(&self, shard: Option<u16>) -> u64 {
+        let shard = shard.and_then(|shard| self.shards.get(usize::from(shard)));
+        shard.copied().unwrap_or(self.group)
+    }
 }
 
 /// How much is done.
@@ -71,6 +82,8 @@ pub struct Load {
     pub reader_pause: Duration,
     /// Whether each client machine has a slot at each queue.
     pub slots: bool,
+    /// Shards of a sharded queue that there is beside the others; 0: there is none.
+    pub shards: u32,
     /// Whether the administrator moves leaderships: by transfers, drains and balancing.
     pub moves_leaders: bool,
 }
@@ -93,6 +106,7 @@ impl Load {
             readers: random.gen_bool(0.7),
             reader_pause: Duration::from_millis(750),
             slots: random.gen_bool(0.5),
+            shards: if random.gen_bool(0.3) { random.gen_range(2..=3) } else { 0 },
             moves_leaders: true,
         }
     }
@@ -134,6 +148,7 @@ pub(crate) struct Shared {
     seeks: AtomicU32,
     /// A topic leads to the queues.
     has_topic: bool,
+    sharded: Option<shards::Sharded>,
     named: Mutex<VecDeque<named::Named>>,
 }
 
@@ -187,7 +202,9 @@ impl Workload {
         let setup = cluster.client_machine("setup");
         let (creating, wanted) = (cluster.clone(), load.clone());
         let created = setup.spawn(async move { create_queues(&creating, &wanted).await });
-        let (queues, has_topic) = created.await.map_err(|error| error.to_string())??;
+        let (mut queues, has_topic, sharded) =
+            created.await.map_err(|error| error.to_string())??;
+        queues.extend(sharded.iter().flat_map(|sharded| sharded.shards.clone()));
         let shared = Arc::new(Shared {
             cluster: cluster.clone(),
             load,
@@ -199,6 +216,7 @@ impl Workload {
             readers: AtomicU32::new(0),
             seeks: AtomicU32::new(0),
             has_topic,
+            sharded,
             named: Mutex::default(),
         });
         let mut machines = Vec::new();
@@ -249,8 +267,11 @@ pub(crate) async fn connect(cluster: &Cluster) -> Client {
     }
 }
 
-/// The queues, and whether a topic leads to them.
-async fn create_queues(cluster: &Cluster, load: &Load) -> Result<(Vec<Queue>, bool), String> {
+/// The queues, whether a topic leads to them, and a sharded one.
+async fn create_queues(
+    cluster: &Cluster,
+    load: &Load,
+) -> Result<(Vec<Queue>, bool, Option<shards::Sharded>), String> {
     let client = connect(cluster).await;
     let mut queues = Vec::new();
     let mut last = None;
@@ -289,7 +310,11 @@ async fn create_queues(cluster: &Cluster, load: &Load) -> Result<(Vec<Queue>, bo
             tries += 1;
         }
     }
-    Ok((queues, has_topic))
+    let sharded = match load.shards {
+        0 => None,
+        shards => Some(shards::create(cluster, &client, shards, random_settings()).await?),
+    };
+    Ok((queues, has_topic, sharded))
 }
 
 async fn create(
@@ -311,7 +336,7 @@ async fn create(
     let group = created.queue.group_id;
     let what = format!("{name} is group {group}: {settings:?} {habits:?}");
     cluster.record().tell(Event::Note(&what));
-    Ok(Queue { name: name.to_owned(), group, habits })
+    Ok(Queue { name: name.to_owned(), group, habits, shards: Vec::new() })
 }
 
 async fn client_main(shared: Arc<Shared>, number: usize) {
@@ -340,7 +365,9 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
             tasks.push(tokio::spawn(seeker::run(shared.clone(), client.clone(), queue.clone())));
         }
         // The other machine, so that killing one leaves the other end.
-        for _ in (0..shared.load.consumers).filter(|index| !mine(*index)) {
+        // A shard's are those of its queue.
+        let consumers = if habits.shard { 0 } else { shared.load.consumers };
+        for _ in (0..consumers).filter(|index| !mine(*index)) {
             tasks.push(tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone())));
         }
     }
@@ -350,6 +377,14 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
     for queue in shared.queues.iter().filter(|_| shared.load.slots) {
         let slot = slots::run(shared.clone(), client.clone(), queue.clone(), number);
         tasks.push(tokio::spawn(slot));
+    }
+    if let Some(sharded) = &shared.sharded {
+        let (shared, client) = (|| shared.clone(), || client.clone());
+        tasks.push(tokio::spawn(shards::produce(shared(), client(), sharded.clone())));
+        tasks.push(tokio::spawn(consumer::run(shared(), client(), sharded.whole.clone())));
+        if number == 0 {
+            tasks.push(tokio::spawn(shards::route(shared(), sharded.clone())));
+        }
     }
     if shared.has_topic {
         tasks.push(tokio::spawn(topics::run(shared.clone(), client.clone())));
