@@ -71,10 +71,10 @@ pub trait File: Send + Sync {
     /// the range is unknown, and the caller must not rely on any later flush of this file.
     fn write_durable(&self, offset: u64, aligned: &[u8]) -> io::Result<()>;
 
-    /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
+    /// Fills `buffer` from `offset`, through the system's page cache; `UnexpectedEof` if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// `len` bytes from `offset`; `UnexpectedEof` if the file ends before.
+    /// `len` bytes from `offset`, which may go past the page cache; `UnexpectedEof` if the file ends before.
     fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut bytes = vec![0; len];
         self.read_at(offset, &mut bytes)?;

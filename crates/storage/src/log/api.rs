@@ -158,7 +158,12 @@ impl Log {
         let entries = plan.run().inspect_err(|error| self.shared.withdraw_table(error))?;
         // One that is read by itself is most likely to be delivered, in parts.
         if let [entry] = entries.as_slice() {
-            self.shared.lock().recent.insert(group, entry);
+            let mut state = self.shared.lock();
+            state.recent.insert(group, entry);
+            let stored = state.groups.get_mut(&group);
+            if let Some(slot) = stored.and_then(|group| group.index.get_mut(entry.index)) {
+                slot.was_read = true;
+            }
         }
         Ok(entries)
     }

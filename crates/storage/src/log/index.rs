@@ -35,6 +35,8 @@ pub struct Slot {
     pub payload_bytes: u32,
     /// Part of the Raft log, so that truncation applies to it; otherwise stored beside it.
     pub raft: bool,
+    /// It was read by itself before, so it may be wanted in parts, far apart in time.
+    pub was_read: bool,
 }
 
 impl Slot {
@@ -202,7 +204,13 @@ mod tests {
     use super::*;
 
     fn slot(term: u64) -> Slot {
-        Slot { term, place: Place { segment: 1, offset: 0 }, payload_bytes: 0, raft: true }
+        Slot {
+            term,
+            place: Place { segment: 1, offset: 0 },
+            payload_bytes: 0,
+            raft: true,
+            was_read: false,
+        }
     }
 
     fn filled(range: RangeInclusive<u64>) -> Index {

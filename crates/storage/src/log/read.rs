@@ -2,7 +2,12 @@
 //!
 //! The plan holds the segments it needs, so none of them is recycled meanwhile. Records that lie
 //! close together come with one read.
+//!
+//! What is read once goes past the system's page cache, as a backlog that is drained: a copy less. An entry whose messages
+//! are wanted one by one, as those that were published together for different times, is read again and again: from the
+//! second time on through the page cache.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,6 +34,7 @@ struct Item {
     index: u64,
     term: u64,
     payload_bytes: u32,
+    was_read: bool,
     source: Source,
 }
 
@@ -77,8 +83,8 @@ impl State {
                 break;
             }
             let Some(source) = self.source(id, index, slot) else { break };
-            let (term, payload_bytes) = (slot.term, slot.payload_bytes);
-            plan.items.push(Item { index, term, payload_bytes, source });
+            let &Slot { term, payload_bytes, was_read, .. } = slot;
+            plan.items.push(Item { index, term, payload_bytes, was_read, source });
         }
         plan
     }
@@ -114,7 +120,10 @@ impl ReadPlan {
                 Source::Disk(segment, place) => {
                     let (count, bytes) = extent(rest, segment, *place);
                     let start = u64::from(place.offset);
-                    let buffer = read_extent(segment, start, bytes)?;
+                    let buffer = match count == 1 && item.was_read {
+                        true => read_with(segment, start, bytes, Segment::read_through_cache)?,
+                        false => read_extent(segment, start, bytes)?,
+                    };
                     for item in &rest[..count] {
                         entries.push(self.entry(item, segment, start, &buffer)?);
                     }
@@ -167,9 +176,18 @@ fn extent(items: &[Item], first: &Arc<Segment>, place: Place) -> (usize, u64) {
     (count, end - start)
 }
 
-/// Reads `bytes` from `start`.
+/// Reads `bytes` from `start`, past the page cache if they are many.
 pub fn read_extent(segment: &Segment, start: u64, bytes: u64) -> Result<Bytes, ReadError> {
-    segment.read(start, bytes as usize).map_err(|source| ReadError::Io {
+    read_with(segment, start, bytes, Segment::read)
+}
+
+fn read_with(
+    segment: &Segment,
+    start: u64,
+    bytes: u64,
+    read: impl FnOnce(&Segment, u64, usize) -> io::Result<Bytes>,
+) -> Result<Bytes, ReadError> {
+    read(segment, start, bytes as usize).map_err(|source| ReadError::Io {
         file: segment.name.clone(),
         offset: start,
         source,

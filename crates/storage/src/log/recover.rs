@@ -289,6 +289,7 @@ pub fn apply(state: &mut State, segment: u32, record: &Item<'_>) -> Result<(), I
                 place,
                 payload_bytes: record.payload_bytes,
                 raft: record.kind != Kind::Put,
+                was_read: false,
             };
             if let Some(old) = group.index.set(record.index, slot) {
                 state.release(old.place, old.record_bytes(), 0);

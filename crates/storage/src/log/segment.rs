@@ -20,6 +20,12 @@ impl Segment {
         self.file.read(offset, len)
     }
 
+    pub fn read_through_cache(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = vec![0; len];
+        self.file.read_at(offset, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_at(offset, buffer)
     }

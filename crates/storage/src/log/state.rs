@@ -275,6 +275,7 @@ impl State {
             place: Place::pending(op),
             payload_bytes: entry.payload.len() as u32,
             raft: kind != Kind::Put,
+            was_read: false,
         };
         let replaced = self.groups.entry(id).or_default().index.set(entry.index, slot);
         if let Some(old) = replaced {
