@@ -74,8 +74,12 @@ fn ci() -> Result<()> {
     sim::ci()
 }
 
+/// The workspace but for the benchmarks, which have no tests: with what they depend on, half of the dependencies would be
+/// compiled a second time, with other features than the binary has.
+const TESTED: [&str; 4] = ["--release", "--workspace", "--exclude", "quorate-benches"];
+
 /// The process tests in `tests/` start the binary that is shipped, so it is built as it is shipped, once; the
-/// tests use the same profile, so that nothing is compiled twice. The examples are built with the tests, and run by
+/// tests use the same profile, so that little is compiled twice. The examples are built with the tests, and run by
 /// `examples/tests/cluster.rs`.
 fn test(args: &[String]) -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "quorate-cli"]))?;
@@ -85,19 +89,15 @@ fn test(args: &[String]) -> Result<()> {
     }
     if has_nextest() {
         let mut nextest = cargo();
-        nextest
-            .args(["nextest", "run", "--release", "--workspace", "--no-tests", "pass"])
-            .args(args);
+        nextest.args(["nextest", "run"]).args(TESTED).args(["--no-tests", "pass"]).args(args);
         run(nextest.env("QUORATE_BIN", &binary))?;
         // nextest leaves the examples in the documentation to cargo.
         if args.is_empty() {
-            run(cargo()
-                .args(["test", "--release", "--workspace", "--doc"])
-                .env("QUORATE_BIN", &binary))?;
+            run(cargo().arg("test").args(TESTED).arg("--doc").env("QUORATE_BIN", &binary))?;
         }
         return Ok(());
     }
-    run(cargo().args(["test", "--release", "--workspace"]).args(args).env("QUORATE_BIN", &binary))
+    run(cargo().arg("test").args(TESTED).args(args).env("QUORATE_BIN", &binary))
 }
 
 fn bench(args: &[String]) -> Result<()> {
