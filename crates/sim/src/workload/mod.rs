@@ -148,6 +148,7 @@ pub(crate) struct Shared {
     seeks: AtomicU32,
     /// A topic leads to the queues.
     has_topic: bool,
+    /// A sharded queue beside the others; its shards are among the queues.
     sharded: Option<shards::Sharded>,
     named: Mutex<VecDeque<named::Named>>,
 }
@@ -364,9 +365,9 @@ async fn client_main(shared: Arc<Shared>, number: usize) {
         if habits.sought && mine(0) {
             tasks.push(tokio::spawn(seeker::run(shared.clone(), client.clone(), queue.clone())));
         }
-        // The other machine, so that killing one leaves the other end.
         // A shard's are those of its queue.
         let consumers = if habits.shard { 0 } else { shared.load.consumers };
+        // The other machine, so that killing one leaves the other end.
         for _ in (0..consumers).filter(|index| !mine(*index)) {
             tasks.push(tokio::spawn(consumer::run(shared.clone(), client.clone(), queue.clone())));
         }
