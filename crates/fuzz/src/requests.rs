@@ -385,6 +385,7 @@ pub fn peer_seeds() -> Vec<Vec<u8>> {
     };
     let part = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
     seeds.push(seed(1, &part(pb::snapshot_chunk::Chunk::Head(head))));
+    seeds.push(seed(1, &part(pb::snapshot_chunk::Chunk::State(b"more".as_slice().into()))));
     let bodies = pb::Bodies { entries: append.entries };
     seeds.push(seed(1, &part(pb::snapshot_chunk::Chunk::Bodies(bodies))));
     seeds.push(seed(2, &pb::SnapshotAnswer { vote: vote() }));

@@ -144,6 +144,6 @@ pub fn snapshot_chunk(chunk: &pb::snapshot_chunk::Chunk) {
                 }
             }
         }
-        Chunk::End(_) => {}
+        Chunk::State(_) | Chunk::End(_) => {}
     }
 }

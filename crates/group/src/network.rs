@@ -457,8 +457,12 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A snapshot as it is sent: its head, the bodies that it refers to, its end. If a body cannot be
-/// read the stream ends without its end, and the receiver refuses it.
+/// Most of a state that is sent in the head, where nodes that know no parts of a state look for all of it; the rest
+/// follows in parts. A simulated state is a few kilobytes.
+const HEAD_STATE_MAX: usize = if cfg!(madsim) { 1 << 10 } else { 32 << 20 };
+
+/// A snapshot as it is sent: its head, what is left of the state, the bodies that it refers to, its end. If a body
+/// cannot be read the stream ends without its end, and the receiver refuses it.
 fn snapshot_chunks(
     group: u64,
     vote: Vote,
@@ -469,20 +473,32 @@ fn snapshot_chunks(
     use pb::snapshot_chunk::Chunk;
     let chunk = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
     stream! {
+        let mut state = snapshot.snapshot.state.clone();
+        let mut part = |most: usize| state.split_to(most.min(state.len()));
         let head = pb::SnapshotHead {
             hello: None,
             group,
             vote: Some(wire::vote_to(&vote)),
             last: snapshot.meta.last_log_id.as_ref().map(wire::id_to),
             membership: codec::encode_stored_membership(&snapshot.meta.last_membership),
-            state: snapshot.snapshot.state.clone(),
+            state: part(HEAD_STATE_MAX),
         };
         counted.note_snapshot(node, head.state.len() as u64);
         yield chunk(Chunk::Head(head));
+        let begun = Instant::now();
+        let mut sent = 0;
+        loop {
+            let part = part(TRANSFER_BYTES_MAX);
+            if part.is_empty() {
+                break;
+            }
+            counted.note_snapshot(node, part.len() as u64);
+            sent += part.len() as u64;
+            yield chunk(Chunk::State(part));
+            tokio::time::sleep_until(begun + time_for(sent, bytes_per_second)).await;
+        }
         if let Some(source) = &snapshot.snapshot.source {
             let mut wanted: VecDeque<_> = source.live.iter().cloned().flatten().collect();
-            let begun = Instant::now();
-            let mut sent = 0;
             while !wanted.is_empty() {
                 match next_bodies(source, &mut wanted).await {
                     Ok(entries) => {
@@ -594,6 +610,25 @@ mod tests {
         let mut out = Box::pin(with_commits(out, Duration::from_millis(1)));
         assert_eq!(out.next().await.map(|request| request.entries.len()), Some(1));
         assert_eq!(out.next().await.map(|request| request.entries.len()), Some(0));
+    }
+
+    #[tokio::test]
+    async fn a_state_goes_in_messages_that_a_peer_takes() {
+        use pb::snapshot_chunk::Chunk;
+        let state: bytes::Bytes = (0..HEAD_STATE_MAX * 5 / 2).map(|at| at as u8).collect();
+        let data = SnapshotData { state: state.clone(), source: None };
+        let snapshot = Snapshot { meta: Default::default(), snapshot: data };
+        let sent = snapshot_chunks(1, Vote::new_committed(1, 1), snapshot, 0, (Sent::default(), 2));
+        let mut parts: Vec<bytes::Bytes> = Vec::new();
+        let mut sent = std::pin::pin!(sent);
+        while let Some(chunk) = sent.next().await {
+            match chunk.chunk {
+                Some(Chunk::Head(head)) => parts.push(head.state),
+                Some(Chunk::State(part)) => parts.push(part),
+                _ => {}
+            }
+        }
+        assert!(parts.iter().all(|part| part.len() <= HEAD_STATE_MAX) && parts.concat() == state);
     }
 
     #[tokio::test]

@@ -204,6 +204,7 @@ impl Replica {
         let transfer = self.log.received.begin_transfer();
         transfer.took(head.state.len());
         let applied = self.applied();
+        let mut state = vec![head.state];
         let mut waiting = Vec::new();
         let mut bytes = 0;
         loop {
@@ -223,12 +224,20 @@ impl Replica {
                         bytes = 0;
                     }
                 }
+                Some(Chunk::State(part)) => {
+                    transfer.took(part.len());
+                    state.push(part);
+                }
                 Some(Chunk::End(_)) => break,
                 Some(Chunk::Head(_)) | None => return Err("unexpected part of a snapshot".into()),
             }
         }
         self.store(&mut waiting).await?;
-        let data = SnapshotData { state: head.state, source: None };
+        let state = match state.len() {
+            1 => state.swap_remove(0),
+            _ => state.concat().into(),
+        };
+        let data = SnapshotData { state, source: None };
         let answer = self
             .raft
             .install_full_snapshot(vote, Snapshot { meta, snapshot: data })

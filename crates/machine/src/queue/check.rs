@@ -155,7 +155,7 @@ impl Queue {
     /// All that is held, and neither blocked nor dead, by offset.
     fn placed(&self) -> Vec<Span> {
         let returned = self.ready.returned();
-        let delayed = self.delayed.by_offset().map(|(_, span)| span);
+        let delayed = self.delayed.iter().map(|(_, span)| span);
         let leased = self.leased.iter().map(|(_, first, lease)| leased::span(first, &lease));
         let fresh = Span {
             first: self.ready.cursor(),

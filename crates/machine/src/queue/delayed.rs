@@ -9,8 +9,7 @@ use super::ready::Span;
 use crate::Millis;
 
 /// Runs beyond which no message is published that makes more of them: for later, with a time to live, a priority or a
-/// group of its own. Each is part of every checkpoint, and of the one message of at most 64 MiB that a snapshot's
-/// state is sent as.
+/// group of its own. Each is in memory, and part of every checkpoint.
 pub const DELAYED_MAX: u64 = 1 << 21;
 
 /// Most runs that become ready in one step, so that a million that are due at once do not hold up everything else; the
@@ -37,14 +36,8 @@ impl Delayed {
         self.dues.len()
     }
 
-    /// Delayed runs, in order of their due times.
-    pub fn iter(&self) -> impl Iterator<Item = (Millis, Span)> {
-        let find = self.runs.finder();
-        self.dues.iter().map(move |&(_, first)| find(first).expect("what has a due time has a run"))
-    }
-
     /// Delayed runs, in order of their offsets: a walk through memory as it lies.
-    pub fn by_offset(&self) -> impl Iterator<Item = (Millis, Span)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Millis, Span)> {
         self.runs.iter()
     }
 
@@ -156,7 +149,7 @@ mod tests {
             delayed.insert(Millis(due), span(first, 2, priority));
         }
         let runs: Vec<_> = delayed.iter().map(|(_, span)| (span.first, span.count)).collect();
-        assert_eq!(runs, [(8, 2), (0, 6), (6, 2)]);
+        assert_eq!(runs, [(0, 6), (6, 2), (8, 2)]);
         let mut taken = Vec::new();
         delayed.cut(1, 7, &mut taken);
         assert_eq!(taken, [span(1, 5, 0), span(6, 1, 1)]);

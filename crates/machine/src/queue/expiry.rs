@@ -214,8 +214,7 @@ impl Queue {
         match (before, self.settings.ttl_ms) {
             (None, Some(_)) => {
                 self.expiry.since = self.now;
-                let never_delivered =
-                    self.delayed.by_offset().filter(|(_, span)| span.attempts == 0);
+                let never_delivered = self.delayed.iter().filter(|(_, span)| span.attempts == 0);
                 for (due, span) in never_delivered {
                     self.expiry.lives.set_due(span.first, span.end(), due);
                 }

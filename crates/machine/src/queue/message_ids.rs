@@ -15,8 +15,8 @@ use super::settings::Settings;
 use crate::Millis;
 use crate::planted::{self, Bug};
 
-/// Most ids that a queue remembers, whatever its settings say: they are part of every checkpoint, and of the one
-/// message of at most 64 MiB that a snapshot's state is sent as. At their longest they take 19 MiB of it.
+/// Most ids that a queue remembers, whatever its settings say: they are in memory, and part of every checkpoint. At their
+/// longest they take 19 MiB of it.
 pub const MESSAGE_IDS_MAX: u32 = 1 << 17;
 
 /// Where the batch of an id went.

@@ -28,7 +28,7 @@ impl Queue {
         let fresh = self.ready.cursor()..self.ready.next();
         let ready = self.ready.returned().chain(self.ready.urgent()).map(range);
         let ready = ready.chain((!fresh.is_empty()).then_some(fresh));
-        let delayed = self.delayed.by_offset().map(|(_, span)| range(span));
+        let delayed = self.delayed.iter().map(|(_, span)| range(span));
         let leased = self.leased.iter();
         let leased = leased.map(|(_, first, lease)| first..first + u64::from(lease.count));
         let dead = self.dead.iter().map(|died| range(died.span));

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_for_later_than_a_snapshot_has_room_for_and_all_that_is_due_comes_in_steps() {
+    fn no_more_is_for_later_than_the_limit_and_all_that_is_due_comes_in_steps() {
         const STEP: u64 = 1 << 16;
         let mut queue = Queue::new();
         let steps = DELAYED_MAX / STEP;

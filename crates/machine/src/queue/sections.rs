@@ -382,7 +382,7 @@ pub(super) fn read(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
 
 /// Runs of messages with a priority, wherever they are.
 fn priorities_section(queue: &Queue) -> Option<Vec<u8>> {
-    let delayed = queue.delayed.by_offset().map(|(_, span)| span);
+    let delayed = queue.delayed.iter().map(|(_, span)| span);
     let leased = queue.leased.iter().map(|(_, first, lease)| leased::span(first, &lease));
     let all = queue.ready.urgent().chain(delayed).chain(leased);
     let mut runs: Vec<Span> = all.filter(|span| span.priority > 0).collect();

@@ -6,7 +6,8 @@
 //!             | producer* | retained* | slot* | section* | checksum u64
 //! x*        = count | x ...              integers are varints, but session ids (u128) and groups (u64)
 //! returned  = first | count | attempts
-//! delayed   = due | first | count | attempts
+//! delayed   = count | (earliest due | run ...) if there are any
+//!             run = first (difference to the end before) | count | attempts | due (difference to the earliest)
 //! lease     = session | first | count | attempt | token | deadline
 //! batch     = index | first | since (differences to the batch before) | ordinal | count
 //!             | remaining | bytes
@@ -32,6 +33,7 @@ use super::codec;
 use super::command::Attach;
 use super::consumers::{Consumer, Consumers};
 use super::dedup::{Dedup, Remembered, SequenceRun};
+use super::delayed::Delayed;
 use super::ids::{Attachment, ProducerId, Session, Token};
 use super::leased::{self, Lease, Leased};
 use super::ready::{Ready, Span};
@@ -46,9 +48,10 @@ use crate::wire::{
 };
 use crate::{Millis, NodeId};
 
-/// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots, version 3 no sections; each
-/// is written while it says all.
-const VERSION: u8 = 4;
+/// Version of the snapshot layout. Version 1 has no retained batches, version 2 no slots, version 3 no sections, version 4
+/// no delayed messages; each is written while it says all. Before version 5, delayed was `run = due | first | count |
+/// attempts` by due time, which is read still.
+const VERSION: u8 = 5;
 
 pub(super) type Decoded<T> = Result<T, DecodeError>;
 
@@ -73,7 +76,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Queue, SnapshotError> {
 
 fn state(queue: &Queue) -> Vec<u8> {
     // About what is needed, so that it is not copied as it grows.
-    let runs = queue.leased.runs() * 40 + queue.delayed.runs() * 13 + queue.ready.runs() * 6;
+    let runs = queue.leased.runs() * 40 + queue.delayed.runs() * 8 + queue.ready.runs() * 6;
     let mut out = Vec::with_capacity(256 + queue.backlog.len() * 12 + runs);
     let sections = sections::all(queue);
     let version = version(queue, &sections);
@@ -91,7 +94,8 @@ fn state(queue: &Queue) -> Vec<u8> {
     ] {
         put_varint(&mut out, number);
     }
-    write_waiting(&mut out, queue);
+    write_returned(&mut out, &queue.ready);
+    write_delayed(&mut out, &queue.delayed);
     write_leases(&mut out, &queue.leased);
     write_batches(&mut out, &queue.backlog);
     write_consumers(&mut out, &queue.consumers);
@@ -114,13 +118,19 @@ fn state(queue: &Queue) -> Vec<u8> {
 
 /// The lowest version of the layout that has room for all.
 fn version(queue: &Queue, sections: &[sections::Section]) -> u8 {
-    if !sections.is_empty() {
-        return VERSION;
+    match queue.delayed.len() {
+        0 => version_but_for_delayed(queue, sections),
+        _ => VERSION,
     }
-    match (queue.slots.len(), queue.retained.len()) {
-        (0, 0) => 1,
-        (0, _) => 2,
-        _ => 3,
+}
+
+/// The same as programs that knew no version 5 chose it.
+fn version_but_for_delayed(queue: &Queue, sections: &[sections::Section]) -> u8 {
+    match (sections.len(), queue.slots.len(), queue.retained.len()) {
+        (0, 0, 0) => 1,
+        (0, 0, _) => 2,
+        (0, ..) => 3,
+        _ => 4,
     }
 }
 
@@ -136,7 +146,11 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     queue.gone.rejected = varint(buf)?;
     queue.gone.exhausted = varint(buf)?;
     queue.gone.purged = varint(buf)?;
-    read_waiting(buf, &mut queue)?;
+    read_returned(buf, &mut queue.ready)?;
+    match version {
+        5.. => read_delayed(buf, cursor, &mut queue.delayed)?,
+        _ => read_delayed_by_due(buf, cursor, &mut queue.delayed)?,
+    }
     queue.leased = read_leases(buf, cursor)?;
     queue.backlog = read_batches(buf)?;
     queue.consumers = read_consumers(buf, &queue.leased)?;
@@ -153,7 +167,8 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     if queue.ready.is_divided() || queue.delayed.is_divided() {
         return Err(DIVIDED);
     }
-    if version != self::version(&queue, &sections::all(&queue)) {
+    let lowest = if version < 5 { version_but_for_delayed } else { self::version };
+    if version != lowest(&queue, &sections::all(&queue)) {
         return Err(DecodeError::Invalid { what: "queue snapshot", why: "it has an older form" });
     }
     if planted::is(Bug::ReuseOffsets) && queue.backlog.len() == 0 {
@@ -162,41 +177,71 @@ fn read_state(buf: &mut &[u8], version: u8) -> Decoded<Queue> {
     Ok(queue)
 }
 
-fn write_waiting(out: &mut Vec<u8>, queue: &Queue) {
-    put_varint(out, queue.ready.runs() as u64);
-    let mut returned: Vec<Span> = queue.ready.returned().chain(queue.ready.urgent()).collect();
+fn write_returned(out: &mut Vec<u8>, ready: &Ready) {
+    put_varint(out, ready.runs() as u64);
+    let mut returned: Vec<Span> = ready.returned().chain(ready.urgent()).collect();
     returned.sort_unstable_by_key(|span| span.first);
     for span in returned {
         write_span(out, span);
     }
-    put_varint(out, queue.delayed.runs() as u64);
-    for (due, span) in queue.delayed.iter() {
-        put_varint(out, due.0);
-        write_span(out, span);
-    }
 }
 
-fn read_waiting(buf: &mut &[u8], queue: &mut Queue) -> Decoded<()> {
-    let cursor = queue.ready.cursor();
+fn read_returned(buf: &mut &[u8], ready: &mut Ready) -> Decoded<()> {
     let mut end = 0;
     for _ in 0..item_count(buf, 3)? {
-        let span = read_span(buf, cursor)?;
+        let span = read_span(buf, ready.cursor())?;
         if span.first < end {
             return Err(OVERLAP);
         }
         end = span.end();
-        queue.ready.restore(span);
+        ready.restore(span);
     }
+    Ok(())
+}
+
+/// By offset, as they lie in memory: of a million in order of their times, each would be looked for.
+fn write_delayed(out: &mut Vec<u8>, delayed: &Delayed) {
+    put_varint(out, delayed.runs() as u64);
+    let Some(earliest) = delayed.next_deadline() else { return };
+    put_varint(out, earliest.0);
+    let mut end = 0;
+    for (due, span) in delayed.iter() {
+        write_span(out, Span { first: span.first - end, ..span });
+        put_varint(out, due.0 - earliest.0);
+        end = span.end();
+    }
+}
+
+fn read_delayed(buf: &mut &[u8], cursor: u64, delayed: &mut Delayed) -> Decoded<()> {
+    let runs = item_count(buf, 4)?;
+    let (earliest, mut end) = (varint(buf)?, 0u64);
+    for _ in 0..runs {
+        let (skipped, count, attempts) = (varint(buf)?, varint(buf)?, varint32(buf)?);
+        let first = end.checked_add(skipped).ok_or(OVERLAP)?;
+        end = first.checked_add(count).filter(|end| count > 0 && *end <= cursor).ok_or(OVERLAP)?;
+        let due = earliest.checked_add(varint(buf)?).ok_or(NOT_EARLIEST)?;
+        delayed.restore(Millis(due), Span { first, count, attempts, priority: 0 });
+    }
+    match delayed.next_deadline() == Some(Millis(earliest)) {
+        true => Ok(()),
+        false => Err(NOT_EARLIEST),
+    }
+}
+
+const NOT_EARLIEST: DecodeError =
+    DecodeError::Invalid { what: "delayed", why: "nothing is due at the earliest time" };
+
+fn read_delayed_by_due(buf: &mut &[u8], cursor: u64, delayed: &mut Delayed) -> Decoded<()> {
     let mut end = (Millis(0), 0);
     for _ in 0..item_count(buf, 4)? {
         let due = Millis(varint(buf)?);
         let span = read_span(buf, cursor)?;
         // Runs of one due time follow each other; those of others are compared by `check`.
-        if (due, span.first) < end || span.count > cursor - queue.delayed.len() {
+        if (due, span.first) < end || span.count > cursor - delayed.len() {
             return Err(OVERLAP);
         }
         end = (due, span.end());
-        if !queue.delayed.restore(due, span) {
+        if !delayed.restore(due, span) {
             return Err(OVERLAP);
         }
     }
@@ -637,6 +682,26 @@ mod tests {
         let properties =
             vec![of(1, 7, Some(90)), of(3, 9, None), of(2, 7, None), of(1, 7, Some(900))];
         Command::Publish(Publish { properties, ..Publish::plain(7, Bytes::from(vec![0; 42])) })
+    }
+
+    #[test]
+    fn delayed_messages_as_before_version_5_are_read() {
+        let queue = queue();
+        let mut delayed: Vec<(Millis, Span)> = queue.delayed.iter().collect();
+        assert!(delayed.len() >= 2, "{delayed:?}");
+        delayed.sort_unstable_by_key(|&(due, span)| (due, span.first));
+        let (mut now, mut before) = (Vec::new(), Vec::new());
+        write_delayed(&mut now, &queue.delayed);
+        put_varint(&mut before, delayed.len() as u64);
+        for (due, span) in delayed {
+            put_varint(&mut before, due.0);
+            write_span(&mut before, span);
+        }
+        let state = state(&queue);
+        let at = state.windows(now.len()).position(|window| window == now).unwrap();
+        let mut old = [&state[..at], &before, &state[at + now.len()..]].concat();
+        old[0] = 4;
+        assert_eq!(write(&read(&wire::seal(old)).unwrap()), write(&queue));
     }
 
     #[test]

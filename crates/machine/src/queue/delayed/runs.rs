@@ -58,25 +58,6 @@ impl Runs {
         search(runs, at).ok().map(|place| runs[place].span(block))
     }
 
-    /// Finds many of them in no order, as [`get`](Self::get) finds one, but without the way through the tree, which is
-    /// most of what that costs.
-    pub fn finder(&self) -> impl Fn(u64) -> Option<(Millis, Span)> {
-        let blocks: Vec<(u64, &[Run])> =
-            self.blocks.iter().map(|(&block, runs)| (block, runs.as_slice())).collect();
-        let lowest = blocks.first().map_or(0, |&(block, _)| block);
-        move |first| {
-            let (block, at) = place(first);
-            // Mostly no block before it is missing.
-            let guess = usize::try_from(block.checked_sub(lowest)?).ok()?;
-            let is_it = blocks.get(guess).is_some_and(|&(found, _)| found == block);
-            let guess = is_it.then_some(guess);
-            let found =
-                guess.or_else(|| blocks.binary_search_by_key(&block, |&(block, _)| block).ok());
-            let (_, runs) = blocks[found?];
-            search(runs, at).ok().map(|place| runs[place].span(block))
-        }
-    }
-
     /// The last one that begins at `offset` or before it.
     pub fn up_to(&self, offset: u64) -> Option<(Millis, Span)> {
         let (block, at) = place(offset);
@@ -222,11 +203,8 @@ mod tests {
                 }
             }
             prop_assert!(runs.iter().eq(model.values().copied()));
-            prop_assert!(model.iter().all(|(&first, &run)| runs.finder()(first) == Some(run)));
-            let find = runs.finder();
             for at in [at % (6 * BLOCK), at] {
                 prop_assert_eq!(runs.get(at), model.get(&at).copied());
-                prop_assert_eq!(find(at), model.get(&at).copied());
                 let last = model.range(..=at).next_back().map(|(_, run)| *run);
                 prop_assert_eq!(runs.up_to(at), last);
                 let to = at + length;
