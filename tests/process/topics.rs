@@ -113,7 +113,8 @@ fn a_message_goes_to_each_queue_that_a_route_leads_to_and_the_answer_names_them(
         let mut confirmed = BTreeSet::new();
         for n in 0..20 {
             let body = format!("late {n}");
-            let routed = topic.clone().publish("anything", vec![Message::new(body.clone())]).await;
+            let topic = topic.clone().message_id(body.clone());
+            let routed = topic.publish("anything", vec![Message::new(body.clone())]).await;
             let outcomes = routed.expect("a node answers").outcomes;
             if outcomes.iter().any(|o| o.queue == "all" && o.receipt.is_ok()) {
                 confirmed.insert(body);
@@ -139,6 +140,29 @@ fn a_message_goes_to_each_queue_that_a_route_leads_to_and_the_answer_names_them(
         client.delete_topic(TOPIC).await.expect("deleted");
         let gone = client.delete_topic(TOPIC).await.expect_err("it is gone");
         assert_eq!(gone.reason(), Some(reason::TOPIC_NOT_FOUND));
+    });
+}
+
+#[test]
+fn a_queue_that_nobody_leads_keeps_the_answers_of_the_others_back_no_longer_than_a_client_waits() {
+    turn::alone(HEAVY, async {
+        let mut cluster = Cluster::start(3).await;
+        let client = cluster.queue("all").await;
+        let alone = QueueSettings { replicas: 1, ..Default::default() };
+        client.create_queue("alone", alone).await.expect("created");
+        let routes = vec![Route::new("all", ">"), Route::new("alone", ">")];
+        client.set_topic(TOPIC, 0, routes).await.expect("set");
+        let topic = client.topic(TOPIC);
+        let published = async || topic.publish("a", vec![Message::new("x")]).await;
+        assert!(published().await.expect("published").is_complete());
+
+        cluster.kill9(cluster.leader_of("alone").await);
+        cluster.leader_of("all").await;
+        let partly = published().await.expect("an answer, though not of all");
+        let of = |queue: &str| partly.outcomes.iter().find(|of| of.queue == queue);
+        assert!(of("all").expect("named").receipt.is_ok(), "{partly:?}");
+        assert!(of("alone").expect("named").receipt.is_err(), "{partly:?}");
+        assert_eq!(held(&client, "all").await.len(), 2, "each entered once");
     });
 }
 

@@ -132,6 +132,9 @@ impl Client {
     }
 }
 
+/// The longest limit: later than any that is meant, and not beyond what a clock can tell.
+pub(crate) const LIMIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Settings of a [`Client`]; made by [`Client::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `connect`"]
@@ -158,16 +161,16 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one node may take to accept a connection; 2 s unless set.
+    /// How long one node may take to accept a connection, a year at most; 2 s unless set.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.connect_timeout = limit.min(LIMIT_MAX);
         self
     }
 
-    /// How long a call, retries at other nodes included, may take; 10 s unless set. Opening a producer or
+    /// How long a call, retries at other nodes included, may take, a year at most; 10 s unless set. Opening a producer or
     /// consumer counts as a call; publishes have a deadline of their own.
     pub fn request_timeout(mut self, limit: Duration) -> Self {
-        self.request_timeout = limit;
+        self.request_timeout = limit.min(LIMIT_MAX);
         self
     }
 

@@ -150,7 +150,8 @@ impl Topic {
     ///
     /// # Errors
     /// [`Error::Refused`] with `TOPIC_NOT_FOUND`, `NO_ROUTE` or `INVALID_ARGUMENT`: nothing was published.
-    /// [`Error::Unavailable`]: it may have been, at some or all of the queues.
+    /// [`Error::Unavailable`]: it may have been, at some or all of the queues. With a
+    /// [`message_id`](Self::message_id) it is tried again at other nodes before that; without one it would enter twice.
     pub async fn publish(
         &self,
         subject: impl Into<String>,
@@ -168,7 +169,8 @@ impl Topic {
             let request = request.clone();
             async move { topics(channel).publish_to_topic(request).await }
         };
-        let answer = self.client.nodes.call(Effect::Writes, ask).await?;
+        let effect = if self.message_id.is_empty() { Effect::Once } else { Effect::Writes };
+        let answer = self.client.nodes.call(effect, ask).await?;
         Ok(Delivered { outcomes: answer.outcomes.into_iter().map(outcome).collect() })
     }
 }

@@ -6,7 +6,7 @@ mod fake;
 use std::time::{Duration, Instant};
 
 use fake::{Cluster, QUEUE, Script};
-use quorate_client::{Batch, Error, Message, Producer, PublishError, Receipt, reason};
+use quorate_client::{Batch, Client, Error, Message, Producer, PublishError, Receipt, reason};
 
 /// Sends `count` messages, whose bodies are their numbers, and collects the outcomes.
 async fn publish(producer: &Producer, count: usize) -> Vec<Result<Receipt, PublishError>> {
@@ -50,6 +50,16 @@ async fn receipts_come_in_the_order_of_sending() {
     assert_exactly_once(&cluster, &outcomes);
     assert!(cluster.queue().batches.iter().all(|count| *count <= 16));
     assert_eq!(cluster.queue().batches[0], 1, "with nothing in flight, the first goes at once");
+}
+
+#[tokio::test]
+async fn a_limit_of_for_ever_is_one_that_a_clock_can_tell() {
+    let cluster = Cluster::start(1);
+    let client = Client::builder().request_timeout(Duration::MAX).connect_timeout(Duration::MAX);
+    let client = client.addresses(cluster.addresses.iter().map(ToString::to_string));
+    let client = client.connect().await.expect("connect");
+    let producer = client.producer(QUEUE).deadline(Duration::MAX).build().await.expect("build");
+    assert_exactly_once(&cluster, &publish(&producer, 2).await);
 }
 
 #[tokio::test]

@@ -466,7 +466,7 @@ fn answers(
             tokio::select! {
                 biased;
                 Some(answer) = settling.next(), if !settling.is_empty() => yield Ok(answer),
-                next = underway.recv() => match next {
+                next = underway.recv(), if settling.len() < SETTLES_IN_FLIGHT => match next {
                     Some(Underway::Settle { id, outcome, trace }) => {
                         settling.push_back(attached.answer(id, outcome, trace));
                     }

@@ -26,6 +26,9 @@ const SUBJECT: &str = "quorate-subject";
 const SIDE_BY_SIDE: usize = 32;
 /// Pause before a queue is asked again that has no leader for the moment.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Longest wait for the queues of one publish: one without a majority does not keep the answers of the others back until
+/// the client gives up.
+const QUEUES_WAIT: Duration = Duration::from_secs(3);
 const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
 
@@ -146,6 +149,7 @@ impl Services {
         queue: QueueName,
         messages: Vec<u32>,
         request: &v1::PublishToTopicRequest,
+        until: Instant,
     ) -> v1::TopicOutcome {
         let torn = planted::is(Bug::TearTopicPart) && messages.len() > 1;
         let publish = v1::PublishRequest {
@@ -159,17 +163,20 @@ impl Services {
             ..Default::default()
         };
         use v1::topic_outcome::Outcome;
-        let limit = self.node.config.limits.request_timeout();
-        let begun = Instant::now();
         let outcome = loop {
-            let failure = match QueueService::publish(self, Request::new(publish.clone())).await {
-                Ok(answer) => {
+            let answer = QueueService::publish(self, Request::new(publish.clone()));
+            let failure = match tokio::time::timeout_at(until, answer).await {
+                Ok(Ok(answer)) => {
                     break Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default());
                 }
-                Err(status) => failure_of(&status),
+                Ok(Err(status)) => failure_of(&status),
+                Err(_) => {
+                    let doing = format!("publish to queue `{queue}` (it may still be done)");
+                    break Outcome::Failure(failure_of(&Refusal::no_quorum(&doing).into()));
+                }
             };
             // Nothing has entered; the queue has another leader in a moment.
-            if failure.reason != reason::NOT_LEADER || begun.elapsed() > limit {
+            if failure.reason != reason::NOT_LEADER || Instant::now() >= until {
                 break Outcome::Failure(failure);
             }
             tokio::time::sleep(AGAIN_AFTER).await;
@@ -228,7 +235,8 @@ impl v1::topic_service_server::TopicService for Services {
             let value = Bytes::copy_from_slice(subject.as_str().as_bytes());
             message.headers.push(v1::Header { key: SUBJECT.to_owned(), value });
         }
-        let each = routed.into_iter().map(|(queue, at)| self.outcome(queue, at, &request));
+        let until = Instant::now() + QUEUES_WAIT.min(self.node.config.limits.request_timeout());
+        let each = routed.into_iter().map(|(queue, at)| self.outcome(queue, at, &request, until));
         let outcomes: Vec<_> = stream::iter(each).buffered(SIDE_BY_SIDE).collect().await;
         let version = topic.version;
         Ok(Response::new(v1::PublishToTopicResponse { outcomes, version }))

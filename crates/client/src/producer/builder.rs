@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_proto::frame::{MAX_FRAME_MESSAGES, MAX_MESSAGE_BYTES};
 use quorate_proto::v1::AckLevel;
 
-use crate::client::Client;
+use crate::client::{Client, LIMIT_MAX};
 use crate::error::Error;
 use crate::link::Link;
 use crate::producer::lane::Lane;
@@ -108,9 +108,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// How long a message is retried before it fails; 30 s unless set.
+    /// How long a message is retried before it fails, a year at most; 30 s unless set.
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.settings.deadline = limit;
+        self.settings.deadline = limit.min(LIMIT_MAX);
         self
     }
 
