@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate_client::{Client, Error, Message, QueueCounts, QueueSettings, reason};
+use quorate_client::{Client, Error, Message, Overflow, QueueCounts, QueueSettings, reason};
 use quorate_tests::process::{Server, run};
 use quorate_tests::reading::{header, number, read};
 use quorate_tests::{Cluster, turn};
@@ -346,6 +346,50 @@ fn a_redrive_that_is_killed_loses_nothing_and_what_has_nowhere_to_go_stays() {
         let why = said["refused"][0]["why"].as_str().unwrap_or_default();
         assert!(why.contains("--message-id-window 512"), "{why}");
         assert_eq!(counts(&client, "forgets").await.published, 0);
+    });
+}
+
+#[test]
+fn a_redrive_drops_nothing_to_make_room_for_what_it_sends_back() {
+    turn::beside_others(LIGHT, async {
+        const OTHER: &str = "other";
+        let cluster = Cluster::start(1).await;
+        let drops = |max_messages, max_bytes| QueueSettings {
+            overflow: Overflow::DropHead.into(),
+            max_messages,
+            max_bytes,
+            ..Default::default()
+        };
+        let client = queues(&cluster, drops(10, 0), QueueSettings::default()).await;
+        let other = QueueSettings { dead_letter: DEAD.to_owned(), ..drops(5, 0) };
+        client.create_queue(OTHER, other).await.expect("create");
+        for (queue, count) in [(QUEUE, 5), (OTHER, 3)] {
+            publish(&client, queue, 0..count).await;
+            reject(&client, queue, count as usize).await;
+        }
+        until(&client, DEAD, SOON, |counts| counts.ready == 8).await;
+        publish(&client, QUEUE, 10..16).await;
+        // Of the eight, three go where there is room for five, and five where there is room for four.
+        let (code, said) = redrive(&cluster, &[]).await;
+        assert_eq!(code, Some(6), "{said}");
+        assert_eq!((&said["redriven"], &said["left"]), (&3.into(), &5.into()), "{said}");
+        assert_eq!(said["refused"][0]["queue"], QUEUE, "{said}");
+        let why = said["refused"][0]["why"].as_str().unwrap_or_default();
+        assert!(why.contains("has 6 of at most 10, and 5 are to come"), "{why}");
+        assert!(why.contains("--max"), "{why}");
+        let there = counts(&client, QUEUE).await;
+        assert_eq!((there.published, there.dropped), (11, 0), "{there:?}");
+        let (code, said) = redrive(&cluster, &["--max", "4"]).await;
+        assert_eq!((code, &said["redriven"]), (Some(0), &4.into()), "{said}");
+        let there = counts(&client, QUEUE).await;
+        assert_eq!((there.ready, there.dropped), (10, 0), "{there:?}");
+        // By its bytes, as it is sent.
+        for (queue, max_bytes, exit) in [("tiny", 60, 6), ("small", 200, 0)] {
+            client.create_queue(queue, drops(0, max_bytes)).await.expect("create");
+            let (code, said) = redrive(&cluster, &["--to", queue]).await;
+            assert_eq!(code, Some(exit), "{said}");
+        }
+        assert_eq!(counts(&client, "small").await.ready, 1);
     });
 }
 

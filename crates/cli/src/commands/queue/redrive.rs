@@ -96,9 +96,25 @@ impl Errand for Args {
         false
     }
 
+    /// Where to is found in the messages.
+    fn weighs(&self) -> bool {
+        true
+    }
+
+    fn fewer(&self) -> &'static str {
+        "--max"
+    }
+
+    fn without(&self) -> &'static [&'static str] {
+        &dead_letter::ALL
+    }
+
+    fn says(&self) -> &'static str {
+        dead_letter::REDRIVEN_FROM
+    }
+
     fn message(&self, delivery: &Delivery, _: Properties) -> Message {
-        let from = self.queue.as_str();
-        transfer::carried(delivery, &dead_letter::ALL, dead_letter::REDRIVEN_FROM, from)
+        transfer::carried(delivery, self)
     }
 }
 

@@ -5,13 +5,10 @@
 
 use std::io::Write;
 
-use quorate_client::{
-    Client, Delivery, Headers, Message, Overflow, QueueCounts, QueueDescription, QueueSettings,
-    dead_letter,
-};
+use quorate_client::{Client, Delivery, Headers, Message, QueueDescription, dead_letter};
 use serde_json::json;
 
-use super::transfer::{self, Ended, Errand, Filter, Outcome, Plan, Properties, Work};
+use super::transfer::{self, Coming, Ended, Errand, Filter, Outcome, Plan, Properties, Work};
 use crate::args::{Format, Global};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -87,8 +84,25 @@ impl Errand for Args {
         true
     }
 
+    /// It is seen before one is taken.
+    fn weighs(&self) -> bool {
+        false
+    }
+
+    fn fewer(&self) -> &'static str {
+        "--count"
+    }
+
+    fn without(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn says(&self) -> &'static str {
+        dead_letter::MOVED_FROM
+    }
+
     fn message(&self, delivery: &Delivery, properties: Properties) -> Message {
-        let message = transfer::carried(delivery, &[], dead_letter::MOVED_FROM, &self.from);
+        let message = transfer::carried(delivery, self);
         let message = match properties.ttl {
             Some(left) => message.ttl(left),
             None => message,
@@ -167,49 +181,16 @@ fn check(
     if let Some((what, cure)) = transfer::short_window(target, has.message_id_window) {
         return refused(what).map_err(|it| it.cure(cure));
     }
-    makes_room(from, to, &has, total).map_or(Ok(()), |what| {
-        refused(format!("{target} {what}")).map_err(|it| {
-            it.cure(format!(
-                "a higher limit, `--overflow reject`, or fewer messages with --count; `quorate queue describe {target}` \
-                 shows what it has room for"
-            ))
-        })
-    })
+    transfer::makes_room(to, coming(args, from, total), args.fewer())
+        .map_or(Ok(()), |it| Err(Failure::new(it.exit, it.what).cure(it.cure)))
 }
 
-/// Whether messages would be dropped for those that are moved: of the target, or moved a moment before.
-fn makes_room(
-    from: &QueueDescription,
-    to: &QueueDescription,
-    has: &QueueSettings,
-    total: u64,
-) -> Option<String> {
-    if has.overflow() != Overflow::DropHead {
-        return None;
-    }
-    let (source, target) = (from.counts.unwrap_or_default(), to.counts.unwrap_or_default());
-    let held = |of: &QueueCounts| of.ready + of.leased + of.delayed + of.blocked + of.dead;
-    let held_there = held(&target);
-    let beyond = |max: u64, more: u64, held: u64| max > 0 && held.saturating_add(more) > max;
-    if beyond(has.max_messages, total, held_there) {
-        return Some(format!(
-            "would drop older messages for these: it has {} of at most {}, and {} are to come",
-            units::count(held_there),
-            units::count(has.max_messages),
-            units::count(total)
-        ));
-    }
-    // By the mean: messages are not weighed one by one.
-    let mean = source.bytes.div_ceil(held(&source).max(1));
-    if beyond(has.max_bytes, mean.saturating_mul(total), target.bytes) {
-        return Some(format!(
-            "would drop older messages for these: it has {} of at most {}, and some {} are to come",
-            units::bytes(target.bytes),
-            units::bytes(has.max_bytes),
-            units::bytes(mean.saturating_mul(total))
-        ));
-    }
-    None
+/// What is to come, by the mean: messages are not weighed one by one.
+fn coming(args: &Args, from: &QueueDescription, total: u64) -> Coming {
+    let source = from.counts.unwrap_or_default();
+    let mean = source.bytes.div_ceil(transfer::held(&source).max(1));
+    let each = mean + transfer::says_bytes(args);
+    Coming { messages: total, bytes: each.saturating_mul(total) }
 }
 
 fn show_dry(args: &Args, format: Format, total: u64) -> Result<(), Failure> {
@@ -249,6 +230,8 @@ fn sum_up(args: &Args, outcome: &Outcome, format: Format) -> Result<(), Failure>
 
 #[cfg(test)]
 mod tests {
+    use quorate_client::{Overflow, QueueCounts, QueueSettings};
+
     use super::*;
 
     fn args() -> Args {
@@ -302,8 +285,9 @@ mod tests {
         for (settings, held, refused) in [
             (drops(15, 0), 6, true),
             (drops(15, 0), 5, false),
-            (drops(0, 1_500), 6, true),
-            (drops(0, 1_500), 5, false),
+            // Each comes with one more header.
+            (drops(0, 1_960), 6, true),
+            (drops(0, 1_960), 5, false),
             (QueueSettings { max_messages: 5, ..plain() }, 5, false),
         ] {
             let checked = check(&args(), &from, &queue(settings.clone(), held), 10);

@@ -15,6 +15,7 @@
 
 mod known;
 mod plan;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -27,12 +28,13 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{
     Batch, Client, Consumer, Delivery, Error, Headers, Message, MessagePlace, Producer,
-    PublishError,
+    PublishError, QueueDescription,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::known::{Known, Which};
 pub use self::plan::{Filter, Plan, dead_runs_over, filter, matches};
+pub use self::room::{Coming, held, makes_room, says_bytes};
 
 use crate::args::Global;
 use crate::exit::Exit;
@@ -96,6 +98,14 @@ pub trait Errand {
     fn target(&self, headers: &Headers) -> Result<String, String>;
     /// Whether priority and time to live go along.
     fn looks_up(&self) -> bool;
+    /// Whether it is still to be seen that a queue does not drop messages for those that are sent to it.
+    fn weighs(&self) -> bool;
+    /// The option with which fewer messages are sent.
+    fn fewer(&self) -> &'static str;
+    /// Headers that a message leaves behind,
+    fn without(&self) -> &'static [&'static str];
+    /// and the one that says where from.
+    fn says(&self) -> &'static str;
     /// The message as it is published.
     fn message(&self, delivery: &Delivery, properties: Properties) -> Message;
 }
@@ -111,11 +121,12 @@ pub fn short_window(queue: &str, window: u32) -> Option<(String, String)> {
     (window < least).then_some((why, cure))
 }
 
-/// A message with the headers that it had, but for those in `without`, and the one that says where from, for which it may
-/// have no room.
-pub fn carried(delivery: &Delivery, without: &[&str], says: &str, from: &str) -> Message {
+/// A message with the headers that it had, but for those that it leaves behind, and the one that says where from, for which
+/// it may have no room.
+pub fn carried(delivery: &Delivery, errand: &impl Errand) -> Message {
     // It says the group key, is refused of who gives it as a header, and counts among them.
     const GROUP_KEY: &str = "quorate-group-key";
+    let (without, says) = (errand.without(), errand.says());
     let key = delivery.group_key().unwrap_or_default();
     let room = HEADERS_MAX - usize::from(!key.is_empty());
     let mut message = Message::new(delivery.body.clone()).group_key(key);
@@ -125,7 +136,7 @@ pub fn carried(delivery: &Delivery, without: &[&str], says: &str, from: &str) ->
         }
     }
     match message.headers().len() < room {
-        true => message.header(says, format!("{from}/{}", delivery.offset)),
+        true => message.header(says, format!("{}/{}", errand.from(), delivery.offset)),
         false => message,
     }
 }
@@ -443,20 +454,38 @@ impl<E: Errand> Work<E> {
         }
     }
 
-    /// One that publishes to a queue which remembers enough ids.
+    /// One that publishes to a queue which remembers enough ids, and drops nothing for what is sent to it.
     async fn producer(&mut self, to: &str) -> Result<&Producer, (String, Exit)> {
         if !self.producers.contains_key(to) {
             let known = |error: Error| (error.to_string(), error.exit());
             let describing = timeout(self.patience, self.client.describe_queue(to)).await;
             let silent = |_| (format!("{to} could not be described in time"), Exit::Unavailable);
-            let settings = describing.map_err(silent)?.map_err(known)?.settings.unwrap_or_default();
-            if let Some((why, cure)) = short_window(to, settings.message_id_window) {
+            let described = describing.map_err(silent)?.map_err(known)?;
+            let window = described.settings.as_ref().map_or(0, |has| has.message_id_window);
+            if let Some((why, cure)) = short_window(to, window) {
                 return Err((format!("{why}; {cure}"), Exit::Refused));
+            }
+            if self.errand.weighs() {
+                self.has_room(&described).await?;
             }
             let producer = self.client.producer(to).build().await.map_err(known)?;
             self.producers.insert(to.to_owned(), producer);
         }
         Ok(&self.producers[to])
+    }
+
+    /// Nothing has been sent to the queue yet. What comes is read only where not all of it fits, or its bytes count.
+    async fn has_room(&self, to: &QueueDescription) -> Result<(), (String, Exit)> {
+        let (errand, plan) = (&self.errand, &self.plan);
+        let bytes_count = to.settings.as_ref().is_some_and(|has| has.max_bytes > 0);
+        let bytes = if bytes_count { u64::MAX } else { 0 };
+        let all = Coming { messages: plan.total, bytes };
+        let mut lacks = makes_room(to, all, errand.fewer());
+        if lacks.as_ref().is_some_and(|it| it.exit == Exit::Refused) {
+            let coming = room::coming(&self.client, errand, plan, &to.name).await?;
+            lacks = makes_room(to, coming, errand.fewer());
+        }
+        lacks.map_or(Ok(()), |it| Err((format!("{}; {}", it.what, it.cure), it.exit)))
     }
 
     fn settle(&mut self, sent: Sent) {

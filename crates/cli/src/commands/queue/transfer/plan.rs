@@ -56,7 +56,7 @@ pub struct Plan {
     /// How long a lease is asked for.
     pub lease: Duration,
     /// The first that is held,
-    first: u64,
+    pub(super) first: u64,
     /// and whether settled ones may be seen behind it.
     pub(super) keeps_settled: bool,
 }
