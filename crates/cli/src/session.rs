@@ -114,7 +114,8 @@ fn cure_of(reason: &str) -> Option<&'static str> {
         "NO_SURVIVOR" => "start a node that holds the queue; `quorate queue describe` shows which",
         "RECOVERING" => "`quorate queue describe` shows when it is done",
         "UNKNOWN_OUTCOME" => {
-            "it may have been done, or the message have entered: look first (`consumer seek --dry-run`, consume), or do it again"
+            "it may have been done, or the message have entered: look first (`queue describe`, `consumer seek --dry-run`, \
+             consume), or do it again; a purge then drops what has come since, too"
         }
         "TOPIC_NOT_FOUND" => {
             "`quorate topic list` shows the topics, `quorate topic create` makes one"

@@ -322,8 +322,11 @@ impl Client {
     }
 
     /// Drops every message of a queue, leased ones too, and returns how many; of a sharded queue at every shard, or with
-    /// an error that says where it was done and where not. After a retry, that is how
-    /// many the last attempt dropped.
+    /// an error that says where it was done and where not.
+    ///
+    /// It is not asked twice where the answer is lost, since what was published meanwhile would be dropped as well: look at
+    /// what the queue holds ([`Client::describe_queue`]) before asking again, or drop what is before an offset
+    /// ([`Client::purge_queue_before`]), which drops the same however often it is asked for.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::UnknownOutcome`] when the answer was lost.
@@ -340,7 +343,7 @@ impl Client {
             let request = request.clone();
             async move { admin(channel).purge_queue(request).await }
         };
-        let answer = self.nodes.call(Effect::Writes, ask).await?;
+        let answer = self.nodes.call_patiently(Effect::Once, ask).await?;
         in_part("purged", answer.shards)?;
         Ok(answer.purged)
     }

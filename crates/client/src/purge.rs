@@ -23,7 +23,8 @@ pub enum PurgeBefore {
 impl Client {
     /// Drops the messages of a queue that are before an offset or a time: ready, delayed and leased ones, whose leases
     /// are lost. Slots that needed any of them are lost too. Returns how many messages were dropped, and the first offset
-    /// that was not; that is 0 of a sharded queue, which is purged before a time only.
+    /// that was not; that is 0 of a sharded queue, which is purged before a time only. After a retry, that is how many the last attempt
+    /// dropped.
     ///
     /// # Errors
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; [`Error::UnknownOutcome`] when the answer was lost.

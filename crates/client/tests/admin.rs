@@ -5,7 +5,7 @@ mod fake;
 
 use std::time::{Duration, SystemTime};
 
-use fake::{Cluster, QUEUE, Seeking};
+use fake::{Cluster, Fate, QUEUE};
 use quorate_client::{
     Client, ConnectError, ConsumerControl, Consumers, Error, MessagePlace, PurgeBefore,
     QueueSettings, SeekTo, SlotSettings, Sought, reason,
@@ -42,6 +42,48 @@ async fn settings_are_changed_by_name_and_a_purge_tells_where_the_queue_goes_on(
 }
 
 #[tokio::test]
+async fn a_purge_of_all_that_may_have_been_done_is_not_done_again() {
+    let cluster = Cluster::start(2);
+    let addresses = [cluster.address(0), cluster.address(1)];
+    let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(2));
+    let client = client.connect().await.unwrap();
+    for purging in [
+        Fate::Lost,
+        Fate::Refused(reason::UNKNOWN_OUTCOME),
+        Fate::Refused(reason::NO_QUORUM),
+        Fate::Slow(Duration::from_secs(60)),
+    ] {
+        cluster.queue().purges.clear();
+        cluster.queue().purging = purging;
+        let unknown = client.purge_queue(QUEUE).await.unwrap_err();
+        assert!(matches!(unknown, Error::UnknownOutcome { .. }), "{purging:?}: {unknown}");
+        assert_eq!(cluster.queue().purges, [true], "{purging:?}");
+    }
+    // Before a place it drops the same however often it is done.
+    cluster.queue().purges.clear();
+    cluster.queue().purging = Fate::Lost;
+    let unknown = client.purge_queue_before(QUEUE, PurgeBefore::Offset(9)).await.unwrap_err();
+    assert!(matches!(unknown, Error::UnknownOutcome { .. }), "{unknown}");
+    let purges = cluster.queue().purges.clone();
+    assert!(purges.len() > 1 && purges.iter().all(|of_all| !of_all), "{purges:?}");
+}
+
+#[tokio::test]
+async fn a_purge_that_was_not_taken_is_asked_for_again() {
+    let cluster = Cluster::start(2);
+    let client = cluster.client().await;
+    cluster.queue().purging = Fate::Refused(reason::NOT_LEADER);
+    let answering = async {
+        while cluster.queue().purges.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.queue().purging = Fate::Answered;
+    };
+    let (purged, ()) = tokio::join!(client.purge_queue(QUEUE), answering);
+    assert_eq!(purged.unwrap(), 7);
+}
+
+#[tokio::test]
 async fn consumers_are_set_to_a_place_and_a_preview_is_told_apart() {
     let cluster = Cluster::start(1);
     let client = cluster.client().await;
@@ -65,11 +107,9 @@ async fn a_seek_that_may_have_been_done_is_not_done_again_but_looked_at() {
     let addresses = [cluster.address(0), cluster.address(1)];
     let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(2));
     let client = client.connect().await.unwrap();
-    for seeking in [
-        Seeking::Lost,
-        Seeking::Refused(reason::UNKNOWN_OUTCOME),
-        Seeking::Slow(Duration::from_secs(60)),
-    ] {
+    for seeking in
+        [Fate::Lost, Fate::Refused(reason::UNKNOWN_OUTCOME), Fate::Slow(Duration::from_secs(60))]
+    {
         cluster.queue().seeks.clear();
         cluster.queue().seeking = seeking;
         let unknown = client.seek_consumers(QUEUE, SeekTo::Next).await.unwrap_err();
@@ -77,7 +117,7 @@ async fn a_seek_that_may_have_been_done_is_not_done_again_but_looked_at() {
         assert_eq!(cluster.queue().seeks, [false], "{seeking:?}");
     }
     cluster.queue().seeks.clear();
-    cluster.queue().seeking = Seeking::Lost;
+    cluster.queue().seeking = Fate::Lost;
     let unseen = client.preview_seek(QUEUE, SeekTo::Next).await.unwrap_err();
     assert!(matches!(unseen, Error::Unavailable { .. }), "{unseen}");
     let looks = cluster.queue().seeks.clone();
@@ -88,12 +128,12 @@ async fn a_seek_that_may_have_been_done_is_not_done_again_but_looked_at() {
 async fn a_seek_that_was_not_taken_is_asked_for_again() {
     let cluster = Cluster::start(2);
     let client = cluster.client().await;
-    cluster.queue().seeking = Seeking::Refused(reason::NOT_LEADER);
+    cluster.queue().seeking = Fate::Refused(reason::NOT_LEADER);
     let answering = async {
         while cluster.queue().seeks.len() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        cluster.queue().seeking = Seeking::Answered;
+        cluster.queue().seeking = Fate::Answered;
     };
     let (sought, ()) = tokio::join!(client.seek_consumers(QUEUE, SeekTo::Offset(5)), answering);
     assert_eq!(sought.unwrap(), Sought { offset: 5, replayed: 4, skipped: 1 });
@@ -106,7 +146,7 @@ async fn a_seek_that_reads_for_long_is_waited_for() {
     let addresses = [cluster.address(0), cluster.address(1)];
     let client = Client::builder().addresses(addresses).request_timeout(Duration::from_secs(60));
     let client = client.connect().await.unwrap();
-    cluster.queue().seeking = Seeking::Slow(Duration::from_secs(6));
+    cluster.queue().seeking = Fate::Slow(Duration::from_secs(6));
     let sought = client.seek_consumers(QUEUE, SeekTo::Offset(5));
     let would = client.preview_seek(QUEUE, SeekTo::Offset(5));
     let (sought, would) = tokio::join!(sought, would);

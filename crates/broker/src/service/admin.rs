@@ -544,7 +544,8 @@ impl v1::admin_service_server::AdminService for Services {
             }
             Ok(Ok(_)) => Err(Refusal::unknown_outcome().into()),
             Ok(Err(error)) => Err(self.node.redirect(&queue, error).into()),
-            Err(_) => Err(Refusal::no_quorum("purge the queue").into()),
+            // It is in the log, and may be committed yet.
+            Err(_) => Err(Refusal::unknown_outcome().into()),
         }
     }
 

@@ -45,8 +45,9 @@ pub enum Script {
     Silence,
 }
 
+/// What becomes of a call.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Seeking {
+pub enum Fate {
     #[default]
     Answered,
     /// After this time.
@@ -55,6 +56,20 @@ pub enum Seeking {
     Lost,
     /// This is the answer.
     Refused(&'static str),
+}
+
+impl Fate {
+    async fn befall(self) -> Result<(), Status> {
+        match self {
+            Fate::Answered => Ok(()),
+            Fate::Slow(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
+            Fate::Lost => Err(Status::unavailable("scripted break")),
+            Fate::Refused(reason) => Err(refusal(reason)),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -72,7 +87,11 @@ pub struct Queue {
     /// Seeks that arrived: whether only to look.
     pub seeks: Vec<bool>,
     /// What becomes of them.
-    pub seeking: Seeking,
+    pub seeking: Fate,
+    /// Purges that arrived: whether of all.
+    pub purges: Vec<bool>,
+    /// What becomes of them.
+    pub purging: Fate,
     /// Where the one slot is; none once it was dropped.
     pub slot: Option<u64>,
     /// No majority: a leader is waited for in vain, and queues are not described.
@@ -553,8 +572,14 @@ impl AdminService for Node {
 
     async fn purge_queue(
         &self,
-        _: Request<v1::PurgeQueueRequest>,
+        request: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
+        let purging = {
+            let mut queue = self.queue();
+            queue.purges.push(request.into_inner().before.is_none());
+            queue.purging
+        };
+        purging.befall().await?;
         Ok(Response::new(v1::PurgeQueueResponse { purged: 7, next_offset: 9, ..<_>::default() }))
     }
 
@@ -654,12 +679,7 @@ impl AdminService for Node {
             queue.seeks.push(request.dry_run);
             queue.seeking
         };
-        match seeking {
-            Seeking::Answered => {}
-            Seeking::Slow(time) => tokio::time::sleep(time).await,
-            Seeking::Lost => return Err(Status::unavailable("scripted break")),
-            Seeking::Refused(reason) => return Err(refusal(reason)),
-        }
+        seeking.befall().await?;
         let (offset, replayed) = match request.to {
             Some(To::First(true)) => (3, 6),
             Some(To::Next(true)) => (9, 0),
