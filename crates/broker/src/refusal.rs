@@ -304,8 +304,8 @@ impl From<queue::Rejection> for Refusal {
             ),
             R::NoPriorities => Self::new(
                 reason::PRIORITIES_OFF,
-                "the queue takes no messages with a priority; create it with the setting `priorities` \
-                 (`quorate queue create --priorities`), or publish without",
+                "the queue takes no messages with a priority; switch its setting `priorities` on (`quorate queue update \
+                 NAME --priorities`), or publish without",
             ),
             R::TooManySources { .. } => {
                 Self::new(reason::QUOTA_EXCEEDED, message).with("limit", "sources")

@@ -97,7 +97,7 @@ fn cure_of(reason: &str) -> Option<&'static str> {
             "`quorate queue update --retain` keeps what is settled from then on; --to next skips what waits"
         }
         "PRIORITIES_OFF" => {
-            "a queue made with `quorate queue create --priorities`, or no --priority"
+            "`quorate queue update NAME --priorities` switches them on; or no --priority"
         }
         "NOT_ENOUGH_IN_SYNC" => {
             "`quorate queue describe` shows which replicas lag; bring them back, or use --ack quorum"
