@@ -1,12 +1,18 @@
 //! Settings that are changed while the queue is used, and files that say what queues there are to be.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate_client::{AckLevel, Client, Error, Message, PublishError, QueueSettings, reason};
+use quorate_client::{
+    AckLevel, Client, Consumer, ConsumerBuilder, Delivery, Error, Message, PublishError,
+    QueueSettings, reason,
+};
+use quorate_proto::v1;
 use quorate_tests::process::{Ended, run};
+use quorate_tests::raw::RawConsumer;
 use quorate_tests::{Cluster, raw, turn};
 
 use crate::{HEAVY, LIGHT, SOON};
@@ -101,6 +107,177 @@ fn new_settings_hold_at_once_and_after_failovers_and_restarts() {
         assert!(again.changed.is_empty() && again.effective);
         let queue = client.describe_queue(QUEUE).await.expect("describe");
         assert_eq!(queue.settings_version, version);
+    });
+}
+
+/// A consumer's next message.
+async fn next(consumer: &mut Consumer) -> Delivery {
+    let next = tokio::time::timeout(SOON, consumer.next()).await.expect("in time");
+    next.expect("goes on").expect("a delivery")
+}
+
+async fn set(client: &Client, wanted: QueueSettings, field: &str) {
+    let updated = client.update_queue(QUEUE, wanted, &[field], false).await.expect("updated");
+    assert!(updated.effective);
+}
+
+async fn set_lease(client: &Client, lease_ms: u32) {
+    set(client, QueueSettings { lease_ms, ..Default::default() }, "lease_ms").await;
+}
+
+/// Consumers that get their messages from the leader, and from a follower.
+fn builders(client: &Client) -> [ConsumerBuilder; 2] {
+    let at_leader = client.consumer(QUEUE);
+    [at_leader.clone().max_lag(Duration::from_secs(10)), at_leader]
+}
+
+#[test]
+fn a_handler_may_take_longer_than_a_lease_that_was_lowered_under_it() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for builder in builders(&client) {
+            set_lease(&client, 30_000).await;
+            let mut consumer = builder.prefetch(4).build().await.expect("a consumer");
+            producer.publish(Message::new("before")).await.expect("published");
+            let before = next(&mut consumer).await;
+            set_lease(&client, 1_000).await;
+            producer.publish(Message::new("after")).await.expect("published");
+            let after = next(&mut consumer).await;
+            let more = tokio::time::timeout(Duration::from_millis(3_500), consumer.next()).await;
+            assert!(more.is_err(), "{more:?}");
+            before.ack().await.expect("its lease lasts");
+            after.ack().await.expect("its lease was extended");
+            consumer.close().await;
+        }
+    });
+}
+
+#[test]
+fn settings_that_change_leave_no_ack_in_doubt_and_show_no_message_twice() {
+    turn::alone(HEAVY, async {
+        const MESSAGES: u64 = 3_000;
+        let cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        let producer = client.producer(QUEUE).build().await.expect("a producer");
+        for builder in builders(&client) {
+            let mut consumer = builder.prefetch(64).build().await.expect("a consumer");
+            let mut sent = Vec::new();
+            for n in 0..MESSAGES {
+                sent.push(producer.send(Message::new(n.to_string())).await.expect("sent"));
+            }
+            let consuming = async {
+                let (mut acks, mut shown) = (tokio::task::JoinSet::new(), BTreeSet::new());
+                while (shown.len() as u64) < MESSAGES {
+                    let delivery = next(&mut consumer).await;
+                    assert!(shown.insert(delivery.offset), "{} once more", delivery.offset);
+                    acks.spawn(delivery.ack());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                while let Some(acked) = acks.join_next().await {
+                    acked.expect("no panic").expect("acknowledged");
+                }
+            };
+            let changing = async {
+                for lease_ms in (20_000..).step_by(1_000) {
+                    set_lease(&client, lease_ms).await;
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                }
+            };
+            tokio::select! {
+                () = consuming => {}
+                () = changing => {}
+            }
+            consumer.close().await;
+        }
+        let counts = client.describe_queue(QUEUE).await.expect("describe").counts.expect("counts");
+        assert_eq!(counts.acked, 2 * MESSAGES);
+    });
+}
+
+#[test]
+fn what_was_not_begun_is_not_charged_once_deliveries_are_limited() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let grace = QueueSettings { session_grace_ms: 1_000, ..Default::default() };
+        let client = cluster.queue_with(QUEUE, grace).await;
+        let servers = cluster.addresses();
+        // A runtime that is shut down is as good as a process that is killed.
+        let killed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let held = runtime.block_on(async {
+                let client = Client::connect(servers).await.expect("connect");
+                let building = client.consumer(QUEUE).prefetch(10).build();
+                let mut consumer = building.await.expect("a consumer");
+                let limited = QueueSettings { max_deliveries: 3, ..Default::default() };
+                set(&client, limited, "max_deliveries").await;
+                // It attaches again; what it is handed before that counts as begun.
+                tokio::time::sleep(Duration::from_millis(1_500)).await;
+                let producer = client.producer(QUEUE).build().await.expect("a producer");
+                for n in 0..5 {
+                    producer.publish(Message::new(n.to_string())).await.expect("published");
+                }
+                let first = next(&mut consumer).await;
+                tokio::time::sleep(Duration::from_millis(1_000)).await;
+                (consumer, first)
+            });
+            runtime.shutdown_background();
+            drop(held);
+        });
+        killed.join().expect("no panic");
+        let mut last = client.consumer(QUEUE).prefetch(10).build().await.expect("a consumer");
+        let mut again = Vec::new();
+        for _ in 0..5 {
+            let delivery = next(&mut last).await;
+            again.push((delivery.offset, delivery.attempt));
+            delivery.ack_later();
+        }
+        again.sort_unstable();
+        assert_eq!(again, [(0, 2), (1, 1), (2, 1), (3, 1), (4, 1)]);
+        last.close().await;
+    });
+}
+
+#[test]
+fn only_who_goes_by_what_has_changed_is_told_to_attach_again() {
+    turn::beside_others(LIGHT, async {
+        let cluster = Cluster::start(3).await;
+        let client = cluster.queue(QUEUE).await;
+        raw::publish(&cluster.address(1), QUEUE, "x", None).await.expect("published");
+        let attach = v1::Attach { tells_starts: true, ..raw::attach(QUEUE, &raw::session(), 1) };
+        let own_lease = v1::Attach { lease_ms: 20_000, ..raw::attach(QUEUE, &raw::session(), 1) };
+        let at = cluster.address(1);
+        let mut consumer = RawConsumer::attach(&at, attach.clone()).await.expect("attach");
+        let held = consumer.delivery().await;
+        let mut own = RawConsumer::attach(&at, own_lease).await.expect("attach");
+        assert!(!consumer.attached.tell_starts);
+
+        let others = QueueSettings { max_messages: 9, ..Default::default() };
+        set(&client, others, "max_messages").await;
+        assert!(consumer.is_silent_for(Duration::from_millis(500)).await, "nothing of its own");
+        set_lease(&client, 5_000).await;
+        let status = consumer.answer().await.expect_err("the stream ends");
+        assert_eq!(raw::reason(&status), reason::SESSION_CLOSED, "{status:?}");
+        assert!(status.message().contains("lease_ms") && status.message().contains("attach again"));
+        assert!(own.is_silent_for(Duration::from_millis(500)).await, "its lease is its own");
+
+        let mut consumer = RawConsumer::attach(&at, attach.clone()).await.expect("attach");
+        assert_eq!((consumer.attached.lease_ms, consumer.attached.tell_starts), (5_000, false));
+        let again = consumer.delivery().await;
+        assert_eq!((again.first_offset, again.token), (held.first_offset, held.token));
+        let limited = QueueSettings { max_deliveries: 3, retry_ms: 50, ..Default::default() };
+        set(&client, limited.clone(), "max_deliveries").await;
+        for stream in [&mut consumer, &mut own] {
+            let status = stream.answer().await.expect_err("the stream ends");
+            assert_eq!(raw::reason(&status), reason::SESSION_CLOSED, "{status:?}");
+        }
+        let mut consumer = RawConsumer::attach(&at, attach).await.expect("attach");
+        assert!(consumer.attached.tell_starts);
+        consumer.delivery().await;
+        // Deliveries are counted already.
+        set(&client, limited, "retry_ms").await;
+        assert!(consumer.is_silent_for(Duration::from_millis(500)).await, "as it was");
     });
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum Outgoing {
     Deliver { index: u64, token: Token, runs: Vec<Run> },
     /// The session, as it was attached then, has been ended by the entry at `index`.
     Ended { index: u64, attachment: Attachment, refusal: Refusal },
+    /// The session, as it was attached then, goes by settings that the entry at `index` has changed.
+    Outdated { index: u64, attachment: Attachment, refusal: Refusal },
     /// The stream ends; the client attaches again where the refusal says.
     Close(Refusal),
 }
@@ -188,6 +190,12 @@ impl Queue {
             Effect::Closed { session, attachment, reason: CloseReason::FilterChanged, .. } => {
                 let refusal = Refusal::filter_changed(&self.name);
                 self.tell(session, Outgoing::Ended { index, attachment, refusal });
+            }
+            Effect::Closed {
+                session, attachment, reason: CloseReason::SettingsChanged, ..
+            } => {
+                let refusal = Refusal::settings_changed();
+                self.tell(session, Outgoing::Outdated { index, attachment, refusal });
             }
             Effect::Closed { session, reason: CloseReason::WaitOver, .. } => {
                 let (token, runs) = (Token(index), Vec::new());

@@ -140,6 +140,13 @@ impl Refusal {
         Self::new(reason::SESSION_CLOSED, message).retry(RETRY_LEADER)
     }
 
+    /// What a consumer was told when it attached holds no longer.
+    pub(crate) fn settings_changed() -> Self {
+        let why = "the queue's lease_ms, max_deliveries or retry_ms was changed, what it had leased is kept, and \
+                   `attached` says what holds now";
+        Self::session_closed(why)
+    }
+
     pub(crate) fn filter_changed(queue: &impl std::fmt::Display) -> Self {
         let message = format!(
             "the header that queue `{queue}` filters by has changed, and the filter of this consumer says nothing of the \
@@ -166,6 +173,11 @@ impl Refusal {
         let message =
             format!("{bytes} bytes are more than {name} = {limit}; split it, or raise the limit");
         Self::new(reason::MESSAGE_TOO_LARGE, message).with("limit", name).with("max", limit)
+    }
+
+    /// Whether the session that it ends a stream of may go on in another one.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.reason == reason::SESSION_CLOSED
     }
 
     fn code(&self) -> Code {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::Stream;
+use quorate_proto::reason;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -250,18 +251,20 @@ impl<E: Exchange> Link<E> {
             self.state = State::Idle;
             return;
         }
-        if let Some(address) = &address {
+        // A node that wants its stream opened anew is as good for that as any.
+        let was_good = fault.refusal.reason == reason::SESSION_CLOSED;
+        if let Some(address) = address.as_ref().filter(|_| !was_good) {
             self.nodes.failed(address, fault);
         }
         // A replica that was good is as good as any other again.
-        if std::mem::take(&mut self.has_progressed)
+        if (std::mem::take(&mut self.has_progressed) || was_good)
             && let Some(replicas) = &self.replicas
             && let Ok(mut replicas) = replicas.try_lock()
         {
             replicas.begin_anew();
         }
         self.leader = fault.leader.clone().filter(|leader| Some(leader) != address.as_ref());
-        self.avoid = address;
+        self.avoid = address.filter(|_| !was_good);
         if self.leader.is_some() && self.redirects < REDIRECTS {
             self.redirects += 1;
             self.open_now();

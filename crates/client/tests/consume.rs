@@ -179,6 +179,31 @@ async fn after_a_reconnect_nothing_is_shown_twice_and_settles_go_on() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_closed_is_opened_again_where_it_was_and_goes_by_the_lease_told_then() {
+    let mut cluster = Cluster::start(3);
+    let (mut consumer, mut session) = attached(&mut cluster).await;
+    session.deliver(7, 0, 1, 1);
+    let held = next(&mut consumer).await;
+    for _ in 0..3 {
+        cluster.queue().lease_ms = 800;
+        session.end(reason::SESSION_CLOSED);
+        session = cluster.session().await;
+        assert_eq!(session.node, 0, "no other node is asked to forward");
+    }
+    session.deliver(7, 0, 1, 1);
+    let mut since = Instant::now();
+    for _ in 0..2 {
+        let settle = session.settle().await;
+        assert_eq!(items(&settle), [(SettleKind::Extend, 7, 0, 1, 800)]);
+        assert!(since.elapsed() < Duration::from_millis(600), "late: {:?}", since.elapsed());
+        since = Instant::now();
+        session.confirm(&settle);
+    }
+    assert_nothing_comes(&mut consumer).await;
+    held.ack_later();
+}
+
+#[tokio::test]
 async fn a_settle_without_an_answer_is_unknown_if_the_lease_is_gone_afterwards() {
     let mut cluster = Cluster::start(1);
     let (mut consumer, mut session) = attached(&mut cluster).await;

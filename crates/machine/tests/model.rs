@@ -185,6 +185,7 @@ fn random_logs_of_a_queue_are_as_the_reference_says() {
     happened(&figures, &["consumers away in the way", "consumers paused in the way"]);
     happened(&figures, &["active one in the way", "others in the way"]);
     happened(&figures, &["filtered", "filters refused", "filters ended", "filters in the way"]);
+    happened(&figures, &["streams outdated"]);
 }
 
 #[test]

@@ -195,14 +195,19 @@ pub(super) async fn settled(
 }
 
 impl Attached {
-    /// Reads what the client settles until it ends.
+    /// Reads what the client settles until it ends, or nobody wants to hear more of it: then what was read is taken in first.
     async fn read(
         self: Arc<Self>,
         mut requests: Streaming<v1::ConsumeRequest>,
         underway: mpsc::Sender<Underway>,
+        mut unwanted: oneshot::Receiver<()>,
     ) {
         use v1::consume_request::Request;
-        while let Ok(Some(request)) = requests.message().await {
+        while let Ok(Some(request)) = tokio::select! {
+            biased;
+            _ = &mut unwanted => return,
+            request = requests.message() => request,
+        } {
             let next = match request.request {
                 Some(Request::Settle(settle)) => {
                     let trace = self.traces.settling(&settle.items);
@@ -294,12 +299,13 @@ impl v1::consumer_service_server::ConsumerService for Services {
         let (attached, lease_ms, inlet) = self.attach(queue, &attach, deliver_at).await?;
         let attached = Arc::new(attached);
         let (sender, underway) = mpsc::channel(SETTLES_IN_FLIGHT);
+        let (wanted, unwanted) = oneshot::channel();
         // The reader ends with the client's half of the stream, or when the answers end.
-        tokio::spawn(attached.clone().read_until_closed(rest, sender));
+        tokio::spawn(attached.clone().read_until_closed(rest, sender, unwanted));
         let answers = async_stream::stream! {
             let _permit = permit;
             yield Ok(attached.hello(lease_ms));
-            for await answer in answers(attached, inlet, underway) {
+            for await answer in answers(attached, inlet, underway, wanted) {
                 yield answer;
             }
         };
@@ -365,7 +371,9 @@ impl Services {
         }
         // Nobody is asked to tell what the queue makes no use of, or some node would not understand.
         let charges = || queue.handle.read(|machine| machine.settings().charges());
-        command.tells_starts &= self.node.knows(BEHAVIOUR_VERSION) && charges();
+        let may_tell = command.tells_starts && self.node.knows(BEHAVIOUR_VERSION);
+        let tells_starts = may_tell && charges();
+        command.tells_starts = tells_starts;
         let lease_ms = command.lease_ms;
         let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
         let (node, session) = (self.node.clone(), command.session);
@@ -379,6 +387,10 @@ impl Services {
         match tokio::time::timeout(limit, tokio::spawn(attaching)).await {
             Ok(Ok(attached)) => {
                 let attached = attached?;
+                // It was not there yet when they changed.
+                if tells_starts != (may_tell && charges()) {
+                    return Err(Refusal::settings_changed());
+                }
                 inlet.attached_at(attached.since, Some(attached.attachment));
                 let default = || queue.handle.read(|machine| machine.settings().lease_ms);
                 Ok((attached, lease_ms.unwrap_or_else(default), inlet))
@@ -442,26 +454,30 @@ impl Attached {
         self: Arc<Self>,
         requests: Streaming<v1::ConsumeRequest>,
         underway: mpsc::Sender<Underway>,
+        unwanted: oneshot::Receiver<()>,
     ) {
         let closed = underway.clone();
         tokio::select! {
             biased;
             () = closed.closed() => {}
             () = self.node.shutdown.said() => {}
-            () = self.clone().read(requests, underway) => {}
+            () = self.clone().read(requests, underway, unwanted) => {}
         }
     }
 }
 
-/// What the client is told, until one side ends.
+/// What the client is told, until one side ends. A session that goes on in another stream is told what became of its settles
+/// first, or it would take their outcome for unknown.
 fn answers(
     attached: Arc<Attached>,
     mut inlet: Inlet,
     mut underway: mpsc::Receiver<Underway>,
+    wanted: oneshot::Sender<()>,
 ) -> impl futures_util::Stream<Item = Result<v1::ConsumeResponse, Status>> + Send {
     async_stream::stream! {
         // In the order of the requests, while deliveries go on.
         let mut settling = FuturesOrdered::new();
+        let (mut wanted, mut parting) = (Some(wanted), None::<Refusal>);
         loop {
             tokio::select! {
                 biased;
@@ -474,10 +490,18 @@ fn answers(
                         while let Some(answer) = settling.next().await {
                             yield Ok(answer);
                         }
+                        if let Some(refusal) = parting {
+                            yield Err(refusal.into());
+                        }
                         return;
                     }
                 },
-                delivered = inlet.next() => {
+                delivered = inlet.next(), if parting.is_none() => {
+                    parting = delivered.as_ref().err().filter(|refusal| refusal.goes_on()).cloned();
+                    if parting.is_some() {
+                        drop(wanted.take());
+                        continue;
+                    }
                     let mut answers = std::pin::pin!(inlet.answers(delivered));
                     while let Some(answer) = answers.next().await {
                         let ends = answer.is_err();

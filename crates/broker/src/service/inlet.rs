@@ -67,8 +67,13 @@ impl Inlet {
                 Some(Outgoing::Deliver { index, .. }) if index < self.since => {}
                 Some(Outgoing::Ended { index, attachment, .. })
                     if self.was_before(index, attachment) => {}
+                // Where only the leader knows the attachment, it ends the stream when it has answered what was settled.
+                Some(Outgoing::Outdated { index, attachment, .. })
+                    if self.attachment.is_none() || self.was_before(index, attachment) => {}
                 Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
-                Some(Outgoing::Ended { refusal, .. }) => return Err(refusal),
+                Some(Outgoing::Ended { refusal, .. } | Outgoing::Outdated { refusal, .. }) => {
+                    return Err(refusal);
+                }
                 Some(Outgoing::Close(refusal)) => return Err(refusal),
                 None => return Err(Refusal::not_leader(None)),
             }

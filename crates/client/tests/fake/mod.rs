@@ -98,6 +98,8 @@ pub struct Queue {
     pub leaderless: bool,
     pub max_message_bytes: u64,
     pub extends: usize,
+    /// Of consumers that name none; 0 = 30 s.
+    pub lease_ms: u32,
     producers: BTreeMap<String, Known>,
 }
 
@@ -182,6 +184,11 @@ impl Session {
         }
         let frame = Some(frame.finish());
         self.answer(Answer::Delivery(v1::Delivery { token, first_offset, attempt, frame }));
+    }
+
+    /// Ends the stream with a reason.
+    pub fn end(self, reason: &str) {
+        let _ = self.answers.send(Err(refusal(reason)));
     }
 
     /// Breaks the stream.
@@ -490,7 +497,8 @@ impl ConsumerService for Node {
         };
         self.exists(&attach.queue)?;
         let (sender, queued) = mpsc::unbounded_channel();
-        let lease_ms = if attach.lease_ms == 0 { 30_000 } else { attach.lease_ms };
+        let leases = [attach.lease_ms, self.queue().lease_ms, 30_000];
+        let lease_ms = leases.into_iter().find(|&lease_ms| lease_ms > 0).unwrap_or_default();
         let session = Session { node: self.number, attach, requests, answers: sender };
         let leader = Some(self.leader());
         // Whoever has this name is at a queue that counts deliveries.

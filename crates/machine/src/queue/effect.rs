@@ -17,7 +17,7 @@ pub enum Effect {
         /// The messages, in the order in which to hand them over.
         runs: Vec<Run>,
     },
-    /// End a stream whose session has moved on or ended.
+    /// End a stream whose session has moved on or ended, or is to be attached anew.
     Closed {
         /// The session.
         session: Session,
@@ -43,6 +43,8 @@ pub enum CloseReason {
     Kicked,
     /// It has a filter, and the header that the queue filters by is another one now, or none.
     FilterChanged,
+    /// Settings that it was told of when it attached are others now. The session goes on, and is to be attached again.
+    SettingsChanged,
 }
 
 /// Neighbouring messages of one batch, delivered equally often.

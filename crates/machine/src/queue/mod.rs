@@ -229,6 +229,7 @@ impl Queue {
         if self.settings.filter_header != before.filter_header {
             self.end_filtered(effects);
         }
+        self.close_outdated(&before, effects);
         Reply::Done
     }
 

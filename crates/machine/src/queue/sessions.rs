@@ -7,6 +7,7 @@ use super::effect::{CloseReason, Effect};
 use super::ids::{Attachment, Session};
 use super::reply::{Rejection, Reply};
 use super::retry::Ending;
+use super::settings::Settings;
 use super::tags::tag_of;
 
 impl Queue {
@@ -65,6 +66,24 @@ impl Queue {
         let filtered = self.consumers.iter().filter(|(_, consumer)| !consumer.filter.is_empty());
         for session in filtered.map(|(session, _)| session).collect::<Vec<_>>() {
             self.dismiss(session, CloseReason::FilterChanged, effects);
+        }
+    }
+
+    /// Closes the streams of those who go by what has changed since they attached: how long a lease is, unless they said so
+    /// themselves, and whether to tell what they begin.
+    pub(super) fn close_outdated(&self, before: &Settings, effects: &mut Vec<Effect>) {
+        let is_lease_new = before.lease_ms != self.settings.lease_ms;
+        let is_charge_new = before.charges() != self.settings.charges();
+        if !is_lease_new && !is_charge_new {
+            return;
+        }
+        for (session, consumer) in self.consumers.iter() {
+            let has_stream = consumer.receiver.is_none() && consumer.grace.is_none();
+            if has_stream && (is_charge_new || consumer.lease_ms.is_none()) {
+                let (node, attachment) = (consumer.node, consumer.attachment);
+                let reason = CloseReason::SettingsChanged;
+                effects.push(Effect::Closed { session, node, attachment, reason });
+            }
         }
     }
 

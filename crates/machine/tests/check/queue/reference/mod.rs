@@ -130,6 +130,7 @@ pub enum Reason {
     Kicked,
     WaitOver,
     FilterChanged,
+    SettingsChanged,
 }
 
 impl From<CloseReason> for Reason {
@@ -140,6 +141,7 @@ impl From<CloseReason> for Reason {
             CloseReason::Kicked => Self::Kicked,
             CloseReason::WaitOver => Self::WaitOver,
             CloseReason::FilterChanged => Self::FilterChanged,
+            CloseReason::SettingsChanged => Self::SettingsChanged,
         }
     }
 }
@@ -366,6 +368,19 @@ impl Reference {
                 self.notices.push(Notice::Closed { session, node, attachment, reason });
                 self.end(session, false);
                 *self.happened.entry("filters ended").or_default() += 1;
+            }
+        }
+        let counts = |of: &Settings| of.max_deliveries != 0 || of.retry_ms != 0;
+        let told_otherwise = counts(&before) != counts(&self.settings);
+        for (&session, consumer) in &self.consumers {
+            let is_there = consumer.grace.is_none() && consumer.receiver.is_none();
+            let other_lease =
+                consumer.lease_ms.is_none() && before.lease_ms != self.settings.lease_ms;
+            if is_there && (told_otherwise || other_lease) {
+                let Consumer { node, attachment, .. } = *consumer;
+                let reason = Reason::SettingsChanged;
+                self.notices.push(Notice::Closed { session, node, attachment, reason });
+                *self.happened.entry("streams outdated").or_default() += 1;
             }
         }
         Reply::Done
