@@ -204,6 +204,46 @@ async fn a_stream_that_is_closed_is_opened_again_where_it_was_and_goes_by_the_le
 }
 
 #[tokio::test]
+async fn messages_of_another_log_are_shown_whatever_was_leased_before() {
+    // Created again; recovered; recovered once more, seen by a server that does not tell in between.
+    for (before, between, after) in
+        [((7, 0), None, (9, 0)), ((7, 0), None, (7, 1)), ((7, 1), Some((0, 0)), (7, 2))]
+    {
+        let mut cluster = Cluster::start(1);
+        cluster.queue().log = before;
+        let (mut consumer, mut session) = attached(&mut cluster).await;
+        session.deliver(100, 0, 4, 1);
+        let acking = tokio::spawn(next(&mut consumer).await.ack());
+        let settle = session.settle().await;
+        session.confirm(&settle);
+        assert_eq!(acking.await.unwrap(), Ok(()));
+        let (held, dropped) = (next(&mut consumer).await, next(&mut consumer).await);
+        let unanswered = tokio::spawn(next(&mut consumer).await.ack());
+        session.settle().await;
+        for log in between.into_iter().chain([after]) {
+            cluster.queue().log = log;
+            session.break_off();
+            session = cluster.session().await;
+        }
+        // Offsets and tokens begin again, and one is the same.
+        session.deliver(3, 0, 1, 1);
+        session.deliver(100, 1, 3, 1);
+        let mut shown = Vec::new();
+        while shown.len() < 4 {
+            shown.push(next(&mut consumer).await);
+        }
+        let shown_as: Vec<_> = shown.iter().map(|one| (one.token, one.offset)).collect();
+        assert_eq!(shown_as, [(3, 0), (100, 1), (100, 2), (100, 3)], "{before:?} to {after:?}");
+        assert_eq!(unanswered.await.unwrap(), Err(SettleError::UnknownOutcome));
+        // What is left of the former log settles nothing in this one.
+        assert_eq!(held.ack().await, Err(SettleError::LeaseLost));
+        drop(dropped);
+        shown.remove(3).ack_later();
+        assert_eq!(items(&session.settle().await), [(SettleKind::Ack, 100, 3, 1, 0)]);
+    }
+}
+
+#[tokio::test]
 async fn a_settle_without_an_answer_is_unknown_if_the_lease_is_gone_afterwards() {
     let mut cluster = Cluster::start(1);
     let (mut consumer, mut session) = attached(&mut cluster).await;

@@ -445,8 +445,18 @@ impl Attached {
         let leader = self.node.leader(self.node.id(), term);
         let (delivered_by, attached_at) = (self.delivered_by, self.since);
         let (tell_starts, may_return) = (self.tells_starts, self.node.knows(BEHAVIOUR_VERSION));
-        let attached =
-            v1::Attached { leader, lease_ms, delivered_by, attached_at, tell_starts, may_return };
+        let handle = &self.queue.handle;
+        let (group, timeline) = (handle.id(), handle.replica().timeline());
+        let attached = v1::Attached {
+            leader,
+            lease_ms,
+            delivered_by,
+            attached_at,
+            tell_starts,
+            may_return,
+            group,
+            timeline,
+        };
         v1::ConsumeResponse { response: Some(v1::consume_response::Response::Attached(attached)) }
     }
 

@@ -17,6 +17,8 @@ const REMEMBERED_MIN: usize = 1_024;
 pub(crate) struct Lease {
     pub token: u64,
     pub offset: u64,
+    /// Which of the queue's logs both are of, as the consumer has met them: another one has the same numbers again.
+    pub log: u32,
 }
 
 struct Held {
@@ -34,6 +36,8 @@ pub(crate) struct Ledger {
     settled: BTreeMap<u64, u64>,
     order: VecDeque<u64>,
     remembered: usize,
+    /// The log that all this is of.
+    log: u32,
 }
 
 impl Ledger {
@@ -43,7 +47,25 @@ impl Ledger {
             settled: BTreeMap::new(),
             order: VecDeque::new(),
             remembered: (prefetch as usize * REMEMBERED).max(REMEMBERED_MIN),
+            log: 0,
         }
+    }
+
+    /// The queue has another log: nothing that was leased or settled is known there.
+    pub fn begin_anew(&mut self) {
+        self.held.clear();
+        self.settled.clear();
+        self.order.clear();
+        self.log += 1;
+    }
+
+    pub fn lease(&self, token: u64, offset: u64) -> Lease {
+        Lease { token, offset, log: self.log }
+    }
+
+    fn of(&self, lease: Lease) -> Option<&Held> {
+        let held = self.held.get(&lease.offset);
+        held.filter(|held| held.token == lease.token && self.log == lease.log)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -54,7 +76,7 @@ impl Ledger {
     /// lower one is a copy that was late.
     #[must_use]
     pub fn delivered(&mut self, lease: Lease, now: Instant) -> bool {
-        let Lease { token, offset } = lease;
+        let Lease { token, offset, .. } = lease;
         if let Some(held) = self.held.get_mut(&offset)
             && held.token == token
             && held.lost
@@ -74,6 +96,9 @@ impl Ledger {
     /// Begins to settle; false if the lease is not held any more.
     #[must_use]
     pub fn settle(&mut self, lease: Lease) -> bool {
+        if lease.log != self.log {
+            return false;
+        }
         match self.held.get_mut(&lease.offset) {
             // The application is told, and done with it: if it comes again, it is shown again.
             Some(held) if held.token == lease.token && held.lost => {
@@ -90,8 +115,8 @@ impl Ledger {
 
     /// The settle was confirmed, or will never be.
     pub fn close(&mut self, lease: Lease) {
-        let Lease { token, offset } = lease;
-        if self.held.get(&offset).is_some_and(|held| held.token == token) {
+        let Lease { token, offset, .. } = lease;
+        if self.of(lease).is_some() {
             self.held.remove(&offset);
         }
         if self.settled.insert(offset, token).is_none() {
@@ -105,13 +130,12 @@ impl Ledger {
     }
 
     pub fn holds(&self, lease: Lease) -> bool {
-        self.held.get(&lease.offset).is_some_and(|held| held.token == lease.token && !held.lost)
+        self.of(lease).is_some_and(|held| !held.lost)
     }
 
     /// Whether the application has a message and has not settled it.
     pub fn is_worked_on(&self, lease: Lease) -> bool {
-        let held = self.held.get(&lease.offset);
-        held.is_some_and(|held| held.token == lease.token && !held.lost && !held.settling)
+        self.of(lease).is_some_and(|held| !held.lost && !held.settling)
     }
 
     /// Leases of `age` or more that the application still works on; they count as extended from now.
@@ -120,7 +144,7 @@ impl Ledger {
         for (offset, held) in &mut self.held {
             if !held.settling && !held.lost && held.since + age <= now {
                 held.since = now;
-                due.push(Lease { token: held.token, offset: *offset });
+                due.push(Lease { token: held.token, offset: *offset, log: self.log });
             }
         }
         due
@@ -138,7 +162,22 @@ mod tests {
     use super::*;
 
     fn lease(token: u64, offset: u64) -> Lease {
-        Lease { token, offset }
+        Lease { token, offset, log: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_another_log_is_not_the_one_of_the_same_numbers() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(1);
+        let (settled, held) = (ledger.lease(9, 0), ledger.lease(9, 1));
+        assert!(ledger.delivered(settled, now) && ledger.delivered(held, now));
+        ledger.close(settled);
+        ledger.begin_anew();
+        assert!(ledger.is_empty() && !ledger.settle(held));
+        let (first, second) = (ledger.lease(3, 0), ledger.lease(9, 1));
+        assert!(ledger.delivered(first, now) && ledger.delivered(second, now));
+        assert!(!ledger.settle(held) && !ledger.holds(held) && !ledger.is_worked_on(held));
+        assert!(ledger.is_worked_on(second) && ledger.settle(second));
     }
 
     #[tokio::test]

@@ -158,7 +158,7 @@ mod tests {
             token: 1,
             headers: Headers::default(),
             body: Default::default(),
-            handle: Handle::new(Lease { token: 1, offset }, false, handle.clone()),
+            handle: Handle::new(Lease { token: 1, offset, log: 0 }, false, handle.clone()),
         };
         let mut consumer = Consumer::new(vec![close], deliveries);
         for next in

@@ -294,7 +294,7 @@ mod tests {
 
     fn acks(settles: &mut Settles, leases: impl IntoIterator<Item = (u64, u64)>) {
         for (token, offset) in leases {
-            settles.push(Settle::new(Kind::Ack, Lease { token, offset }, None));
+            settles.push(Settle::new(Kind::Ack, Lease { token, offset, log: 0 }, None));
         }
     }
 
@@ -307,7 +307,8 @@ mod tests {
     async fn consecutive_offsets_of_one_token_are_one_range() {
         let mut settles = Settles::default();
         acks(&mut settles, [(7, 12), (7, 10), (8, 13), (7, 11), (7, 20)]);
-        let extended = vec![Lease { token: 7, offset: 14 }, Lease { token: 7, offset: 15 }];
+        let extended =
+            vec![Lease { token: 7, offset: 14, log: 0 }, Lease { token: 7, offset: 15, log: 0 }];
         let request = settles.request(extended, 30_000, Instant::now()).unwrap();
         let (ack, extend) = (v1::SettleKind::Ack as i32, v1::SettleKind::Extend as i32);
         let expected = [(ack, 7, 10, 3), (ack, 7, 20, 1), (ack, 8, 13, 1), (extend, 7, 14, 2)];
@@ -319,7 +320,7 @@ mod tests {
     async fn a_message_leased_again_is_settled_under_its_last_token_alone() {
         let mut settles = Settles::default();
         let (waiter, old) = tokio::sync::oneshot::channel();
-        let lease = Lease { token: 3, offset: 10 };
+        let lease = Lease { token: 3, offset: 10, log: 0 };
         settles.push(Settle::new(Kind::Ack, lease, Some(waiter)));
         acks(&mut settles, [(5, 10), (5, 12)]);
         let request = settles.request(Vec::new(), 0, Instant::now()).unwrap();

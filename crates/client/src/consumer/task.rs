@@ -72,6 +72,8 @@ pub(crate) struct Task {
     tells: bool,
     /// Messages can be given back uncharged.
     may_return: bool,
+    /// Group and timeline of the log that the leases are of, once the server has told.
+    log: Option<(u64, u64)>,
     /// When the leases held are to be looked through.
     next_look: Instant,
     /// When the stream broke; `None` while it is open, and once the leases are given up.
@@ -111,6 +113,7 @@ impl Task {
             grace,
             tells: false,
             may_return: false,
+            log: None,
             next_look: Instant::now(),
             broken: None,
             phase: Phase::Open,
@@ -257,6 +260,13 @@ impl Task {
         }
         (self.tells, self.may_return) = (attached.tell_starts, attached.may_return);
         self.broken = None;
+        let log = Some((attached.group, attached.timeline)).filter(|(group, _)| *group > 0);
+        if self.log.is_some() && log.is_some() && self.log != log {
+            // The queue was created again, or has lost what came last: offsets and tokens are given anew.
+            self.settles.fail_all(&SettleError::LeaseLost);
+            self.ledger.begin_anew();
+        }
+        self.log = log.or(self.log);
         // Nobody has extended what was held while the stream was away.
         self.next_look = Instant::now();
     }
@@ -293,7 +303,7 @@ impl Task {
         let now = Instant::now();
         let token = delivery.token;
         for (offset, message) in (delivery.first_offset..).zip(messages) {
-            let lease = Lease { token, offset };
+            let lease = self.ledger.lease(token, offset);
             if self.ledger.delivered(lease, now) {
                 // A consumer that is gone closes us, which returns what is leased.
                 let _ = self.deliveries.send(Ok(Delivery {

@@ -100,6 +100,8 @@ pub struct Queue {
     pub extends: usize,
     /// Of consumers that name none; 0 = 30 s.
     pub lease_ms: u32,
+    /// Raft group and timeline; 0 as of an older server.
+    pub log: (u64, u64),
     producers: BTreeMap<String, Known>,
 }
 
@@ -503,7 +505,8 @@ impl ConsumerService for Node {
         let leader = Some(self.leader());
         // Whoever has this name is at a queue that counts deliveries.
         let tell_starts = session.attach.tells_starts && session.attach.name == "telling";
-        let (may_return, rest) = (tell_starts, v1::Attached::default());
+        let (group, timeline) = self.queue().log;
+        let (may_return, rest) = (tell_starts, v1::Attached { group, timeline, ..<_>::default() });
         let attached = v1::Attached { leader, lease_ms, tell_starts, may_return, ..rest };
         session.answer(Answer::Attached(attached));
         let _ = self.sessions.send(session);
