@@ -164,8 +164,9 @@ impl Services {
         };
         use v1::topic_outcome::Outcome;
         let outcome = loop {
+            let left = until.saturating_duration_since(Instant::now());
             let answer = QueueService::publish(self, Request::new(publish.clone()));
-            let failure = match tokio::time::timeout_at(until, answer).await {
+            let failure = match tokio::time::timeout(left, answer).await {
                 Ok(Ok(answer)) => {
                     break Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default());
                 }
