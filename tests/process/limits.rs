@@ -264,6 +264,7 @@ fn the_oldest_make_room_exactly_whoever_leads() {
         let mut raw_client = QueueServiceClient::new(raw::channel(&cluster.address(leader)));
         let refused = raw_client.publish(request).await.expect_err("refused");
         assert_eq!(raw::reason(&refused), reason::QUEUE_FULL);
+        assert!(refused.message().contains("can never fit"), "{refused}");
         assert_eq!(counts(&client).await, now);
     });
 }

@@ -91,6 +91,31 @@ impl Refusal {
         Self::exhausted("commands_waiting", message)
     }
 
+    fn never_fits(limit: queue::Limit, max: u64, held: u64) -> Self {
+        let message = format!(
+            "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller batches, or raise the limit with \
+             `quorate queue update`"
+        );
+        let refusal = Self::new(reason::QUEUE_FULL, message);
+        refusal.with("limit", limit).with("max", max).with("held", held)
+    }
+
+    /// Why a batch of so many messages, in a frame of so many bytes, did not enter.
+    pub(crate) fn of_batch(rejection: queue::Rejection, count: u32, bytes: u64) -> Self {
+        use queue::{Limit, Rejection as R};
+        match rejection {
+            R::QueueFull { limit: limit @ Limit::MaxMessages, max, held }
+                if u64::from(count) > max =>
+            {
+                Self::never_fits(limit, max, held)
+            }
+            R::QueueFull { limit: limit @ Limit::MaxBytes, max, held } if bytes > max => {
+                Self::never_fits(limit, max, held)
+            }
+            rejection => rejection.into(),
+        }
+    }
+
     /// What the batches behind a refused one are told: they did not enter either.
     pub(crate) fn for_followers(self) -> Self {
         if matches!(self.reason, reason::NOT_LEADER | reason::SHUTTING_DOWN) {
@@ -255,16 +280,7 @@ impl From<queue::Rejection> for Refusal {
         let message = rejection.to_string();
         match rejection {
             // Nothing is held, so the batch alone is too much and waiting does not help.
-            R::QueueFull { limit, max, held: 0 } => Self::new(
-                reason::QUEUE_FULL,
-                format!(
-                    "the batch alone exceeds {limit} = {max}, so it can never fit; publish smaller \
-                     batches, or raise the limit with `quorate queue update`"
-                ),
-            )
-            .with("limit", limit)
-            .with("max", max)
-            .with("held", 0),
+            R::QueueFull { limit, max, held: 0 } => Self::never_fits(limit, max, 0),
             R::QueueFull { limit, max, held } => Self::new(
                 reason::QUEUE_FULL,
                 match limit {
@@ -401,5 +417,28 @@ mod tests {
         assert_eq!(never.retry_after, None);
         let later = full(9);
         assert!(!later.message.contains("never") && later.retry_after.is_some(), "{later:?}");
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_limit_is_told_that_it_never_fits_whatever_the_queue_holds() {
+        use queue::Limit;
+        let never = |limit, count, bytes| {
+            let full = queue::Rejection::QueueFull { limit, max: 10, held: 9 };
+            let refusal = Refusal::of_batch(full, count, bytes);
+            assert_eq!(refusal.reason, reason::QUEUE_FULL);
+            assert_eq!(refusal.metadata["held"], "9");
+            assert_eq!(refusal.retry_after.is_none(), refusal.message.contains("never fit"));
+            refusal.retry_after.is_none()
+        };
+        assert!(never(Limit::MaxMessages, 11, 0));
+        assert!(never(Limit::MaxBytes, 1, 11));
+        for (limit, count, bytes) in [
+            (Limit::MaxMessages, 10, 11),
+            (Limit::MaxBytes, 11, 10),
+            (Limit::Delayed, 11, 11),
+            (Limit::Dead, 11, 11),
+        ] {
+            assert!(!never(limit, count, bytes), "{limit}: {count}, {bytes}");
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Submitted {
     level: AckLevel,
     sequence: u64,
     count: u32,
+    /// Of its frame.
+    bytes: u64,
     /// For a batch whose receipt may be given before its outcome is known.
     written: Option<oneshot::Receiver<OnDisk>>,
     /// Until when the queue takes the batch for certain.
@@ -291,7 +293,8 @@ impl Publisher {
         let producer = producer.map(|(id, epoch)| machine::Producer { id, epoch, sequence });
         let counts = &self.node.counts;
         counts.published.add(count.into());
-        counts.published_bytes.add(frame.messages.len() as u64);
+        let frame_bytes = frame.messages.len() as u64;
+        counts.published_bytes.add(frame_bytes);
         let command = Command::Publish(machine::Publish {
             producer,
             condition,
@@ -308,6 +311,7 @@ impl Publisher {
                     level,
                     sequence,
                     count,
+                    bytes: frame_bytes,
                     written,
                     remembered,
                     outcome,
@@ -450,7 +454,7 @@ impl Publisher {
     ) -> Result<v1::Receipt, Refusal> {
         let deadline = submitted.deadline;
         let written = submitted.written.take();
-        let Submitted { level, sequence, count, remembered, .. } = submitted;
+        let Submitted { level, sequence, count, bytes, remembered, .. } = submitted;
         let early = async {
             // One that does not go on from the last batch may be refused: the queue decides.
             let OnDisk { position, stamped_ms } = written?.await.ok()?;
@@ -495,7 +499,7 @@ impl Publisher {
                         _ => Ok(receipt),
                     }
                 }
-                Reply::Rejected(rejection) => Err(rejection.into()),
+                Reply::Rejected(rejection) => Err(Refusal::of_batch(rejection, count, bytes)),
                 _ => Err(Refusal::unknown_outcome()),
             },
             Ok(Ok(Ok(Err(error)))) => Err(self.node.redirect(&self.queue, error)),
