@@ -1,6 +1,6 @@
 //! Figures for people: counts, bytes and times, printed and parsed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A count with its thousands set apart: `1,234,567`.
 pub fn count(value: u64) -> String {
@@ -73,6 +73,60 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("{text:?} is too long"))
 }
 
+/// Reads a moment since 1970 as in RFC 3339: `2026-12-24T18:00:00Z`, `2026-12-24T19:00:00.5+01:00`.
+pub fn parse_moment(text: &str) -> Result<SystemTime, String> {
+    moment(text).ok_or_else(|| {
+        format!("{text:?} is no moment; write 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00")
+    })
+}
+
+fn moment(text: &str) -> Option<SystemTime> {
+    let (date, rest) = text.split_once(['T', 't'])?;
+    let (time, zone) = rest.split_at(rest.find(['Z', 'z', '+', '-'])?);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_of = [31, 28 + u64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let month = usize::try_from(month).ok().and_then(|month| month.checked_sub(1))?;
+    let days_in_month = *days_of.get(month)?;
+    if !(1..=days_in_month).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let before = year.checked_sub(1)?;
+    let leaps = before / 4 - before / 100 + before / 400;
+    // Those before 1970 were 719,162.
+    let days = before * 365 + leaps + days_of[..month].iter().sum::<u64>() + day - 1;
+    let seconds = days.checked_sub(719_162)? * 86_400 + hour * 3_600 + minute * 60 + second;
+    let seconds = match zone.split_at(1) {
+        ("Z" | "z", "") => seconds,
+        (sign, ahead) => {
+            let [hours, minutes] = numbers(ahead, ':', [2, 2])?;
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let ahead = hours * 3_600 + minutes * 60;
+            if sign == "+" { seconds.checked_sub(ahead)? } else { seconds + ahead }
+        }
+    };
+    let digits = fraction.bytes().all(|byte| byte.is_ascii_digit()) && !fraction.is_empty();
+    let fraction: f64 = digits.then(|| format!("0.{fraction}"))?.parse().ok()?;
+    let since = Duration::from_secs(seconds) + Duration::from_secs_f64(fraction);
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+/// Numbers of so many digits each.
+fn numbers<const N: usize>(text: &str, between: char, digits: [usize; N]) -> Option<[u64; N]> {
+    let mut parts = text.split(between);
+    let mut found = [0; N];
+    for (found, digits) in found.iter_mut().zip(digits) {
+        let part = parts.next()?;
+        let is_number = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit());
+        *found = is_number.then(|| part.parse().ok())??;
+    }
+    parts.next().is_none().then_some(found)
+}
+
 /// Reads `4096`, `64KiB`, `10MiB`, `2GiB`; also `k`, `m`, `g` (binary).
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -138,6 +192,38 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for wrong in ["", "s", "5 parsecs", "-1s", "1.2.3"] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn moments_are_read_in_any_zone_and_only_where_there_is_one() {
+        let at = |text: &str| {
+            let since = parse_moment(text)?.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            Ok::<_, String>(since.as_millis())
+        };
+        assert_eq!(at("1970-01-01T00:00:00Z"), Ok(0));
+        assert_eq!(at("2000-02-29T12:34:56Z"), Ok(951_827_696_000));
+        assert_eq!(at("2026-12-24T18:00:00Z"), Ok(1_798_135_200_000));
+        assert_eq!(at("2026-12-24T19:00:00.25+01:00"), Ok(1_798_135_200_250));
+        assert_eq!(at("2026-12-24T12:30:00-05:30"), Ok(1_798_135_200_000));
+        for wrong in [
+            "",
+            "2h",
+            "2026-12-24",
+            "2026-12-24T18:00:00",
+            "2026-12-24 18:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-12-24T24:00:00Z",
+            "2026-12-24T18:00Z",
+            "2026-12-24T18:00:00.Z",
+            "2026-12-24T18:00:00ZZ",
+            "2026-12-24T18:00:00+1",
+            "1969-12-31T23:59:59Z",
+            "+026-12-24T18:00:00Z",
+        ] {
+            assert!(parse_moment(wrong).is_err(), "{wrong:?} was accepted");
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use quorate_client::{AckLevel, Batch, Message, Pending, Producer, PublishError, Receipt};
@@ -49,6 +49,10 @@ pub struct Args {
     /// Deliver the messages to consumers only after this time, e.g. 90s, 2h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     delay: Option<Duration>,
+    /// Deliver the messages to consumers only after this moment, as `date -Is` writes it, e.g. 2026-12-24T18:00:00Z; by the
+    /// clock of the queue's leader.
+    #[arg(long, value_name = "MOMENT", conflicts_with = "delay", value_parser = units::parse_moment)]
+    deliver_at: Option<SystemTime>,
     /// Deliver the messages one after the other with all others of this key, in order; up to 256 bytes.
     #[arg(long, value_name = "KEY", default_value = "")]
     group_key: String,
@@ -133,6 +137,9 @@ impl Args {
         }
         if let Some(delay) = self.delay {
             message = message.delay(delay);
+        }
+        if let Some(moment) = self.deliver_at {
+            message = message.deliver_at(moment);
         }
         if let Some(ttl) = self.ttl {
             message = message.ttl(ttl);
@@ -368,6 +375,25 @@ mod tests {
         assert_eq!(parse_header("k="), Ok(("k".to_owned(), String::new())));
         assert!(parse_header("=v").is_err());
         assert!(parse_header("k").is_err());
+    }
+
+    #[test]
+    fn a_moment_to_deliver_at_is_given_in_place_of_a_delay() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: Args,
+        }
+        let parse = |more: &[&str]| {
+            let args = [&["publish", "orders", "x"], more].concat();
+            <Cli as clap::Parser>::try_parse_from(args).map(|cli| cli.args)
+        };
+        let at = ["--deliver-at", "2026-12-24T18:00:00Z"];
+        let args = parse(&at).unwrap();
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(1_798_135_200);
+        assert_eq!(args.deliver_at, Some(moment));
+        assert!(parse(&[&at[..], &["--delay", "1h"]].concat()).is_err());
+        assert!(parse(&["--deliver-at", "tomorrow"]).is_err());
     }
 
     #[tokio::test]
