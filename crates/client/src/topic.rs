@@ -150,7 +150,7 @@ impl Topic {
     ///
     /// # Errors
     /// [`Error::Refused`] with `TOPIC_NOT_FOUND`, `NO_ROUTE` or `INVALID_ARGUMENT`: nothing was published.
-    /// [`Error::Unavailable`]: it may have been, at some or all of the queues. With a
+    /// [`Error::UnknownOutcome`]: it may have been, at some or all of the queues. With a
     /// [`message_id`](Self::message_id) it is tried again at other nodes before that; without one it would enter twice.
     pub async fn publish(
         &self,

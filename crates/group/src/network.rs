@@ -459,7 +459,7 @@ impl Drop for AbortOnDrop {
 
 /// Most of a state that is sent in the head, where nodes that know no parts of a state look for all of it; the rest
 /// follows in parts. A simulated state is a few kilobytes.
-const HEAD_STATE_MAX: usize = if cfg!(madsim) { 1 << 10 } else { 32 << 20 };
+const HEAD_STATE_MAX: usize = if cfg!(madsim) { 1 << 10 } else { 60 << 20 };
 
 /// A snapshot as it is sent: its head, what is left of the state, the bodies that it refers to, its end. If a body
 /// cannot be read the stream ends without its end, and the receiver refuses it.

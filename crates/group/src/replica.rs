@@ -1,5 +1,6 @@
 //! The part of a group that answers other replicas.
 
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::ServerState;
@@ -14,6 +15,7 @@ use crate::checkpoint::{Checkpoints, SnapshotData};
 use crate::codec;
 use crate::handle::Leadership;
 use crate::network::{Peers, body_from};
+use crate::offline::CHECKPOINT_BYTES_MAX;
 use crate::parking::Parking;
 use crate::recovery::timeline_of;
 use crate::replica_log::ReplicaLog;
@@ -227,6 +229,9 @@ impl Replica {
                 Some(Chunk::State(part)) => {
                     transfer.took(part.len());
                     state.push(part);
+                    if state.iter().map(Bytes::len).sum::<usize>() > CHECKPOINT_BYTES_MAX {
+                        return Err("the state in the snapshot is larger than 1 GiB".into());
+                    }
                 }
                 Some(Chunk::End(_)) => break,
                 Some(Chunk::Head(_)) | None => return Err("unexpected part of a snapshot".into()),

@@ -400,8 +400,9 @@ impl Services {
     }
 }
 
-/// Asks each shard, all at a time; what became of it there. An error only if it was done at none: the first one, but that a
-/// consumer is not there says nothing while another shard could not be asked.
+/// Asks each shard, all at a time; what became of it there. An error only if it was done at none: the one that says most. One
+/// after which it may be done comes before one after which it may be asked for again, and that a consumer is not there says
+/// nothing while another shard could not be asked.
 async fn at_each<F>(
     sharded: &Sharded,
     ask: impl Fn(QueueName) -> F,
@@ -422,25 +423,31 @@ where
         }
     });
     let answers = join_all(asked).await;
-    let mut first: Option<Status> = None;
-    let mut absent = true;
+    let weight = |failure: &v1::Failure| match failure.reason.as_str() {
+        reason::UNKNOWN_OUTCOME | reason::NO_QUORUM => 2,
+        reason::CONSUMER_NOT_FOUND => 0,
+        _ => 1,
+    };
+    let mut told: Option<(i32, Status)> = None;
     let mut outcomes = Vec::with_capacity(answers.len());
     for (shard, answer) in answers {
         let (count, failure) = match answer {
             Ok(count) => (count, None),
             Err(status) => {
                 let failure = failure_of(&status);
-                if first.is_none() || (absent && failure.reason != reason::CONSUMER_NOT_FOUND) {
-                    absent = failure.reason == reason::CONSUMER_NOT_FOUND;
-                    first = Some(status);
+                let weight = weight(&failure);
+                if told.as_ref().is_none_or(|(most, _)| weight > *most) {
+                    told = Some((weight, status));
                 }
                 (0, Some(failure))
             }
         };
         outcomes.push(v1::ShardOutcome { shard: shard.as_str().into(), count, failure });
     }
-    match first {
-        Some(status) if outcomes.iter().all(|outcome| outcome.failure.is_some()) => Err(status),
+    match told {
+        Some((_, status)) if outcomes.iter().all(|outcome| outcome.failure.is_some()) => {
+            Err(status)
+        }
         _ => Ok(outcomes),
     }
 }

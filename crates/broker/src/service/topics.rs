@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use quorate_machine::catalog::{self, Pattern, QueueName, Rejection, Route, Subject, Topic};
+use quorate_machine::catalog::{
+    self, Pattern, QueueName, ROUTES_MAX, Rejection, Route, Subject, Topic,
+};
 use quorate_machine::planted::{self, Bug};
 use quorate_proto::v1::queue_service_server::QueueService;
 use quorate_proto::{reason, v1};
@@ -22,8 +24,8 @@ use crate::routing::{forwarded, hops, passed_on, queue_name};
 
 /// Header that a message gets by being published to a topic.
 const SUBJECT: &str = "quorate-subject";
-/// Queues that one request is published to at a time.
-const SIDE_BY_SIDE: usize = 32;
+/// Queues that one request is published to at a time: all that a topic can have.
+const SIDE_BY_SIDE: usize = ROUTES_MAX as usize;
 /// Pause before a queue is asked again that has no leader for the moment.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Longest wait for the queues of one publish: one without a majority does not keep the answers of the others back until
@@ -171,10 +173,7 @@ impl Services {
                     break Outcome::Receipt(answer.into_inner().receipt.unwrap_or_default());
                 }
                 Ok(Err(status)) => failure_of(&status),
-                Err(_) => {
-                    let doing = format!("publish to queue `{queue}` (it may still be done)");
-                    break Outcome::Failure(failure_of(&Refusal::no_quorum(&doing).into()));
-                }
+                Err(_) => break Outcome::Failure(failure_of(&Refusal::unknown_outcome().into())),
             };
             // Nothing has entered; the queue has another leader in a moment.
             if failure.reason != reason::NOT_LEADER || Instant::now() >= until {

@@ -41,8 +41,11 @@ pub fn says_bytes(errand: &impl Errand) -> u64 {
 }
 
 /// Whether messages would be dropped for those that come: of the queue, or come a moment before. `fewer` is the option
-/// with which fewer do.
+/// with which fewer do. Of a sharded queue each shard has the limits, and all may come to one.
 pub fn makes_room(to: &QueueDescription, coming: Coming, fewer: &str) -> Option<NoRoom> {
+    if !to.shards.is_empty() {
+        return to.shards.iter().find_map(|shard| makes_room(shard, coming, fewer));
+    }
     let has = to.settings.clone().unwrap_or_default();
     if has.overflow() != Overflow::DropHead || (has.max_messages, has.max_bytes) == (0, 0) {
         return None;
@@ -62,7 +65,8 @@ pub fn makes_room(to: &QueueDescription, coming: Coming, fewer: &str) -> Option<
         ),
         cure: format!(
             "a higher limit, `quorate queue update {name} --overflow reject`, or fewer messages with {fewer}; `quorate \
-             queue describe {name}` shows what it has room for"
+             queue describe {name}` shows what it has room for. What came there before an interruption, and is still \
+             here, is counted twice"
         ),
         exit: Exit::Refused,
     };
@@ -150,6 +154,11 @@ mod tests {
         ] {
             assert_eq!(refused(&to), exit, "{to:?}");
         }
+        let shards = vec![queue(15, 0, 5), queue(15, 0, 5)];
+        let mut sharded = QueueDescription { shards, ..queue(15, 0, 10) };
+        assert_eq!(refused(&sharded), None);
+        sharded.shards[1] = queue(15, 0, 6);
+        assert_eq!(refused(&sharded), Some(Exit::Refused));
         let mut rejects = queue(15, 0, 6);
         rejects.settings.as_mut().unwrap().set_overflow(Overflow::Reject);
         assert_eq!(refused(&rejects), None);
