@@ -140,12 +140,34 @@ fn verdict_of_code(code: Code) -> Verdict {
     }
 }
 
+/// False where no connection could be made, so that nothing was asked of the node.
+#[cfg(not(madsim))]
+fn was_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if cause.is::<tonic::ConnectError>() {
+            return false;
+        }
+        source = cause.source();
+    }
+    true
+}
+
+/// A simulated connection does not say.
+#[cfg(madsim)]
+fn was_sent(_: &Status) -> bool {
+    true
+}
+
 impl From<Status> for Fault {
     fn from(status: Status) -> Self {
         let info = status.get_details_error_info().filter(|info| info.domain == reason::DOMAIN);
         let Some(info) = info else {
             let message = format!("{} ({:?})", status.message(), status.code());
-            let verdict = verdict_of_code(status.code());
+            let verdict = match was_sent(&status) {
+                true => verdict_of_code(status.code()),
+                false => Verdict::Dead,
+            };
             return Self { verdict, ..Self::transport(message) };
         };
         let retry_after = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
@@ -243,6 +265,11 @@ mod tests {
     #[test]
     fn a_status_without_our_reason_is_judged_by_its_code() {
         assert_eq!(Fault::from(Status::unavailable("gone")).verdict, Verdict::Unknown);
+        #[cfg(not(madsim))]
+        {
+            let refused = tonic::ConnectError("refused".into());
+            assert_eq!(Fault::from(Status::from_error(refused.into())).verdict, Verdict::Dead);
+        }
         assert_eq!(Fault::from(Status::unimplemented("what")).verdict, Verdict::Refused);
     }
 }
