@@ -474,24 +474,20 @@ fn snapshot_chunks(
     let chunk = |chunk| pb::SnapshotChunk { chunk: Some(chunk) };
     stream! {
         let mut state = snapshot.snapshot.state.clone();
-        let mut part = |most: usize| state.split_to(most.min(state.len()));
         let head = pb::SnapshotHead {
             hello: None,
             group,
             vote: Some(wire::vote_to(&vote)),
             last: snapshot.meta.last_log_id.as_ref().map(wire::id_to),
             membership: codec::encode_stored_membership(&snapshot.meta.last_membership),
-            state: part(HEAD_STATE_MAX),
+            state: state.split_to(HEAD_STATE_MAX.min(state.len())),
         };
         counted.note_snapshot(node, head.state.len() as u64);
         yield chunk(Chunk::Head(head));
         let begun = Instant::now();
         let mut sent = 0;
-        loop {
-            let part = part(TRANSFER_BYTES_MAX);
-            if part.is_empty() {
-                break;
-            }
+        while !state.is_empty() {
+            let part = state.split_to(TRANSFER_BYTES_MAX.min(state.len()));
             counted.note_snapshot(node, part.len() as u64);
             sent += part.len() as u64;
             yield chunk(Chunk::State(part));

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream;
-use quorate_machine::catalog::{
-    self, Pattern, QueueName, ROUTES_MAX, Rejection, Route, Subject, Topic,
-};
+use futures_util::future::join_all;
+use quorate_machine::catalog::{self, Pattern, QueueName, Rejection, Route, Subject, Topic};
 use quorate_machine::planted::{self, Bug};
 use quorate_proto::v1::queue_service_server::QueueService;
 use quorate_proto::{reason, v1};
@@ -24,8 +21,6 @@ use crate::routing::{forwarded, hops, passed_on, queue_name};
 
 /// Header that a message gets by being published to a topic.
 const SUBJECT: &str = "quorate-subject";
-/// Queues that one request is published to at a time: all that a topic can have.
-const SIDE_BY_SIDE: usize = ROUTES_MAX as usize;
 /// Pause before a queue is asked again that has no leader for the moment.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Longest wait for the queues of one publish: one without a majority does not keep the answers of the others back until
@@ -237,7 +232,7 @@ impl v1::topic_service_server::TopicService for Services {
         }
         let until = Instant::now() + QUEUES_WAIT.min(self.node.config.limits.request_timeout());
         let each = routed.into_iter().map(|(queue, at)| self.outcome(queue, at, &request, until));
-        let outcomes: Vec<_> = stream::iter(each).buffered(SIDE_BY_SIDE).collect().await;
+        let outcomes = join_all(each).await;
         let version = topic.version;
         Ok(Response::new(v1::PublishToTopicResponse { outcomes, version }))
     }
