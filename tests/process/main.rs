@@ -49,3 +49,15 @@ const HEAVY: Duration = Duration::from_secs(120);
 const LIGHT: Duration = Duration::from_secs(60);
 /// Longest wait for one thing to happen under load.
 const SOON: Duration = Duration::from_secs(40);
+
+/// Lives until it is killed: a runtime that is shut down is as good as a process, nothing is said any more. What the life
+/// ends with is held until then.
+fn until_killed<T>(life: impl Future<Output = T> + Send + 'static) {
+    let killed = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let held = runtime.block_on(life);
+        runtime.shutdown_background();
+        drop(held);
+    });
+    killed.join().expect("no panic");
+}

@@ -10,7 +10,7 @@ use quorate_tests::process::run;
 use quorate_tests::raw::{self, RawConsumer};
 use quorate_tests::{Cluster, turn};
 
-use crate::{HEAVY, LIGHT, SOON};
+use crate::{HEAVY, LIGHT, SOON, until_killed};
 
 const QUEUE: &str = "orders";
 
@@ -97,23 +97,16 @@ fn a_consumer_that_is_killed_is_charged_for_the_one_message_that_it_had_started(
             QueueSettings { max_deliveries: 2, session_grace_ms: 1_000, ..Default::default() };
         let (cluster, client) = with_messages(10, settings).await;
         let servers = cluster.addresses();
-        // A runtime that is shut down is as good as a process that is killed: nothing is said any more.
-        let killed = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            let held = runtime.block_on(async {
-                let client = Client::connect(servers).await.expect("connect");
-                let building = client.consumer(QUEUE).prefetch(10).build();
-                let mut consumer = building.await.expect("a consumer");
-                let first = next(&mut consumer).await;
-                assert_eq!((first.offset, first.attempt), (0, 1));
-                // What it has begun is told when nothing else is to be settled, at once.
-                tokio::time::sleep(Duration::from_millis(1_000)).await;
-                (consumer, first)
-            });
-            runtime.shutdown_background();
-            drop(held);
+        until_killed(async move {
+            let client = Client::connect(servers).await.expect("connect");
+            let building = client.consumer(QUEUE).prefetch(10).build();
+            let mut consumer = building.await.expect("a consumer");
+            let first = next(&mut consumer).await;
+            assert_eq!((first.offset, first.attempt), (0, 1));
+            // What it has begun is told when nothing else is to be settled, at once.
+            tokio::time::sleep(Duration::from_millis(1_000)).await;
+            (consumer, first)
         });
-        killed.join().expect("no panic");
         let mut next = client.consumer(QUEUE).prefetch(20).build().await.expect("a consumer");
         let mut expected: Vec<(u64, u32)> = (0..10).map(|offset| (offset, 1)).collect();
         expected[0] = (0, 2);

@@ -15,7 +15,7 @@ use quorate_tests::process::{Ended, run};
 use quorate_tests::raw::RawConsumer;
 use quorate_tests::{Cluster, raw, turn};
 
-use crate::{HEAVY, LIGHT, SOON};
+use crate::{HEAVY, LIGHT, SOON, until_killed};
 
 const QUEUE: &str = "orders";
 
@@ -203,29 +203,22 @@ fn what_was_not_begun_is_not_charged_once_deliveries_are_limited() {
         let grace = QueueSettings { session_grace_ms: 1_000, ..Default::default() };
         let client = cluster.queue_with(QUEUE, grace).await;
         let servers = cluster.addresses();
-        // A runtime that is shut down is as good as a process that is killed.
-        let killed = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            let held = runtime.block_on(async {
-                let client = Client::connect(servers).await.expect("connect");
-                let building = client.consumer(QUEUE).prefetch(10).build();
-                let mut consumer = building.await.expect("a consumer");
-                let limited = QueueSettings { max_deliveries: 3, ..Default::default() };
-                set(&client, limited, "max_deliveries").await;
-                // It attaches again; what it is handed before that counts as begun.
-                tokio::time::sleep(Duration::from_millis(1_500)).await;
-                let producer = client.producer(QUEUE).build().await.expect("a producer");
-                for n in 0..5 {
-                    producer.publish(Message::new(n.to_string())).await.expect("published");
-                }
-                let first = next(&mut consumer).await;
-                tokio::time::sleep(Duration::from_millis(1_000)).await;
-                (consumer, first)
-            });
-            runtime.shutdown_background();
-            drop(held);
+        until_killed(async move {
+            let client = Client::connect(servers).await.expect("connect");
+            let building = client.consumer(QUEUE).prefetch(10).build();
+            let mut consumer = building.await.expect("a consumer");
+            let limited = QueueSettings { max_deliveries: 3, ..Default::default() };
+            set(&client, limited, "max_deliveries").await;
+            // It attaches again; what it is handed before that counts as begun.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let producer = client.producer(QUEUE).build().await.expect("a producer");
+            for n in 0..5 {
+                producer.publish(Message::new(n.to_string())).await.expect("published");
+            }
+            let first = next(&mut consumer).await;
+            tokio::time::sleep(Duration::from_millis(1_000)).await;
+            (consumer, first)
         });
-        killed.join().expect("no panic");
         let mut last = client.consumer(QUEUE).prefetch(10).build().await.expect("a consumer");
         let mut again = Vec::new();
         for _ in 0..5 {
