@@ -1,13 +1,10 @@
 //! What a worker makes of what its handler says, and how it stops.
-#![cfg(not(madsim))]
-
-mod fake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fake::{Cluster, QUEUE};
+use crate::fake::{Cluster, QUEUE};
 use quorate_client::{Job, JobError};
 use quorate_proto::v1::SettleKind;
 use tokio::sync::{Notify, oneshot};

@@ -1,11 +1,8 @@
 //! What a consumer does when streams break, leases run, and deliveries are dropped.
-#![cfg(not(madsim))]
-
-mod fake;
 
 use std::time::{Duration, Instant};
 
-use fake::{Cluster, QUEUE, Session};
+use crate::fake::{Cluster, QUEUE, Session};
 use futures_util::StreamExt;
 use quorate_client::{ConsumeError, Consumer, Delivery, Error, SettleError, reason};
 use quorate_proto::v1::consume_request::Request;

@@ -1,11 +1,8 @@
 //! What a producer does when nodes, streams and answers fail.
-#![cfg(not(madsim))]
-
-mod fake;
 
 use std::time::{Duration, Instant};
 
-use fake::{Cluster, QUEUE, Script};
+use crate::fake::{Cluster, QUEUE, Script};
 use quorate_client::{Batch, Client, Error, Message, Producer, PublishError, Receipt, reason};
 
 /// Sends `count` messages, whose bodies are their numbers, and collects the outcomes.

@@ -1,11 +1,8 @@
 //! Calls about queues and the cluster, and connecting.
-#![cfg(not(madsim))]
-
-mod fake;
 
 use std::time::{Duration, SystemTime};
 
-use fake::{Cluster, Fate, QUEUE};
+use crate::fake::{Cluster, Fate, QUEUE};
 use quorate_client::{
     Client, ConnectError, ConsumerControl, Consumers, Error, MessagePlace, PurgeBefore,
     QueueSettings, SeekTo, SlotSettings, Sought, reason,
