@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use quorate_group::recovery::leaves_at_start;
 use quorate_group::{EffectsAt, Handle, Spec, Timing};
 use quorate_machine::catalog::Catalog;
@@ -143,16 +143,20 @@ impl Node {
     ///
     /// # Errors
     /// For what keeps it from starting, with the cure.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
-        let home = Home::from(&config.data);
-        Self::start_at(home, config).await
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Self, StartError>> {
+        Self::start_at(Home::from(&config.data), config)
     }
 
     /// The same with its state at `home`, whatever the settings say.
     ///
     /// # Errors
     /// See [`Node::start`].
-    pub async fn start_at(home: Home, config: Config) -> Result<Self, StartError> {
+    pub fn start_at(home: Home, config: Config) -> BoxFuture<'static, Result<Self, StartError>> {
+        // In a box, so that a node's tasks, nearly all of it, are compiled here and not again in each program that starts one.
+        Box::pin(Self::begin(home, config))
+    }
+
+    async fn begin(home: Home, config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let listener = Listener::bind(config.listen)?;
         let dir = founding::open(&home, &config, &listener).await?;
@@ -207,7 +211,11 @@ impl Node {
     }
 
     /// Hands leadership over, ends what is open, and stops. All that was confirmed is on disk.
-    pub async fn shutdown(mut self) {
+    pub fn shutdown(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.end())
+    }
+
+    async fn end(mut self) {
         let member = self.member.clone();
         tracing::info!(node = member.id(), "shutting down");
         let queues = member.queues.all();

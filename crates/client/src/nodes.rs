@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_service_client::ClusterServiceClient;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -129,7 +130,7 @@ impl Nodes {
         if let Some(channel) = self.state().channels.get(address) {
             return Ok(channel.clone());
         }
-        let connecting = async { endpoint(address, self.connect_timeout)?.connect().await };
+        let connecting = connect(address, self.connect_timeout);
         let channel = timeout(self.connect_timeout, connecting)
             .await
             .map_err(|late| Fault::unreachable(address, &late))?
@@ -260,6 +261,14 @@ pub(crate) async fn get_status(
     channel: Channel,
 ) -> Result<Response<v1::GetStatusResponse>, Status> {
     ClusterServiceClient::new(channel).get_status(v1::GetStatusRequest {}).await
+}
+
+/// Connects. In a box, so that all under a connection is compiled with the SDK and not with each program that uses it.
+fn connect(
+    address: &Address,
+    limit: Duration,
+) -> BoxFuture<'_, Result<Channel, tonic::transport::Error>> {
+    Box::pin(async move { endpoint(address, limit)?.connect().await })
 }
 
 /// Settings of a connection, as they were measured best; in simulation they have no effect.

@@ -138,9 +138,7 @@ impl ConsumerBuilder {
         let (handle, commands) = mpsc::unbounded_channel();
         let mut task = Task::new(link, self.prefetch, grace, handle, commands, shown);
         task.attached(answer);
-        let (close, closed) = oneshot::channel();
-        tokio::spawn(task.run(closed));
-        Ok(Consumer::new(vec![close], deliveries))
+        Ok(Consumer::new(vec![task.start()], deliveries))
     }
 
     /// Begins a stream to each shard, all of which show what they get in one place. None is waited for: those whose shard
@@ -159,9 +157,7 @@ impl ConsumerBuilder {
             let (handle, commands) = mpsc::unbounded_channel();
             let mut task = Task::new(link, prefetch, grace, handle, commands, shown.clone());
             task.shard = Some(shard.number);
-            let (close, closed) = oneshot::channel();
-            tokio::spawn(task.run(closed));
-            closes.push(close);
+            closes.push(task.start());
         }
         Ok(closes)
     }

@@ -120,7 +120,14 @@ impl Task {
         }
     }
 
-    pub async fn run(mut self, mut close: Close) {
+    /// Begins to work. Spawned here, a plain function, so that it is compiled with the SDK and not with each program that uses it.
+    pub fn start(self) -> oneshot::Sender<oneshot::Sender<()>> {
+        let (close, closed) = oneshot::channel();
+        tokio::spawn(self.run(closed));
+        close
+    }
+
+    async fn run(mut self, mut close: Close) {
         let mut arrived = Vec::with_capacity(COMMANDS);
         while !matches!(self.phase, Phase::Ended) {
             self.advance();

@@ -147,7 +147,7 @@ impl ProducerBuilder {
         };
         let (lane, mut task) = Lane::with(link, settings);
         task.opened(answer);
-        tokio::spawn(task.run());
+        task.start();
         Ok(Producer { ways: Ways::One(lane) })
     }
 }

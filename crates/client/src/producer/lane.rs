@@ -28,7 +28,7 @@ impl Lane {
     pub fn begin(nodes: Arc<Nodes>, settings: Settings) -> Self {
         let link = Link::new(nodes, settings.queue.clone(), settings.open(settings.epoch));
         let (lane, task) = Self::with(link, settings);
-        tokio::spawn(task.run());
+        task.start();
         lane
     }
 

@@ -124,7 +124,12 @@ impl Task {
         }
     }
 
-    pub async fn run(mut self) {
+    /// Begins to work. Spawned here, a plain function, so that it is compiled with the SDK and not with each program that uses it.
+    pub fn start(self) {
+        tokio::spawn(self.run());
+    }
+
+    async fn run(mut self) {
         let mut arrived = Vec::with_capacity(COMMANDS);
         loop {
             self.advance();
