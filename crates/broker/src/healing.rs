@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_group::Members;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, QueueName, Reply};
 use tokio::time::Instant;
@@ -34,8 +35,8 @@ impl Absences {
     }
 
     fn look(&self, member: &Member) {
-        let nodes: Vec<u64> =
-            member.catalog.read(|catalog| catalog.nodes().map(|node| node.id.0).collect());
+        let mut nodes = voters(&member.catalog.members());
+        member.catalog.read(|catalog| nodes.extend(catalog.nodes().map(|node| node.id.0)));
         let mut gone = self.lock();
         gone.retain(|node, _| nodes.contains(node));
         for node in nodes {
@@ -222,20 +223,9 @@ fn with_more(catalog: &Catalog, queue: &catalog::Queue, there: &[NodeId]) -> Opt
 async fn keep_catalog_members(member: &Member, absences: &Absences) {
     let replace_after = Duration::from_millis(member.config.raft.replace_after_ms);
     let members = member.catalog.members();
-    let current: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
-    let nodes: Vec<Candidate> = member.catalog.read(|catalog| {
-        let candidate = |node: &catalog::Node| Candidate {
-            id: node.id.0,
-            zone: node.zone.clone(),
-            is_there: absences.is_there(node.id.0),
-            is_lost: node.leaving || absences.is_lost(node.id.0, replace_after),
-            is_leaving: node.leaving,
-        };
-        catalog.nodes().map(candidate).collect()
-    });
-    if nodes.is_empty() {
-        return;
-    }
+    let current = voters(&members);
+    let nodes =
+        member.catalog.read(|catalog| candidates(catalog, &current, absences, replace_after));
     let voters = catalog_voters(&nodes, &current);
     let all: BTreeSet<u64> = nodes.iter().map(|node| node.id).collect();
     let goal = Goal { observers: &all - &voters, voters };
@@ -244,6 +234,31 @@ async fn keep_catalog_members(member: &Member, absences: &Absences) {
     if !matches!(step, Step::Wait | Step::Done) && moves::take(&member.catalog, &step).await {
         tracing::info!(group = CATALOG, ?step, "changes the catalog's members");
     }
+}
+
+/// All that have a vote, also while that changes.
+fn voters(members: &Members) -> BTreeSet<u64> {
+    members.voters.iter().flatten().copied().collect()
+}
+
+/// Those who could have a vote: the catalog's nodes, and voters of a young cluster that have not registered yet. It
+/// was founded with all of them, and fewer would not keep what it is told meanwhile.
+fn candidates(
+    catalog: &Catalog,
+    voters: &BTreeSet<u64>,
+    absences: &Absences,
+    replace_after: Duration,
+) -> Vec<Candidate> {
+    let of = |id: u64, zone: &str, is_leaving: bool| Candidate {
+        id,
+        zone: zone.to_owned(),
+        is_there: absences.is_there(id),
+        is_lost: is_leaving || absences.is_lost(id, replace_after),
+        is_leaving,
+    };
+    let registered = catalog.nodes().map(|node| of(node.id.0, &node.zone, node.leaving));
+    let unknown = voters.iter().filter(|id| catalog.node(NodeId(**id)).is_none());
+    registered.chain(unknown.map(|id| of(*id, "", false))).collect()
 }
 
 /// A node that could have a vote in the catalog.
@@ -286,6 +301,9 @@ fn catalog_voters(nodes: &[Candidate], current: &BTreeSet<u64>) -> BTreeSet<u64>
 
 #[cfg(test)]
 mod tests {
+    use quorate_machine::catalog::RegisterNode;
+    use quorate_machine::{At, Machine, Millis};
+
     use super::*;
 
     /// `there`, `gone` for a while, `lost` for good, or `leaving`; in a zone.
@@ -325,6 +343,36 @@ mod tests {
         let gone = ("gone", "");
         let five = [gone, gone, there, there, ("leaving", "")];
         assert_eq!(voters(&five, &[1, 2, 3, 4, 5]), [1, 3, 4], "those that are there stay first");
+    }
+
+    #[test]
+    fn voters_of_a_young_cluster_keep_their_vote_before_they_register() {
+        let mut catalog = Catalog::new();
+        let register = RegisterNode {
+            id: NodeId(1),
+            incarnation: 1,
+            address: "node-1:7000".into(),
+            zone: "a".into(),
+            version: 1,
+            replace: false,
+        };
+        let at = At { index: 1, now: Millis(1) };
+        for command in [Command::Bootstrap { cluster_id: 1 }, Command::RegisterNode(register)] {
+            let reply = catalog.apply(at, 0, command, &mut Vec::new());
+            assert!(!matches!(reply, Reply::Rejected(_)), "{reply:?}");
+        }
+        let founders = BTreeSet::from([1, 2, 3]);
+        let absences = Absences::default();
+        let keep = Duration::from_secs(1);
+        let nodes = candidates(&catalog, &founders, &absences, keep);
+        assert_eq!(catalog_voters(&nodes, &founders), founders);
+        // One that never came is replaced as any other.
+        let long_ago = Instant::now().checked_sub(2 * keep).expect("the clock runs for longer");
+        absences.lock().insert(3, long_ago);
+        let mut nodes = candidates(&catalog, &founders, &absences, keep);
+        assert_eq!(catalog_voters(&nodes, &founders), founders, "nobody can take its place");
+        nodes.extend(self::nodes(&[("there", "")]).into_iter().map(|n| Candidate { id: 4, ..n }));
+        assert_eq!(catalog_voters(&nodes, &founders), BTreeSet::from([1, 2, 4]));
     }
 
     #[test]
