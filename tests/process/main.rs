@@ -35,6 +35,7 @@ mod replication;
 mod retries;
 mod settings;
 mod sharded;
+mod shell;
 mod slots;
 mod startup;
 mod topics;

@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use quorate_tests::binary;
+
 fn quorate(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = Command::new(binary::path());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
         command.env_remove(name);
     }
