@@ -158,7 +158,7 @@ impl<M: Machine> Keeper<M> {
             // Whatever else is to be done wakes it.
             true if self.gauges.deadline_ms.load(Ordering::Acquire) != u64::MAX => NAP_MAX,
             true if self.gauges.entries.load(Ordering::Relaxed) == 0 => Duration::MAX,
-            true => self.gauges.checkpoint_age().saturating_sub(since_checkpoint),
+            true => self.gauges.volumes.checkpoint_age.saturating_sub(since_checkpoint),
             false if leads => NAP_MAX.min(self.cut_off_after),
             false => NAP_MAX,
         };
@@ -182,8 +182,8 @@ impl<M: Machine> Keeper<M> {
         // Raft ignores a request while a checkpoint is being made: ask again. One that is due by
         // its age lets go of what was settled since, when nothing more comes.
         let age = asked_at.elapsed();
-        let by_age =
-            age >= self.gauges.checkpoint_age() && self.gauges.entries.load(Ordering::Relaxed) > 0;
+        let by_age = age >= self.gauges.volumes.checkpoint_age
+            && self.gauges.entries.load(Ordering::Relaxed) > 0;
         if by_age || (self.gauges.checkpoint_due() && age >= ASK_EVERY) {
             *asked_at = Instant::now();
             let _ = self.raft.trigger().snapshot().await;

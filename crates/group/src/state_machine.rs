@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -34,16 +33,10 @@ pub(crate) struct Gauges {
     /// Where in the log the recent megabytes lie.
     recent: Mutex<Recent>,
     pub(crate) checkpointed: AtomicU64,
-    /// Bytes of the machine's state in the last checkpoint.
-    state_bytes: AtomicU64,
     /// Rung when one of them asks for attention.
     pub(crate) bell: Notify,
 }
 
-/// At what rate checkpoints are written at most, on average, that are due by their age alone,
-const AGE_BYTES_PER_SECOND: u64 = 128 << 10;
-/// unless they would become older than the volume says by so much: settled bodies are kept until then.
-const AGE_MORE_MAX: Duration = Duration::from_secs(300);
 /// Steps in which [`Recent`] measures.
 const STEPS: u64 = 8;
 
@@ -84,7 +77,6 @@ impl Gauges {
             applied: AtomicU64::new(0),
             recent: Mutex::default(),
             checkpointed: AtomicU64::new(0),
-            state_bytes: AtomicU64::new(0),
             bell: Notify::new(),
         }
     }
@@ -98,23 +90,9 @@ impl Gauges {
         behind.min(self.checkpointed.load(Ordering::Acquire))
     }
 
-    /// A checkpoint is durable.
-    fn has(&self, checkpoint: &Checkpoint) {
-        self.checkpointed.fetch_max(checkpoint.index(), Ordering::AcqRel);
-        self.state_bytes.store(checkpoint.state.len() as u64, Ordering::Relaxed);
-    }
-
     pub(crate) fn checkpoint_due(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= self.volumes.checkpoint_bytes
             || self.entries.load(Ordering::Relaxed) >= self.volumes.checkpoint_entries
-    }
-
-    /// How old the last checkpoint becomes, if little is applied: the larger it is, the older, so that what is written
-    /// and synced for little does not hold up what is written for a publish.
-    pub(crate) fn checkpoint_age(&self) -> Duration {
-        let state = self.state_bytes.load(Ordering::Relaxed);
-        let more = Duration::from_millis(state.saturating_mul(1000) / AGE_BYTES_PER_SECOND);
-        self.volumes.checkpoint_age + more.min(AGE_MORE_MAX)
     }
 }
 
@@ -140,9 +118,9 @@ impl StateMachine {
         if let Some(checkpoint) = checkpoints.load().await? {
             applier.restore(&checkpoint.state, checkpoint.index()).map_err(io::Error::other)?;
             applied = checkpoint.meta.last_log_id;
-            membership = checkpoint.meta.last_membership.clone();
+            membership = checkpoint.meta.last_membership;
             let index = applied.as_ref().map_or(0, |id| id.index);
-            gauges.has(&checkpoint);
+            gauges.checkpointed.store(index, Ordering::Relaxed);
             gauges.applied.store(index, Ordering::Relaxed);
             log.checkpointed(index, applier.live());
             #[cfg(madsim)]
@@ -279,7 +257,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.checkpoints.save(&checkpoint, self.applier.live(), &self.log).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.gauges.has(&checkpoint);
+        self.gauges.checkpointed.fetch_max(checkpoint.index(), Ordering::AcqRel);
         #[cfg(madsim)]
         tell_restored(&self.log, checkpoint.index());
         self.note_progress(0);
@@ -306,30 +284,9 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         self.checkpoints.save(&self.checkpoint, self.live.clone(), &self.log).await?;
-        self.gauges.has(&self.checkpoint);
+        self.gauges.checkpointed.fetch_max(self.checkpoint.index(), Ordering::AcqRel);
         self.gauges.bell.notify_one();
         let data = SnapshotData::local(self.checkpoint.state.clone(), &self.log, self.live.clone());
         Ok(Snapshot { meta: self.checkpoint.meta.clone(), snapshot: data })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_large_checkpoint_is_made_anew_less_often_for_its_age_but_not_for_ever() {
-        let volumes = Volumes::default();
-        let gauges = Gauges::new(volumes);
-        let older_by = |bytes: usize| {
-            let state = Bytes::from(vec![0; bytes]);
-            let meta = SnapshotMeta { last_log_id: None, ..Default::default() };
-            gauges.has(&Checkpoint { meta, state });
-            gauges.checkpoint_age() - volumes.checkpoint_age
-        };
-        assert_eq!(older_by(0), Duration::ZERO);
-        assert_eq!(older_by(4 << 10), Duration::from_millis(31));
-        assert_eq!(older_by(12 << 20), Duration::from_secs(96));
-        assert_eq!(older_by(64 << 20), Duration::from_secs(300));
     }
 }

@@ -13,7 +13,7 @@ pub struct Volumes {
     pub checkpoint_bytes: u64,
     /// or so many entries,
     pub checkpoint_entries: u64,
-    /// or so long, if anything was applied since the last; longer for a large one.
+    /// or so long, if anything was applied since the last.
     pub checkpoint_age: Duration,
     /// Entries kept behind the last checkpoint for followers,
     pub kept_entries: u64,
