@@ -57,6 +57,53 @@ async fn counts(client: &Client) -> v1::QueueCounts {
     queue.counts.expect("the leader knows the counts")
 }
 
+/// More than a connection takes that nobody reads from.
+const UNREAD: usize = 32;
+const LARGE: usize = 256 << 10;
+
+#[test]
+fn a_consumer_that_reads_nothing_is_disconnected_and_another_gets_the_messages() {
+    turn::beside_others(HEAVY, async {
+        let (cluster, client) = with_messages(0).await;
+        for _ in 0..UNREAD {
+            raw::publish(&cluster.address(1), QUEUE, vec![7; LARGE], None).await.expect("publish");
+        }
+        let leader = cluster.leader_of(QUEUE).await;
+        let follower = cluster.follower_of(QUEUE).await;
+        for (node, max_lag_ms) in [(leader, 0), (follower, 5_000)] {
+            let attach = raw::attach(QUEUE, &raw::session(), UNREAD as u32);
+            let attach = v1::Attach { lease_ms: 200, max_lag_ms, ..attach };
+            let mut idle =
+                RawConsumer::attach(&cluster.address(node), attach).await.expect("attach");
+            assert_eq!(idle.attached.delivered_by, node);
+            let begun = Instant::now();
+            while !client.describe_queue(QUEUE).await.expect("describe").consumers.is_empty() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "it is still given messages");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let mut other = attached(&cluster, leader, UNREAD as u32).await;
+            let taken = taken(&mut other, UNREAD).await;
+            assert_eq!(taken.len(), UNREAD);
+            drop(other);
+            // Once it reads, it is told why it got no further.
+            let ended = loop {
+                match idle.answer().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("the stream ends without a reason"),
+                    Err(status) => break status,
+                }
+            };
+            assert_eq!(raw::reason(&ended), reason::SESSION_CLOSED, "{ended:?}");
+            // Its leases are over, and the next one begins with all of them.
+            let begun = Instant::now();
+            while counts(&client).await.ready < UNREAD as u64 {
+                assert!(begun.elapsed() < Duration::from_secs(30), "what was leased is not ready");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn a_consumer_that_leaves_while_it_is_attached_leaves_no_session_behind() {
     turn::beside_others(LIGHT, async {

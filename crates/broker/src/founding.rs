@@ -529,7 +529,7 @@ fn keep_peers(dir: &DataDir, peers: &[String]) -> Result<(), quorate_storage::Me
         let Some((node, address)) = peer.split_once('=') else { continue };
         let Ok(node) = node.parse::<u64>() else { continue };
         let value = crate::reconciler::kept_address(None, address);
-        meta.put(&crate::reconciler::address_key(node), &value)?;
+        meta.put(&crate::reconciler::address_key(node), &[&value])?;
     }
     meta.sync()
 }

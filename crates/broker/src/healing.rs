@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_group::Members;
 use quorate_machine::NodeId;
 use quorate_machine::catalog::{self, Catalog, Command, PlaceQueue, QueueName, Reply};
 use tokio::time::Instant;
@@ -35,7 +34,7 @@ impl Absences {
     }
 
     fn look(&self, member: &Member) {
-        let mut nodes = voters(&member.catalog.members());
+        let mut nodes = member.catalog.members().voting();
         member.catalog.read(|catalog| nodes.extend(catalog.nodes().map(|node| node.id.0)));
         let mut gone = self.lock();
         gone.retain(|node, _| nodes.contains(node));
@@ -223,7 +222,7 @@ fn with_more(catalog: &Catalog, queue: &catalog::Queue, there: &[NodeId]) -> Opt
 async fn keep_catalog_members(member: &Member, absences: &Absences) {
     let replace_after = Duration::from_millis(member.config.raft.replace_after_ms);
     let members = member.catalog.members();
-    let current = voters(&members);
+    let current = members.voting();
     let nodes =
         member.catalog.read(|catalog| candidates(catalog, &current, absences, replace_after));
     let voters = catalog_voters(&nodes, &current);
@@ -234,11 +233,6 @@ async fn keep_catalog_members(member: &Member, absences: &Absences) {
     if !matches!(step, Step::Wait | Step::Done) && moves::take(&member.catalog, &step).await {
         tracing::info!(group = CATALOG, ?step, "changes the catalog's members");
     }
-}
-
-/// All that have a vote, also while that changes.
-fn voters(members: &Members) -> BTreeSet<u64> {
-    members.voters.iter().flatten().copied().collect()
 }
 
 /// Those who could have a vote: the catalog's nodes, and voters of a young cluster that have not registered yet. It

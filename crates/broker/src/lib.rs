@@ -47,6 +47,7 @@ mod member;
 mod metrics;
 mod moves;
 mod opening;
+mod outlet;
 pub mod peers;
 mod queue;
 mod random;

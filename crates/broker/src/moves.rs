@@ -79,7 +79,7 @@ pub(crate) fn next_step(me: u64, goal: &Goal, members: &Members, progress: &[Pro
         return Step::Add(*missing);
     }
     if members.voters != [goal.voters.clone()] {
-        let voting: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
+        let voting = members.voting();
         // Voters that are not there could stop the group for ever: new ones have to have answered, and of all of
         // them a majority.
         let follows = |node: &u64| follows(progress, *node);

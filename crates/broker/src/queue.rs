@@ -24,6 +24,7 @@ use quorate_proto::v1;
 use tokio::sync::mpsc;
 
 use crate::member::Member;
+use crate::outlet::{Outflow, Outgoing, Outlet, outlet};
 use crate::refusal::Refusal;
 
 /// Longest wait for the settings to be in the machine, before they are proposed again.
@@ -32,24 +33,11 @@ const CONFIGURE_RETRY: Duration = Duration::from_millis(20);
 /// Pause before a disconnect is proposed again, to a leader that a majority does not answer.
 const DISCONNECT_RETRY: Duration = Duration::from_millis(100);
 
-/// What a consumer's stream is told.
-#[derive(Debug)]
-pub(crate) enum Outgoing {
-    /// Messages were leased to it by the entry at `index`, or are repeated by it; none if it has waited in vain.
-    Deliver { index: u64, token: Token, runs: Vec<Run> },
-    /// The session, as it was attached then, has been ended by the entry at `index`.
-    Ended { index: u64, attachment: Attachment, refusal: Refusal },
-    /// The session, as it was attached then, goes by settings that the entry at `index` has changed.
-    Outdated { index: u64, attachment: Attachment, refusal: Refusal },
-    /// The stream ends; the client attaches again where the refusal says.
-    Close(Refusal),
-}
-
-/// The sending end of a consumer's stream, from the machine's effects.
-struct Outlet {
+/// A consumer's stream that ends here.
+struct Stream {
     /// Distinguishes two streams of one session.
-    stream: u64,
-    sender: mpsc::UnboundedSender<Outgoing>,
+    id: u64,
+    outlet: Outlet,
     _effects: EffectsTaken,
 }
 
@@ -57,8 +45,8 @@ pub(crate) struct Queue {
     pub(crate) name: QueueName,
     pub(crate) handle: Handle<Machine>,
     /// None once the replica has stopped.
-    outlets: Mutex<Option<BTreeMap<Session, Outlet>>>,
-    streams: AtomicU64,
+    streams: Mutex<Option<BTreeMap<Session, Stream>>>,
+    last_stream: AtomicU64,
     /// Term in which this replica leads and is configured; 0 = it does not serve.
     serving: AtomicU64,
     /// Why what is dead cannot be moved, for as long as it is tried here.
@@ -76,8 +64,8 @@ impl Queue {
         Self {
             name,
             handle,
-            outlets: Mutex::new(Some(BTreeMap::new())),
-            streams: AtomicU64::new(0),
+            streams: Mutex::new(Some(BTreeMap::new())),
+            last_stream: AtomicU64::new(0),
             serving: AtomicU64::new(0),
             stuck: Mutex::default(),
             settings: AtomicU64::new(0),
@@ -106,35 +94,35 @@ impl Queue {
         self.stuck.lock().expect("no panic while held").clone()
     }
 
-    /// Registers a consumer's stream, before its session is attached, so that no delivery is
+    /// Registers a consumer's stream, before its session is attached with this prefetch, so that no delivery is
     /// missed. A former stream of the session is closed.
-    pub(crate) fn open(&self, session: Session) -> (u64, mpsc::UnboundedReceiver<Outgoing>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut outlets = self.lock();
-        let Some(outlets) = outlets.as_mut() else {
-            let _ = sender.send(Outgoing::Close(Refusal::not_leader(None)));
-            return (stream, receiver);
+    pub(crate) fn open(&self, session: Session, prefetch: u32) -> (u64, Outflow) {
+        let (outlet, outflow) = outlet(prefetch);
+        let id = self.last_stream.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut streams = self.lock();
+        let Some(streams) = streams.as_mut() else {
+            let _ = outlet.tell(Outgoing::Close(Refusal::not_leader(None)));
+            return (id, outflow);
         };
-        let outlet = Outlet { stream, sender, _effects: self.handle.take_effects() };
-        if let Some(former) = outlets.insert(session, outlet) {
+        let stream = Stream { id, outlet, _effects: self.handle.take_effects() };
+        if let Some(former) = streams.insert(session, stream) {
             let moved = Refusal::session_closed("it was attached again by another stream");
-            let _ = former.sender.send(Outgoing::Close(moved));
+            let _ = former.outlet.tell(Outgoing::Close(moved));
         }
-        (stream, receiver)
+        (id, outflow)
     }
 
     /// Whether a stream or a call of the session is answered here.
-    pub(crate) fn has_outlet(&self, session: Session) -> bool {
-        self.lock().as_ref().is_some_and(|outlets| outlets.contains_key(&session))
+    pub(crate) fn has_stream(&self, session: Session) -> bool {
+        self.lock().as_ref().is_some_and(|streams| streams.contains_key(&session))
     }
 
     /// Forgets a consumer's stream, unless the session has another one by now.
     pub(crate) fn close(&self, session: Session, stream: u64) {
-        let mut outlets = self.lock();
-        let Some(outlets) = outlets.as_mut() else { return };
-        if outlets.get(&session).is_some_and(|outlet| outlet.stream == stream) {
-            outlets.remove(&session);
+        let mut streams = self.lock();
+        let Some(streams) = streams.as_mut() else { return };
+        if streams.get(&session).is_some_and(|open| open.id == stream) {
+            streams.remove(&session);
         }
     }
 
@@ -156,24 +144,34 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<Session, Outlet>>> {
-        self.outlets.lock().expect("no panic while held")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<Session, Stream>>> {
+        self.streams.lock().expect("no panic while held")
     }
 
     fn close_all(&self, refusal: &Refusal) {
-        let outlets = self.lock().as_mut().map(std::mem::take);
-        for outlet in outlets.into_iter().flat_map(BTreeMap::into_values) {
-            let _ = outlet.sender.send(Outgoing::Close(refusal.clone()));
+        let streams = self.lock().as_mut().map(std::mem::take);
+        for stream in streams.into_iter().flat_map(BTreeMap::into_values) {
+            let _ = stream.outlet.tell(Outgoing::Close(refusal.clone()));
         }
     }
 
-    fn tell(&self, session: Session, outgoing: Outgoing) {
-        if let Some(outlet) = self.lock().as_ref().and_then(|outlets| outlets.get(&session)) {
-            let _ = outlet.sender.send(outgoing);
+    fn tell(self: &Arc<Self>, session: Session, outgoing: Outgoing) {
+        let mut streams = self.lock();
+        let Some(streams) = streams.as_mut() else { return };
+        let told = streams.get(&session).map_or(Ok(()), |stream| stream.outlet.tell(outgoing));
+        let Err(overrun) = told else { return };
+        streams.remove(&session);
+        tracing::warn!(
+            queue = %self.name, session = %format_args!("{:032x}", session.0),
+            "a consumer does not read what it is given: it is disconnected"
+        );
+        if let Some(attachment) = overrun.attachment {
+            let queue = self.clone();
+            tokio::spawn(async move { queue.disconnect(session, attachment).await });
         }
     }
 
-    fn carry_out(&self, index: u64, effect: Effect) {
+    fn carry_out(self: &Arc<Self>, index: u64, effect: Effect) {
         match effect {
             Effect::Deliver { node, .. } if node.0 != self.handle.node() => {}
             Effect::Deliver { session, token, runs, .. } => {

@@ -127,7 +127,7 @@ fn keep_addresses(member: &Member) {
         }
         // Only a help at the next start; the catalog has it.
         let value = kept_address(Some(incarnation), &node.address);
-        if let Err(error) = member.meta.put(&address_key(id), &value) {
+        if let Err(error) = member.meta.put(&address_key(id), &[&value]) {
             tracing::warn!(%error, "keep a node's address");
         }
         member.addresses.expect_incarnation(id, incarnation);

@@ -165,6 +165,11 @@ impl Refusal {
         Self::new(reason::SESSION_CLOSED, message).retry(RETRY_LEADER)
     }
 
+    /// A consumer's stream was read so slowly, or not at all, that what was leased to it was leased again and again.
+    pub(crate) fn not_read() -> Self {
+        Self::session_closed("leases ran out before their messages were read, again and again")
+    }
+
     /// What a consumer was told when it attached holds no longer.
     pub(crate) fn settings_changed() -> Self {
         let why = "the queue's lease_ms, max_deliveries or retry_ms was changed, what it had leased is kept, and \

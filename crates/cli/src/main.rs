@@ -9,6 +9,7 @@
 //! every command returns Result<(), Failure>; main prints it and turns it into an exit code (exit.rs)
 //! ```
 
+mod allocator;
 mod args;
 mod commands;
 mod exit;
@@ -54,7 +55,9 @@ fn execute(args: Args) -> Result<(), Failure> {
     let mut node = None;
     if let Command::Server(args) = &args.command {
         let config = args.config()?;
-        runtime.worker_threads(server::worker_threads(&config));
+        let threads = server::worker_threads(&config);
+        allocator::bound_arenas(threads);
+        runtime.worker_threads(threads);
         node = Some(config);
     }
     let runtime = runtime

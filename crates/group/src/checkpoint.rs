@@ -77,9 +77,9 @@ impl Checkpoints {
             return Ok(());
         }
         let this = self.clone();
-        let bytes = encode(checkpoint);
+        let (head, state) = (head(&checkpoint.meta), checkpoint.state.clone());
         blocking(move || {
-            this.meta.put(&this.key, &bytes).map_err(io::Error::other)?;
+            this.meta.put(&this.key, &[&head, &state]).map_err(io::Error::other)?;
             this.meta.sync().map_err(io::Error::other)
         })
         .await?;
@@ -116,7 +116,7 @@ impl Checkpoints {
         // Without one it is the mark that programs of before recoveries know.
         let mark = if timeline == 0 { Vec::new() } else { timeline.to_be_bytes().to_vec() };
         blocking(move || {
-            this.meta.put(&key, &mark).map_err(io::Error::other)?;
+            this.meta.put(&key, &[&mark]).map_err(io::Error::other)?;
             this.meta.sync().map_err(io::Error::other)
         })
         .await
@@ -170,15 +170,20 @@ pub(crate) fn key(group: u64) -> Bytes {
     key.freeze()
 }
 
-pub(crate) fn encode(checkpoint: &Checkpoint) -> Bytes {
-    let membership = codec::encode_stored_membership(&checkpoint.meta.last_membership);
-    let mut out = BytesMut::with_capacity(64 + membership.len() + checkpoint.state.len());
+/// What comes before the machine's state.
+fn head(meta: &SnapshotMeta) -> Bytes {
+    let membership = codec::encode_stored_membership(&meta.last_membership);
+    let mut out = BytesMut::with_capacity(64 + membership.len());
     out.put_u8(VERSION);
-    codec::put_log_id(checkpoint.meta.last_log_id.as_ref(), &mut out);
+    codec::put_log_id(meta.last_log_id.as_ref(), &mut out);
     out.put_u32_le(membership.len() as u32);
     out.put_slice(&membership);
-    out.put_slice(&checkpoint.state);
     out.freeze()
+}
+
+/// All of a checkpoint.
+pub(crate) fn encode(checkpoint: &Checkpoint) -> Bytes {
+    [head(&checkpoint.meta), checkpoint.state.clone()].concat().into()
 }
 
 #[derive(Debug, thiserror::Error)]

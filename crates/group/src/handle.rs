@@ -215,7 +215,7 @@ impl<M: Machine> Handle<M> {
         let (event_sender, events) = mpsc::unbounded_channel();
         let machine = Shared::<M>::new();
         let leading = Arc::new(AtomicBool::new(false));
-        let gauges = Arc::new(Gauges::new(spec.volumes));
+        let gauges = Arc::new(Gauges::new(spec.volumes, spec.node));
         let log = Arc::new(ReplicaLog::new(spec.log.clone(), spec.node, spec.group));
         finish_leaving(&log, &Checkpoints::new(spec.meta.clone(), spec.group)).await?;
         if last_timeline(&log) > log.timeline() {

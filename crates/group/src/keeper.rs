@@ -20,6 +20,8 @@ use crate::types::Raft;
 
 /// Time between two attempts to let time pass, when the first did not move the deadline.
 const TICK_RETRY: Duration = Duration::from_millis(100);
+/// Shortest time between two ticks: what becomes due meanwhile shares the second. One that comes alone waits for nothing.
+const TICK_EVERY: Duration = Duration::from_millis(5);
 /// Time between two requests for a checkpoint that is due.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The log is not purged for so long after a snapshot was sent: until its receiver is sent the log.
@@ -47,7 +49,7 @@ impl<M: Machine> Keeper<M> {
         let mut state = self.raft.metrics();
         let mut led_term = None;
         let mut asked_at = Instant::now();
-        let mut pinned_at = None;
+        let (mut pinned_at, mut ticked_at) = (None, None);
         let mut may_lead = false;
         loop {
             let running = state.borrow_watched().running_state.clone();
@@ -66,7 +68,7 @@ impl<M: Machine> Keeper<M> {
             self.handle.replica().parking.follow(&now.vote);
             self.follow_leadership(&mut led_term, &now, self.is_cut_off()).await;
             self.keep_checkpoints(&mut asked_at, &mut pinned_at).await;
-            let nap = self.tick(asked_at.elapsed()).await;
+            let nap = self.tick(asked_at.elapsed(), &mut ticked_at).await;
             let leads = self.leading.load(Ordering::Acquire);
             let nap = nap.min(self.handle.replica().keep_parked(leads).await);
             tokio::select! {
@@ -152,7 +154,7 @@ impl<M: Machine> Keeper<M> {
     }
 
     /// Proposes a tick if a deadline is due; returns how long nothing is.
-    async fn tick(&self, since_checkpoint: Duration) -> Duration {
+    async fn tick(&self, since_checkpoint: Duration, ticked_at: &mut Option<Instant>) -> Duration {
         let leads = self.leading.load(Ordering::Acquire);
         let nap_max = match self.handle.replica().is_parked() {
             // Whatever else is to be done wakes it.
@@ -166,10 +168,13 @@ impl<M: Machine> Keeper<M> {
             return nap_max;
         }
         let deadline = self.gauges.deadline_ms.load(Ordering::Acquire);
-        let wait = deadline.saturating_sub(self.clock.now_ms());
-        if wait > 0 {
-            return Duration::from_millis(wait).min(nap_max);
+        let due_in = Duration::from_millis(deadline.saturating_sub(self.clock.now_ms()));
+        let pause = ticked_at.map_or(Duration::ZERO, |at| TICK_EVERY.saturating_sub(at.elapsed()));
+        let wait = due_in.max(pause);
+        if !wait.is_zero() {
+            return wait.min(nap_max);
         }
+        *ticked_at = Some(Instant::now());
         if self.propose(M::tick()).await.is_ok()
             && self.gauges.deadline_ms.load(Ordering::Acquire) != deadline
         {

@@ -32,6 +32,14 @@ pub struct Members {
     pub is_committed: bool,
 }
 
+impl Members {
+    /// All that have a vote, also while that changes.
+    #[must_use]
+    pub fn voting(&self) -> BTreeSet<u64> {
+        self.voters.iter().flatten().copied().collect()
+    }
+}
+
 impl<M: Machine> Handle<M> {
     /// Who belongs to the group, as this replica knows.
     #[must_use]

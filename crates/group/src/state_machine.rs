@@ -68,7 +68,8 @@ impl Recent {
 }
 
 impl Gauges {
-    pub(crate) fn new(volumes: Volumes) -> Self {
+    pub(crate) fn new(volumes: Volumes, node: u64) -> Self {
+        let volumes = volumes.of_node(node);
         Self {
             volumes,
             deadline_ms: AtomicU64::new(u64::MAX),

@@ -85,9 +85,9 @@ fn real_disk_without_direct_writes_conforms() {
 
 fn meta_conforms(meta: Arc<dyn Meta>) {
     let large: Vec<u8> = (0..100_000u32).map(|at| at as u8).collect();
-    meta.put(b"k/1", b"one").expect("put");
-    meta.put(b"k/2", &large).expect("put");
-    meta.put(b"l", b"").expect("put");
+    meta.put(b"k/1", &[b"one"]).expect("put");
+    meta.put(b"k/2", &[&large]).expect("put");
+    meta.put(b"l", &[b""]).expect("put");
     meta.sync().expect("sync");
     assert_eq!(meta.get(b"k/1").expect("get").as_deref(), Some(b"one".as_slice()));
     assert_eq!(meta.get(b"k/2").expect("get").as_deref(), Some(large.as_slice()));
@@ -98,15 +98,22 @@ fn meta_conforms(meta: Arc<dyn Meta>) {
     };
     assert_eq!(keys(b"k/"), [b"k/1", b"k/2"]);
     assert_eq!(keys(b"").len(), 3);
-    meta.put(b"k/2", &large[..50_000]).expect("shrink");
-    meta.put(b"k/1", &large).expect("grow");
+    meta.put(b"k/2", &[&large[..50_000]]).expect("shrink");
+    meta.put(b"k/1", &[&large]).expect("grow");
     meta.sync().expect("sync");
     meta.sync().expect("sync twice");
     assert_eq!(meta.get(b"k/2").expect("get").map(|value| value.len()), Some(50_000));
     assert_eq!(meta.get(b"k/1").expect("get").as_deref(), Some(large.as_slice()));
     meta.remove(b"k/2").expect("remove");
     assert_eq!(meta.get(b"k/2").expect("get"), None);
-    assert!(meta.put(&[0; 2000], b"").is_err());
+    // More than a store writes before it syncs.
+    let huge = large.repeat(31);
+    for pieces in [[&b"one"[..], b" ", b"value"], [b"head", &huge, b"tail"]] {
+        meta.put(b"k/3", &pieces).expect("put pieces");
+        meta.sync().expect("sync");
+        assert_eq!(meta.get(b"k/3").expect("get").as_deref(), Some(&pieces.concat()[..]));
+    }
+    assert!(meta.put(&[0; 2000], &[b""]).is_err());
 }
 
 #[test]

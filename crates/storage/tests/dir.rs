@@ -85,14 +85,14 @@ fn the_small_state_is_read_from_a_copy() {
     let node = DataDir::create(dir.path(), identity()).expect("create");
     node.disk().expect("make the log");
     let (meta, _) = node.meta().expect("open");
-    meta.put(b"key", &vec![7; 100_000]).expect("put");
+    meta.put(b"key", &[&vec![7; 100_000]]).expect("put");
     meta.sync().expect("sync");
     drop((meta, node));
     let scratch = tempfile::tempdir().expect("a directory");
     let stopped = StoppedDir::open(dir.path()).expect("open");
     let meta = stopped.meta(&scratch.path().join("meta")).expect("copy").expect("it is there");
     assert_eq!(meta.get(b"key").expect("get").map(|value| value.len()), Some(100_000));
-    meta.put(b"key", b"changed").expect("put");
+    meta.put(b"key", &[b"changed"]).expect("put");
     drop(meta);
     let again = stopped.meta(&scratch.path().join("again")).expect("copy").expect("it is there");
     assert_eq!(again.get(b"key").expect("get").map(|value| value.len()), Some(100_000));

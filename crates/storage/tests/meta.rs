@@ -9,8 +9,8 @@ fn values_survive_a_restart_of_sled() {
     let large = vec![5; 300_000];
     {
         let (meta, _) = SledMeta::open(&path).expect("open");
-        meta.put(b"large", &vec![1; 40_000]).expect("put");
-        meta.put(b"large", &large).expect("put");
+        meta.put(b"large", &[&vec![1; 40_000]]).expect("put");
+        meta.put(b"large", &[&large]).expect("put");
         meta.sync().expect("sync");
     }
     let (meta, opened) = SledMeta::open(&path).expect("open");
@@ -31,7 +31,7 @@ fn a_store_that_will_not_open_is_moved_aside_and_said_so() {
     let path = directory.path().join("meta");
     {
         let (meta, _) = SledMeta::open(&path).expect("open");
-        meta.put(b"key", b"value").expect("put");
+        meta.put(b"key", &[b"value"]).expect("put");
         meta.sync().expect("sync");
     }
     std::fs::write(path.join("conf"), b"not a configuration").expect("damage");
@@ -39,7 +39,7 @@ fn a_store_that_will_not_open_is_moved_aside_and_said_so() {
     assert!(matches!(opened, Opened::Wiped { .. }), "{opened:?}");
     assert_eq!(meta.get(b"key").expect("get"), None);
     assert!(directory.path().join("meta.damaged").is_dir());
-    meta.put(b"key", b"again").expect("put");
+    meta.put(b"key", &[b"again"]).expect("put");
     meta.sync().expect("sync");
 }
 
@@ -51,7 +51,7 @@ fn a_damaged_sled_file_never_yields_a_wrong_value() {
     let value: Vec<u8> = (0..60_000u32).map(|at| (at / 7) as u8).collect();
     {
         let (meta, _) = SledMeta::open(&path).expect("open");
-        meta.put(b"key", &value).expect("put");
+        meta.put(b"key", &[&value]).expect("put");
         meta.sync().expect("sync");
     }
     let intact = std::fs::read(path.join("db")).expect("read");
@@ -74,10 +74,10 @@ fn a_damaged_sled_file_never_yields_a_wrong_value() {
 fn what_was_not_synced_is_lost_as_a_suffix_of_the_changes() {
     for seed in 0..50 {
         let meta = SimMeta::new(seed);
-        meta.put(b"a", b"1").expect("put");
+        meta.put(b"a", &[b"1"]).expect("put");
         meta.sync().expect("sync");
-        meta.put(b"a", b"2").expect("put");
-        meta.put(b"b", b"2").expect("put");
+        meta.put(b"a", &[b"2"]).expect("put");
+        meta.put(b"b", &[b"2"]).expect("put");
         meta.power_loss();
         assert!(meta.get(b"a").is_err(), "the boot has ended");
         let meta = meta.reopen();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use quorate_group::ProposeError;
 use quorate_proto::{reason, v1};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 use tonic_types::StatusExt;
@@ -25,6 +25,7 @@ use super::consumer::{SETTLES_IN_FLIGHT, attach_of};
 use super::inlet::Inlet;
 use super::{Answers, Services};
 use crate::member::Member;
+use crate::outlet::Unread;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::routing::{forwarded_from, passed_on};
@@ -66,7 +67,7 @@ impl Services {
         let max_lag = max_lag(&attach);
         let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
         let (node, session) = (self.node.clone(), command.session);
-        let mut inlet = Inlet::open(node, queue.clone(), session, traces.clone());
+        let mut inlet = Inlet::open(node, queue.clone(), session, command.prefetch, traces.clone());
         let settles = Arc::new(Settles { traces, underway: Mutex::default() });
         // What was open when a leader took up office was closed then.
         if queue.handle.leadership().leader != Some(leader) {
@@ -87,13 +88,15 @@ impl Services {
         };
         let limit = self.node.config.limits.request_timeout();
         let attaching = tokio::time::timeout(limit, attaching).await;
-        let (mut upstream, first) = attaching
+        let (upstream, first) = attaching
             .map_err(|_| Refusal::no_quorum("attach the consumer"))?
             .map_err(from_leader)?;
         let Some(v1::ConsumeResponse { response: Some(Kind::Attached(attached)) }) = &first else {
             return Err(Refusal::not_leader(None).into());
         };
         inlet.attached_at(attached.attached_at, None);
+        let (sender, mut passed) = mpsc::channel(1);
+        tokio::spawn(pass(upstream, sender, inlet.unread()));
         let mut lagging = watch_lag(self.node.clone(), queue, leader, max_lag);
         let answers = async_stream::stream! {
             let _held = (permit, answering);
@@ -101,13 +104,18 @@ impl Services {
             loop {
                 tokio::select! {
                     biased;
-                    answer = upstream.message() => match answer {
-                        Ok(Some(answer)) => {
+                    answer = passed.recv() => match answer {
+                        Some(Ok(answer)) => {
                             settles.answered(&answer);
                             yield Ok(without_leader(answer));
                         }
-                        Ok(None) => return,
-                        Err(status) => {
+                        None => {
+                            if let Err(refusal) = inlet.check() {
+                                yield Err(refusal.into());
+                            }
+                            return;
+                        }
+                        Some(Err(status)) => {
                             yield Err(from_leader(status));
                             return;
                         }
@@ -190,6 +198,29 @@ impl Settles {
             drop(underway);
             settling.into_iter().for_each(|(_, settling)| settling.answered(settled));
         }
+    }
+}
+
+/// Passes the leader's answers on, in a task of its own: the call to the leader is given up, and so the session
+/// disconnected, when the client leaves too much unread, for which its answers do not get to an end.
+async fn pass(
+    mut upstream: Streaming<v1::ConsumeResponse>,
+    answers: mpsc::Sender<Result<v1::ConsumeResponse, Status>>,
+    unread: Arc<Unread>,
+) {
+    let passing = async {
+        while let Some(answer) = upstream.message().await.transpose() {
+            let ends = answer.is_err();
+            if answers.send(answer).await.is_err() || ends {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = unread.overrun() => {}
+        () = answers.closed() => {}
+        () = passing => {}
     }
 }
 

@@ -377,7 +377,7 @@ impl Services {
         let lease_ms = command.lease_ms;
         let traces = Arc::new(self.node.telemetry.deliveries(&queue, &command));
         let (node, session) = (self.node.clone(), command.session);
-        let mut inlet = Inlet::open(node, queue.clone(), session, traces.clone());
+        let mut inlet = Inlet::open(node, queue.clone(), session, command.prefetch, traces.clone());
         // In a task of its own: a caller that does not wait to the end leaves no session behind
         // that nobody disconnects.
         let command = Command::Attach(command);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use futures_util::Stream;
 use quorate_machine::queue::{Attachment, Offset, Run, Session, Token};
 use quorate_proto::v1;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::member::Member;
-use crate::queue::{Outgoing, Queue};
+use crate::outlet::{Outflow, Outgoing, Unread};
+use crate::queue::Queue;
 use crate::refusal::Refusal;
 use crate::telemetry::Deliveries;
 
@@ -24,7 +24,7 @@ pub(super) struct Inlet {
     since: u64,
     /// Which attachment it is; none if only the leader knows, which then ends the stream.
     attachment: Option<Attachment>,
-    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    outgoing: Outflow,
     /// What is told of its deliveries.
     traces: Arc<Deliveries>,
 }
@@ -39,20 +39,22 @@ impl Drop for Inlet {
 pub(super) type Leased = (Token, Vec<Run>);
 
 impl Inlet {
-    /// Opens a session's outlet, before the session is attached, so that no delivery is missed.
+    /// Opens a session's outlet, before the session is attached with this prefetch, so that no delivery is missed.
     pub fn open(
         node: Arc<Member>,
         queue: Arc<Queue>,
         session: Session,
+        prefetch: u32,
         traces: Arc<Deliveries>,
     ) -> Self {
-        let (stream, outgoing) = queue.open(session);
+        let (stream, outgoing) = queue.open(session, prefetch);
         Self { node, queue, session, stream, since: 0, attachment: None, outgoing, traces }
     }
 
     /// The session was attached by the entry at `index`: what came before it is passed over.
     pub fn attached_at(&mut self, index: u64, attachment: Option<Attachment>) {
         (self.since, self.attachment) = (index, attachment);
+        self.outgoing.attached(attachment);
     }
 
     /// Whether what ended was the session before: one that comes back in the entry of its end is a new one.
@@ -63,21 +65,29 @@ impl Inlet {
     /// What was leased next, or why the stream ends. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Leased, Refusal> {
         loop {
-            match self.outgoing.recv().await {
-                Some(Outgoing::Deliver { index, .. }) if index < self.since => {}
-                Some(Outgoing::Ended { index, attachment, .. })
-                    if self.was_before(index, attachment) => {}
-                // Where only the leader knows the attachment, it ends the stream when it has answered what was settled.
-                Some(Outgoing::Outdated { index, attachment, .. })
-                    if self.attachment.is_none() || self.was_before(index, attachment) => {}
-                Some(Outgoing::Deliver { token, runs, .. }) => return Ok((token, runs)),
-                Some(Outgoing::Ended { refusal, .. } | Outgoing::Outdated { refusal, .. }) => {
-                    return Err(refusal);
+            match self.outgoing.next().await? {
+                Outgoing::Deliver { index, .. } if index < self.since => {}
+                Outgoing::Ended { index, attachment, .. } if self.was_before(index, attachment) => {
                 }
-                Some(Outgoing::Close(refusal)) => return Err(refusal),
-                None => return Err(Refusal::not_leader(None)),
+                // Where only the leader knows the attachment, it ends the stream when it has answered what was settled.
+                Outgoing::Outdated { index, attachment, .. }
+                    if self.attachment.is_none() || self.was_before(index, attachment) => {}
+                Outgoing::Deliver { token, runs, .. } => return Ok((token, runs)),
+                Outgoing::Ended { refusal, .. }
+                | Outgoing::Outdated { refusal, .. }
+                | Outgoing::Close(refusal) => return Err(refusal),
             }
         }
+    }
+
+    /// The refusal, if its client left too much unread.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.outgoing.check()
+    }
+
+    /// What the stream has not read yet.
+    pub fn unread(&self) -> Arc<Unread> {
+        self.outgoing.unread()
     }
 
     /// What the client is told of it. Nothing may follow an error.

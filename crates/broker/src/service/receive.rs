@@ -66,7 +66,7 @@ impl Services {
         }
         let (node, session) = (self.node.clone(), receive.session);
         let has_stream = queue.handle.read(|machine| machine.has_stream(session));
-        if has_stream || queue.has_outlet(session) {
+        if has_stream || queue.has_stream(session) {
             return Err(Refusal::invalid(
                 "`session` is in use: by a consumer's stream, or by a call that waits",
             ));
@@ -82,7 +82,8 @@ impl Services {
             filter: Vec::new(),
         };
         let traces = Arc::new(node.telemetry.deliveries(&queue, &attach));
-        let mut inlet = Inlet::open(node.clone(), queue.clone(), session, traces.clone());
+        let traces_of = traces.clone();
+        let mut inlet = Inlet::open(node.clone(), queue.clone(), session, receive.count, traces_of);
         let wait = Duration::from_millis(receive.wait_ms.into());
         let limit = node.config.limits.request_timeout();
         let command = Command::Receive(receive);

@@ -58,7 +58,7 @@ impl Node {
     fn checkpoint(&self, index: u64, state: Vec<u8>) {
         let meta = SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };
         let bytes = checkpoint::encode(&Checkpoint { meta, state: state.into() });
-        self.meta.put(&checkpoint::key(QUEUE), &bytes).expect("put");
+        self.meta.put(&checkpoint::key(QUEUE), &[&bytes]).expect("put");
     }
 
     fn look(&self) -> Stopped<'_> {
@@ -271,7 +271,7 @@ fn checkpoints_without_a_log_are_a_finding() {
     for group in [CATALOG, QUEUE] {
         let snapshot = SnapshotMeta { last_log_id: Some(log_id(1, 5)), ..SnapshotMeta::default() };
         let bytes = checkpoint::encode(&Checkpoint { meta: snapshot, state: Bytes::new() });
-        meta.put(&checkpoint::key(group), &bytes).expect("put");
+        meta.put(&checkpoint::key(group), &[&bytes]).expect("put");
     }
     let report = verify(&disk, Some(&meta)).expect("a disk in memory");
     let groups: Vec<_> = report.findings.iter().map(|finding| finding.group).collect();

@@ -3,7 +3,7 @@
 //! ```text
 //!  'h' key                         → crc 4 │ 0 │ value                               up to 16 KiB
 //!                                  → crc 4 │ 1 │ generation 8 │ bytes 8 │ value crc 4   larger
-//!  'c' key-length 4 key generation 8 number 4 → 16 KiB of the value
+//!  'c' key-length 4 key generation 8 number 4 → up to 16 KiB of the value
 //! ```
 //!
 //! Large values are cut because sled puts them into files of their own, which syncing its main
@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::MetaError;
 
-/// Values up to this many bytes are stored in one piece; larger ones in pieces of it.
+/// Values up to this many bytes are stored in one piece; larger ones in pieces of at most that.
 pub const CHUNK_BYTES: usize = 16 << 10;
 
 const HEAD: u8 = b'h';

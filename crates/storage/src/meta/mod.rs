@@ -21,8 +21,9 @@ pub trait Meta: Send + Sync {
     /// The value of `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError>;
 
-    /// Sets `key`. Values may be large (many MiB); keys are at most [`KEY_BYTES_MAX`] long.
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), MetaError>;
+    /// Sets `key` to these pieces, one after the other. Values may be large (many MiB); keys are at most
+    /// [`KEY_BYTES_MAX`] long.
+    fn put(&self, key: &[u8], value: &[&[u8]]) -> Result<(), MetaError>;
 
     /// Removes `key`, if it is there.
     fn remove(&self, key: &[u8]) -> Result<(), MetaError>;

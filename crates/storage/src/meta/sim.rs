@@ -122,11 +122,11 @@ impl Meta for SimMeta {
         Ok(self.alive()?.values.get(key).cloned())
     }
 
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+    fn put(&self, key: &[u8], value: &[&[u8]]) -> Result<(), MetaError> {
         if key.len() > KEY_BYTES_MAX {
             return Err(MetaError::KeyTooLong(key.len()));
         }
-        self.change(key, Some(Bytes::copy_from_slice(value)))
+        self.change(key, Some(value.concat().into()))
     }
 
     fn remove(&self, key: &[u8]) -> Result<(), MetaError> {

@@ -19,6 +19,11 @@ use crate::disk::sync_directory;
 
 /// Memory that sled may use for its cache, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
+/// A larger value goes to the device by so many bytes: the log's small writes share that, and would wait for all of a value
+/// that is synced at once.
+const SYNC_BYTES: usize = 1 << 20;
+/// By more at a time if that were more pieces.
+const SYNCS_MAX: usize = 64;
 /// The file that holds all of sled's data.
 const DATA_FILE: &str = "db";
 
@@ -120,22 +125,37 @@ impl SledMeta {
         keys.map(|k| k.map(|k| k.to_vec()).map_err(|e| sled_error("list chunks", &e))).collect()
     }
 
-    fn write_value(&self, key: &[u8], value: &[u8], old: &[Vec<u8>]) -> Result<(), MetaError> {
+    fn write_value(&self, key: &[u8], value: &[&[u8]], old: &[Vec<u8>]) -> Result<(), MetaError> {
         let insert = |at: Vec<u8>, record: &[u8]| {
             self.db.insert(at, record).map_err(|e| sled_error("write a record", &e))
         };
-        let head = if value.len() <= CHUNK_BYTES {
-            Head::Inline(value)
-        } else {
-            let newest = old.iter().map(|chunk| chunks::generation_of(key, chunk)).max();
-            let generation = newest.unwrap_or(0) + 1;
-            for (number, chunk) in (0u32..).zip(value.chunks(CHUNK_BYTES)) {
-                insert(chunks::chunk_key(key, generation, number), chunk)?;
+        let bytes: usize = value.iter().map(|piece| piece.len()).sum();
+        if bytes <= CHUNK_BYTES {
+            let head = Head::Inline(&value.concat()).encode(key);
+            return insert(chunks::head_key(key), &head).map(drop);
+        }
+        let newest = old.iter().map(|chunk| chunks::generation_of(key, chunk)).max();
+        let generation = newest.unwrap_or(0) + 1;
+        let sync_bytes = SYNC_BYTES.max(bytes / SYNCS_MAX);
+        let (mut crc, mut unsynced) = (0, 0);
+        let pieces = value.iter().flat_map(|piece| piece.chunks(CHUNK_BYTES));
+        for (number, chunk) in (0u32..).zip(pieces) {
+            insert(chunks::chunk_key(key, generation, number), chunk)?;
+            crc = crc32c::crc32c_append(crc, chunk);
+            unsynced += chunk.len();
+            if unsynced >= sync_bytes {
+                self.sync_written()?;
+                unsynced = 0;
             }
-            Head::Chunked { generation, bytes: value.len() as u64, crc: crc32c::crc32c(value) }
-        };
-        insert(chunks::head_key(key), &head.encode(key))?;
-        Ok(())
+        }
+        let head = Head::Chunked { generation, bytes: bytes as u64, crc };
+        insert(chunks::head_key(key), &head.encode(key)).map(drop)
+    }
+
+    /// All that was written is on the device when this returns.
+    fn sync_written(&self) -> Result<(), MetaError> {
+        self.db.flush().map_err(|e| sled_error("flush", &e))?;
+        self.data.sync_data().map_err(|e| store("sync data file", e))
     }
 }
 
@@ -148,7 +168,7 @@ impl Meta for SledMeta {
         })
     }
 
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+    fn put(&self, key: &[u8], value: &[&[u8]]) -> Result<(), MetaError> {
         if key.len() > KEY_BYTES_MAX {
             return Err(MetaError::KeyTooLong(key.len()));
         }
@@ -185,8 +205,7 @@ impl Meta for SledMeta {
     fn sync(&self) -> Result<(), MetaError> {
         let mut stale = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         fenced("flush", || {
-            self.db.flush().map_err(|e| sled_error("flush", &e))?;
-            self.data.sync_data().map_err(|e| store("sync data file", e))?;
+            self.sync_written()?;
             // What replaced them is on the device now. A crash from here on leaves some behind;
             // the next change of their key finds them again.
             for chunk in stale.drain(..) {

@@ -4,6 +4,7 @@
 //! has the difference of the clocks in it.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,8 @@ use tokio::sync::watch;
 
 use crate::commands::bench::body::{self, Bodies};
 use crate::commands::bench::load::{self, Tasks};
-use crate::commands::bench::record;
+use crate::commands::bench::plot;
+use crate::commands::bench::record::{self, Timeline};
 use crate::commands::bench::report::Report;
 use crate::commands::bench::stage::{Site, Stage};
 use crate::exit::Exit;
@@ -43,6 +45,9 @@ pub struct Args {
     /// Tell what they take while they wait, and do not wait for them.
     #[arg(long)]
     memory_only: bool,
+    /// Draw lateness by the time that messages were due into this SVG file.
+    #[arg(long, value_name = "FILE", conflicts_with = "memory_only")]
+    pub plot: Option<PathBuf>,
     #[command(flatten)]
     pub site: Site,
 }
@@ -98,12 +103,26 @@ struct Seen {
     early: u64,
     on_time: u64,
     late_us: Histogram<u64>,
+    /// From when the first is due.
+    timeline: Timeline,
+    first_ms: u64,
+    begun: Instant,
 }
 
 impl Seen {
-    fn new(messages: u64) -> Seen {
-        let once = vec![false; messages as usize];
-        Seen { once, left: messages, again: 0, early: 0, on_time: 0, late_us: record::histogram() }
+    fn new(dues: Dues) -> Seen {
+        let begun = Instant::now();
+        Seen {
+            once: vec![false; dues.messages as usize],
+            left: dues.messages,
+            again: 0,
+            early: 0,
+            on_time: 0,
+            late_us: record::histogram(),
+            timeline: Timeline::new(begun, Duration::from_millis(dues.over_ms + 1)),
+            first_ms: dues.first_ms,
+            begun,
+        }
     }
 
     fn note(&mut self, number: u64, due_ms: u64, at_us: u64) {
@@ -117,6 +136,8 @@ impl Seen {
         let late_us = at_us.saturating_sub(due_ms * 1000);
         self.on_time += u64::from(late_us <= ON_TIME_US);
         self.late_us.saturating_record(late_us.max(1));
+        let due = Duration::from_millis(due_ms.saturating_sub(self.first_ms));
+        self.timeline.record(self.begun + due, late_us);
     }
 }
 
@@ -145,6 +166,10 @@ pub async fn run(args: &Args, stage: &mut Stage) -> Result<Report, Failure> {
         let text = format!("{:.2} %", on_time * 100.0);
         report.optional("within_20_ms", "within 20 ms", Some(on_time), Some(text));
         report.count("delivered_again", seen.again);
+        report.resident_at_most(stage);
+        if let Some(path) = &args.plot {
+            plot::write(path, "lateness", &seen.timeline, None)?;
+        }
         if seen.early > 0 {
             let what = format!("{} messages came before they were due", units::count(seen.early));
             return Err(Failure::new(Exit::Failed, what));
@@ -183,7 +208,7 @@ async fn consume(
     stage: &mut Stage,
     dues: Dues,
 ) -> Result<Seen, Failure> {
-    let seen = Arc::new(Mutex::new(Seen::new(dues.messages)));
+    let seen = Arc::new(Mutex::new(Seen::new(dues)));
     let (drained, until) = watch::channel(false);
     let consumer = load::consumer(client, queue, PREFETCH).await?;
     let book = Arc::clone(&seen);
@@ -211,7 +236,7 @@ async fn consume(
     });
     finished.await?;
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(std::mem::replace(&mut *seen, Seen::new(0)))
+    Ok(std::mem::replace(&mut *seen, Seen::new(Dues { messages: 0, ..dues })))
 }
 
 /// Microseconds since the Unix epoch.
@@ -237,11 +262,13 @@ mod tests {
 
     #[test]
     fn what_comes_early_late_or_twice_is_told_apart() {
-        let mut seen = Seen::new(3);
+        let mut seen =
+            Seen::new(Dues { first_ms: 1_000, over_ms: 3, messages: 3, shuffled: false });
         seen.note(0, 1_000, 999_999);
         seen.note(1, 1_000, 1_020_000);
         seen.note(2, 1_000, 1_020_001);
         seen.note(2, 1_000, 1_030_000);
         assert_eq!((seen.left, seen.again, seen.early, seen.on_time), (0, 1, 1, 2));
+        assert_eq!(seen.timeline.points().len(), 1);
     }
 }

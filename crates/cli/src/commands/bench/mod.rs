@@ -99,11 +99,10 @@ impl Command {
             Command::Latency(args) => plot::check(args.shape.plot.as_deref()),
             Command::E2e(args) => plot::check(args.shape.plot.as_deref()),
             Command::Failover(args) => plot::check(args.plot.as_deref()),
-            Command::Backlog(_)
-            | Command::Later(_)
-            | Command::Disturb(_)
-            | Command::Idle(_)
-            | Command::Startup(_) => Ok(()),
+            Command::Later(args) => plot::check(args.plot.as_deref()),
+            Command::Backlog(_) | Command::Disturb(_) | Command::Idle(_) | Command::Startup(_) => {
+                Ok(())
+            }
         }
     }
 

@@ -201,7 +201,8 @@ pub struct Point {
 }
 
 impl Timeline {
-    fn new(origin: Instant, length: Duration) -> Timeline {
+    /// An empty one, from `origin` on for `length`.
+    pub fn new(origin: Instant, length: Duration) -> Timeline {
         let interval = INTERVAL.max(length / INTERVALS_MAX);
         let count = length.as_nanos().div_ceil(interval.as_nanos()) as usize;
         let empty = Histogram::new_with_bounds(1, LATENCY_MAX_US, 2);
@@ -209,7 +210,8 @@ impl Timeline {
         Timeline { origin, interval, intervals }
     }
 
-    fn record(&mut self, at: Instant, micros: u64) {
+    /// Puts a latency to the time that it counts from.
+    pub fn record(&mut self, at: Instant, micros: u64) {
         let since = at.saturating_duration_since(self.origin);
         let index = (since.as_nanos() / self.interval.as_nanos()) as usize;
         if let Some(interval) = self.intervals.get_mut(index) {

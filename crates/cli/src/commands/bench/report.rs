@@ -104,18 +104,27 @@ impl Report {
 
     /// Resident memory of the nodes, as it is now.
     pub fn resident(&mut self, stage: &Stage) {
-        let nodes = stage.resident_bytes();
+        self.memory(["rss_mb", "rss_mb_by_node"], "resident", stage.resident_bytes());
+    }
+
+    /// The most of it since the nodes began.
+    pub fn resident_at_most(&mut self, stage: &Stage) {
+        let names = ["rss_peak_mb", "rss_peak_mb_by_node"];
+        self.memory(names, "resident at most", stage.resident_peak_bytes());
+    }
+
+    fn memory(&mut self, names: [&str; 2], label: &str, nodes: Option<Vec<(u64, u64)>>) {
         let sum: Option<u64> =
             nodes.as_ref().map(|nodes| nodes.iter().map(|(_, bytes)| bytes).sum());
         let text = nodes.as_ref().map(|nodes| {
             let each: Vec<String> = nodes.iter().map(|(_, bytes)| units::bytes(*bytes)).collect();
             format!("{} ({})", units::bytes(sum.unwrap_or_default()), each.join(", "))
         });
-        self.optional("rss_mb", "resident", sum.map(megabytes), text);
+        self.optional(names[0], label, sum.map(megabytes), text);
         if let Some(nodes) = nodes {
             let nodes =
                 nodes.into_iter().map(|(id, bytes)| (id.to_string(), json!(megabytes(bytes))));
-            self.hidden("rss_mb_by_node", Value::Object(nodes.collect()));
+            self.hidden(names[1], Value::Object(nodes.collect()));
         }
     }
 

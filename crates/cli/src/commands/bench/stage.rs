@@ -191,6 +191,12 @@ impl Stage {
         self.processes()?.into_iter().map(resident).collect()
     }
 
+    /// The most that each has had since it began.
+    pub fn resident_peak_bytes(&self) -> Option<Vec<(u64, u64)>> {
+        let resident = |(node, pid)| Some((node, usage::resident_peak_bytes(pid)?));
+        self.processes()?.into_iter().map(resident).collect()
+    }
+
     /// Starts from nothing again: other nodes on an empty directory.
     pub async fn renew(&mut self, own: &Own) -> Result<(), Failure> {
         self.nodes()?.stop_all().await;

@@ -49,8 +49,17 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 /// Resident memory of a process in bytes.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most that it has been since the process began.
+pub fn resident_peak_bytes(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(field(&status, "VmRSS:")? * 1024)
+    Some(field(&status, name)? * 1024)
 }
 
 /// Whether the process is one of `quorate`, so that a number that another machine has told is not taken for it.
@@ -136,7 +145,9 @@ mod tests {
 
     #[test]
     fn this_process_can_be_measured_and_one_that_is_not_cannot() {
-        assert!(resident_bytes(std::process::id()).is_some_and(|bytes| bytes > 100_000));
+        let pid = std::process::id();
+        assert!(resident_bytes(pid).is_some_and(|bytes| bytes > 100_000));
+        assert!(resident_peak_bytes(pid) >= resident_bytes(pid));
         assert!(Meter::start(Some(&[std::process::id()])).finish().written_bytes.is_some());
         assert!(Meter::start(Some(&[u32::MAX])).finish().node_cpu.is_none());
         assert!(Meter::start(None).finish().node_cpu.is_none());
