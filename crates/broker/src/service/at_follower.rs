@@ -96,10 +96,10 @@ impl Services {
         };
         inlet.attached_at(attached.attached_at, None);
         let (sender, mut passed) = mpsc::channel(1);
-        tokio::spawn(pass(upstream, sender, inlet.unread()));
+        tokio::spawn(pass(upstream, sender, inlet.unread(), answering));
         let mut lagging = watch_lag(self.node.clone(), queue, leader, max_lag);
         let answers = async_stream::stream! {
-            let _held = (permit, answering);
+            let _permit = permit;
             yield Ok(first.unwrap_or_default());
             loop {
                 tokio::select! {
@@ -202,11 +202,13 @@ impl Settles {
 }
 
 /// Passes the leader's answers on, in a task of its own: the call to the leader is given up, and so the session
-/// disconnected, when the client leaves too much unread, for which its answers do not get to an end.
+/// disconnected, when the client leaves too much unread, for which its answers do not get to an end. The requests end with
+/// it, without which the call would go on.
 async fn pass(
     mut upstream: Streaming<v1::ConsumeResponse>,
     answers: mpsc::Sender<Result<v1::ConsumeResponse, Status>>,
     unread: Arc<Unread>,
+    _answering: oneshot::Sender<()>,
 ) {
     let passing = async {
         while let Some(answer) = upstream.message().await.transpose() {
