@@ -151,7 +151,8 @@ impl Outflow {
 
 #[cfg(test)]
 mod tests {
-    use quorate_machine::queue::{LogIndex, Offset};
+    use quorate_machine::LogIndex;
+    use quorate_machine::queue::Offset;
     use quorate_proto::reason;
 
     use super::*;
