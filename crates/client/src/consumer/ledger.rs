@@ -138,10 +138,13 @@ impl Ledger {
         self.of(lease).is_some_and(|held| !held.lost && !held.settling)
     }
 
-    /// Leases of `age` or more that the application still works on; they count as extended from now.
-    pub fn extend(&mut self, now: Instant, age: Duration) -> Vec<Lease> {
+    /// Leases of `age` or more that the application still works on, `most` of them at most; they count as extended from now.
+    pub fn extend(&mut self, now: Instant, age: Duration, most: usize) -> Vec<Lease> {
         let mut due = Vec::new();
         for (offset, held) in &mut self.held {
+            if due.len() == most {
+                break;
+            }
             if !held.settling && !held.lost && held.since + age <= now {
                 held.since = now;
                 due.push(Lease { token: held.token, offset: *offset, log: self.log });
@@ -233,8 +236,13 @@ mod tests {
         assert!(ledger.delivered(lease(1, 2), start));
         assert!(ledger.delivered(lease(1, 3), start + age));
         assert!(ledger.settle(lease(1, 2)));
-        assert_eq!(ledger.extend(start + age, age), [lease(1, 1)]);
-        assert_eq!(ledger.extend(start + age, age), []);
-        assert_eq!(ledger.extend(start + age * 2, age), [lease(1, 1), lease(1, 3)]);
+        assert_eq!(ledger.extend(start + age, age, 9), [lease(1, 1)]);
+        assert_eq!(ledger.extend(start + age, age, 9), []);
+        assert_eq!(ledger.extend(start + age * 2, age, 1), [lease(1, 1)]);
+        assert_eq!(
+            ledger.extend(start + age * 2, age, 1),
+            [lease(1, 3)],
+            "what is left comes next"
+        );
     }
 }

@@ -14,8 +14,12 @@ use crate::consumer::ledger::Lease;
 use crate::error::SettleError;
 use crate::fault::{Fault, Verdict};
 
-/// Most leases settled by one request.
+/// Most items of one request, as the server has it.
+const ITEMS: usize = 65_536;
+/// Most leases settled by one request, and most that are told to be begun.
 const SETTLES: usize = 16_384;
+/// Most that are extended by it.
+pub(crate) const EXTENSIONS: usize = ITEMS - 2 * SETTLES;
 
 /// What is done with a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

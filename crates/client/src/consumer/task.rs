@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 
 use crate::consumer::delivery::{Command, Delivery, Handle};
 use crate::consumer::ledger::{Lease, Ledger};
-use crate::consumer::settles::{Kind, Settle, Settles};
+use crate::consumer::settles::{EXTENSIONS, Kind, Settle, Settles};
 use crate::error::{ConsumeError, SettleError};
 use crate::fault::Fault;
 use crate::link::{Event, Exchange, Link, Requests};
@@ -196,8 +196,12 @@ impl Task {
         if now < self.next_look || !matches!(self.phase, Phase::Open) {
             return Vec::new();
         }
-        self.next_look = now + self.lease / 8;
-        self.ledger.extend(now, self.lease * 3 / 8)
+        let due = self.ledger.extend(now, self.lease * 3 / 8, EXTENSIONS);
+        // There may be more: the next request has them.
+        if due.len() < EXTENSIONS {
+            self.next_look = now + self.lease / 8;
+        }
+        due
     }
 
     fn send(&mut self, request: Request) {
