@@ -51,3 +51,22 @@ impl Default for Volumes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_nodes_make_their_checkpoints_at_different_times_and_none_sooner_than_is_set() {
+        let set = Volumes::default();
+        let of = [1, 2, 3].map(|node| set.of_node(node));
+        for pair in of.windows(2) {
+            assert!(pair[0].checkpoint_bytes < pair[1].checkpoint_bytes);
+            assert!(pair[0].checkpoint_entries < pair[1].checkpoint_entries);
+            assert!(pair[0].checkpoint_age < pair[1].checkpoint_age);
+        }
+        assert!(set.checkpoint_entries < of[0].checkpoint_entries);
+        assert!(of[2].checkpoint_entries < set.checkpoint_entries * 3 / 2);
+        assert_eq!(set.of_node(4), set);
+    }
+}
